@@ -1,0 +1,8 @@
+//! wstether: a laptop's IP packets through a phone's browser, by a staged gateway that does not collapse.
+//!
+//! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
+//! injected and no I/O.
+
+pub mod packet;
+pub mod stages;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The `wstether` command.
+
+fn main() {}

@@ -1,0 +1,410 @@
+//! A packet: one buffer with one owner, from a bounded pool it returns to.
+//!
+//! A packet is moved between stages and never copied. What has been proven about it is its type: [`Raw`] bytes from
+//! outside, [`Parsed`](crate::stages::ip_parse::Parsed) once its headers were judged,
+//! [`Translated`](crate::stages::nat_rewrite::Translated) once its addresses are those of the side it leaves to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+/// Free bytes kept in front of a packet, so that a link header (14), a virtio-net header (12), or a capsule and
+/// WebSocket header (8 + 1 + 14) is put there without moving the packet.
+pub const HEADROOM_BYTES: usize = 64;
+
+/// The largest IP packet: the IPv4 total length field has 16 bits (RFC 791, 3.1).
+pub const PACKET_BYTES_MAX: usize = 65_535;
+
+/// Capacities of the buffer classes. The smallest takes an Ethernet-sized packet with its headroom, the middle one a
+/// jumbo frame or a few merged segments, the largest any IP packet. Few classes keep the pools warm; a small packet
+/// never pins a large buffer.
+const CLASS_BYTES: [usize; 3] = [2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
+
+/// A bounded pool of packet buffers, shared by all threads. Cloning gives another handle to the same pool.
+#[derive(Clone)]
+pub struct BufPool(Arc<Pool>);
+
+struct Pool {
+    spare: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
+    held_bytes: AtomicU64,
+    limit_bytes: u64,
+    refused: AtomicU64,
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufPool").field("held_bytes", &self.held_bytes()).field("limit_bytes", &self.0.limit_bytes).finish()
+    }
+}
+
+impl BufPool {
+    /// A pool whose buffers in use never hold more than `limit_bytes`, and whose spare ones never more than a quarter
+    /// of it beside them.
+    pub fn new(limit_bytes: u64) -> Self {
+        let spares = |class: usize| {
+            let spare = limit_bytes / 4 / CLASS_BYTES.len() as u64 / CLASS_BYTES[class] as u64;
+            ArrayQueue::new((spare as usize).max(1))
+        };
+        Self(Arc::new(Pool {
+            spare: [spares(0), spares(1), spares(2)],
+            held_bytes: AtomicU64::new(0),
+            limit_bytes,
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// An empty buffer with [`HEADROOM_BYTES`] in front and room for `len` bytes; `None` when the pool is at its limit
+    /// or no buffer is as large.
+    pub fn take(&self, len: usize) -> Option<Buf> {
+        let pool = &*self.0;
+        let class = CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)?;
+        let bytes = CLASS_BYTES[class] as u64;
+        if pool.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > pool.limit_bytes {
+            pool.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            pool.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let data = pool.spare[class].pop().unwrap_or_else(|| vec![0; CLASS_BYTES[class]].into_boxed_slice());
+        Some(Buf { data, start: HEADROOM_BYTES, end: HEADROOM_BYTES, class, pool: Self(Arc::clone(&self.0)), charge: None })
+    }
+
+    /// A buffer that holds a copy of `bytes`.
+    pub fn copy(&self, bytes: &[u8]) -> Option<Buf> {
+        let mut buf = self.take(bytes.len())?;
+        buf.extend(bytes);
+        Some(buf)
+    }
+
+    /// Memory held by buffers in use, in bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.0.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often a buffer was refused because the pool was at its limit.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes a tether has in the gateway's uplink, from ws-decode until the packet's buffer is given back, however the
+/// packet ends. Credit is granted from what was given back.
+#[derive(Debug, Default)]
+pub struct Account {
+    entered: AtomicU64,
+    left: AtomicU64,
+}
+
+impl Account {
+    /// Bytes that have left the gateway since the tether began.
+    pub fn left_bytes(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are inside now.
+    pub fn inside_bytes(&self) -> u64 {
+        self.entered.load(Ordering::Relaxed).saturating_sub(self.left_bytes())
+    }
+}
+
+struct Charge {
+    account: Arc<Account>,
+    bytes: u64,
+}
+
+/// One packet's memory: a window (`start..end`) on a pooled allocation, with room in front and behind.
+pub struct Buf {
+    data: Box<[u8]>,
+    start: usize,
+    end: usize,
+    class: usize,
+    pool: BufPool,
+    charge: Option<Charge>,
+}
+
+impl Buf {
+    /// The bytes in the window.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    /// The bytes in the window, to be changed in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
+    }
+
+    /// Bytes in the window.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Free bytes behind the window.
+    pub fn tailroom(&self) -> usize {
+        self.data.len() - self.end
+    }
+
+    /// Free bytes in front of the window.
+    pub fn headroom(&self) -> usize {
+        self.start
+    }
+
+    /// Memory held, whatever the window's length: what a budget counts.
+    pub fn held_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Appends as many of `bytes` as there is room for, and returns how many.
+    pub fn extend(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.tailroom());
+        self.data[self.end..self.end + len].copy_from_slice(&bytes[..len]);
+        self.end += len;
+        len
+    }
+
+    /// The free bytes behind the window, to be read into; [`Buf::advance`] then takes them in.
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.end..]
+    }
+
+    /// Takes `len` bytes of the spare ones into the window.
+    pub fn advance(&mut self, len: usize) {
+        self.end = (self.end + len).min(self.data.len());
+    }
+
+    /// Shortens the window to `len` bytes from its start.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Opens the window by `len` bytes to the front; `None` where the headroom is used up.
+    pub fn prepend(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.start = self.start.checked_sub(len)?;
+        Some(&mut self.data[self.start..self.start + len])
+    }
+
+    /// Takes `len` bytes off the front of the window.
+    pub fn strip(&mut self, len: usize) {
+        self.start = (self.start + len).min(self.end);
+    }
+
+    /// Charges `bytes` to `account` until this buffer is given back.
+    pub fn charge(&mut self, account: &Arc<Account>, bytes: u64) {
+        account.entered.fetch_add(bytes, Ordering::Relaxed);
+        self.discharge();
+        self.charge = Some(Charge { account: Arc::clone(account), bytes });
+    }
+
+    fn discharge(&mut self) {
+        if let Some(charge) = self.charge.take() {
+            charge.account.left.fetch_add(charge.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.discharge();
+        let pool = &*self.pool.0;
+        pool.held_bytes.fetch_sub(CLASS_BYTES[self.class] as u64, Ordering::Relaxed);
+        // A full pool of spares means that this one is surplus: it goes back to the allocator.
+        drop(pool.spare[self.class].push(std::mem::take(&mut self.data)));
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buf").field("len", &self.len()).field("held_bytes", &self.held_bytes()).finish()
+    }
+}
+
+/// The address family of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IP version 4 (RFC 791).
+    V4,
+    /// IP version 6 (RFC 8200).
+    V6,
+}
+
+/// Who has still to fill in the transport checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// Nobody: the packet is complete.
+    #[default]
+    Complete,
+    /// The device, or whoever sends the packet without offload: the field at `start + offset` holds the
+    /// pseudo-header's sum, not inverted, and the sum runs from `start` to the end (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+    Partial {
+        /// Where summing starts, from the packet's first byte.
+        start: u16,
+        /// Where the field is, from `start`.
+        offset: u16,
+    },
+}
+
+/// What a device left to be done (virtio-net's header, in our words).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The state of the transport checksum.
+    pub checksum: Checksum,
+    /// Payload bytes of each segment of a super-packet (TCP's MSS, UDP's GSO size); 0 for a single packet.
+    pub segment_bytes: u16,
+    /// Bytes of IP and transport header that each segment repeats; 0 for a single packet.
+    pub header_bytes: u16,
+}
+
+/// Nothing is known: bytes as they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Raw;
+
+/// An IP packet in one buffer, with what has been proven about it.
+#[derive(Debug)]
+pub struct Packet<Proof = Raw> {
+    buf: Buf,
+    offload: Offload,
+    proof: Proof,
+}
+
+impl Packet<Raw> {
+    /// A packet of whose bytes nothing is known.
+    pub fn raw(buf: Buf, offload: Offload) -> Self {
+        Self { buf, offload, proof: Raw }
+    }
+}
+
+impl<Proof> Packet<Proof> {
+    /// The packet's bytes, from its IP header on.
+    pub fn bytes(&self) -> &[u8] {
+        self.buf.bytes()
+    }
+
+    /// The packet's bytes, to be changed in place. A stage that changes them keeps the proof true.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.buf.bytes_mut()
+    }
+
+    /// The buffer.
+    pub fn buf(&self) -> &Buf {
+        &self.buf
+    }
+
+    /// The buffer, for prepending a header in front of the packet.
+    pub fn buf_mut(&mut self) -> &mut Buf {
+        &mut self.buf
+    }
+
+    /// Length of the packet in bytes.
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Whether there is no byte at all.
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// What the device left to be done.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Changes what is left to be done.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
+    }
+
+    /// The family by the version nibble; `None` for an empty packet or an unknown version.
+    pub fn family(&self) -> Option<Family> {
+        match self.bytes().first()? >> 4 {
+            4 => Some(Family::V4),
+            6 => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// Segments that this packet is on the wire of an interface: its weight in queues, shares, rates and counters.
+    pub fn segments(&self) -> u32 {
+        let Offload { segment_bytes, header_bytes, .. } = self.offload;
+        if segment_bytes == 0 {
+            return 1;
+        }
+        let payload = self.len().saturating_sub(usize::from(header_bytes));
+        (payload.div_ceil(usize::from(segment_bytes)).max(1)) as u32
+    }
+
+    /// What has been proven.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// The same packet with another proof. Only the module that defines `Next` can make one.
+    pub fn prove<Next>(self, proof: Next) -> Packet<Next> {
+        Packet { buf: self.buf, offload: self.offload, proof }
+    }
+
+    /// The buffer alone.
+    pub fn into_buf(self) -> Buf {
+        self.buf
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_at_its_limit_refuses_and_serves_again_after_a_buffer_came_back() {
+        let pool = BufPool::new(3 * CLASS_BYTES[0] as u64);
+        let held: Vec<Buf> = (0..3).map(|_| pool.take(100).expect("within the limit")).collect();
+        assert!(pool.take(100).is_none());
+        assert_eq!((pool.held_bytes(), pool.refused()), (3 * CLASS_BYTES[0] as u64, 1));
+        drop(held);
+        assert_eq!(pool.held_bytes(), 0);
+        assert!(pool.take(100).is_some());
+    }
+
+    #[test]
+    fn the_class_is_the_smallest_that_takes_headroom_and_packet() {
+        let pool = BufPool::new(1 << 24);
+        for (len, held) in [(1, 0), (CLASS_BYTES[0] - HEADROOM_BYTES, 0), (CLASS_BYTES[0] - HEADROOM_BYTES + 1, 1), (PACKET_BYTES_MAX, 2)] {
+            assert_eq!(pool.take(len).expect("a class").held_bytes(), CLASS_BYTES[held], "for {len} bytes");
+        }
+        assert!(pool.take(CLASS_BYTES[2]).is_none());
+    }
+
+    #[test]
+    fn prepending_uses_the_headroom_and_no_more() {
+        let pool = BufPool::new(1 << 20);
+        let mut buf = pool.copy(b"packet").expect("room");
+        buf.prepend(4).expect("headroom").copy_from_slice(b"head");
+        assert_eq!(buf.bytes(), b"headpacket");
+        buf.strip(4);
+        assert_eq!(buf.bytes(), b"packet");
+        assert!(buf.prepend(HEADROOM_BYTES + 1).is_none());
+    }
+
+    #[test]
+    fn an_account_knows_what_is_inside_until_the_buffer_is_given_back() {
+        let (pool, account) = (BufPool::new(1 << 20), Arc::new(Account::default()));
+        let mut buf = pool.copy(&[0; 100]).expect("room");
+        buf.charge(&account, 103);
+        assert_eq!((account.inside_bytes(), account.left_bytes()), (103, 0));
+        drop(buf);
+        assert_eq!((account.inside_bytes(), account.left_bytes()), (0, 103));
+    }
+
+    #[test]
+    fn a_super_packet_weighs_its_segments() {
+        let pool = BufPool::new(1 << 20);
+        let mut packet = Packet::raw(pool.copy(&[0x45; 40 + 2_801]).expect("room"), Offload::default());
+        assert_eq!(packet.segments(), 1);
+        packet.set_offload(Offload { segment_bytes: 1_400, header_bytes: 40, ..Offload::default() });
+        assert_eq!(packet.segments(), 3);
+    }
+}
