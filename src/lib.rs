@@ -3,6 +3,8 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
+pub mod metrics;
 pub mod packet;
+pub mod runtime;
 pub mod stages;
 pub mod wire;

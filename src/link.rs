@@ -1,0 +1,410 @@
+//! A link: one WebSocket connection that serves a tether, at whichever end.
+//!
+//! Reading and writing have a lock each, so that the thread that reads a link and the one that writes it do not wait for
+//! each other. Bytes are counted both ways for the window: what stands between the two ends is what was sent and has
+//! not been acknowledged.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use crate::packet::{Buf, BufPool, Offload};
+use crate::runtime::lanes::LaneId;
+use crate::tether_links::TetherLinks;
+use crate::transport::Transport;
+use crate::wire::capsule::{self, Features, datagram_header};
+use crate::wire::frame::{self, Decoder, FrameError, Opcode, Role, Step, Subprotocol};
+
+mod outbox;
+
+pub use outbox::Outbox;
+
+/// Bytes of messages that one batch may put into a link. What a browser relays best (docs/decisions), and little
+/// enough that a tether cannot keep a thread for long.
+pub const BATCH_BYTES_MAX: u64 = 65_536;
+
+/// The most that a thread reads from a link before the next one has its turn.
+const READ_BUDGET_BYTES: usize = 262_144;
+
+/// Received bytes that are acknowledged without waiting for a message to ride on or for [`ACK_DELAY_MS`].
+pub const ACK_EVERY_BYTES: u64 = 32_768;
+
+/// How long an acknowledgement may wait for a message to ride on, in milliseconds.
+pub const ACK_DELAY_MS: u64 = 10;
+
+/// One WebSocket connection.
+#[derive(Debug)]
+pub struct Link {
+    lane: LaneId,
+    transport: Transport,
+    role: Role,
+    subprotocol: OnceLock<Subprotocol>,
+    owner: OnceLock<Arc<TetherLinks>>,
+    features: OnceLock<Features>,
+    inbox: Mutex<Inbox>,
+    outbox: Mutex<Outbox>,
+    open: AtomicBool,
+    closed: AtomicBool,
+    /// The socket takes no more until it is writable again.
+    blocked: AtomicBool,
+    counts: Counts,
+    born: Instant,
+    /// Milliseconds after `born` at which the peer was last heard.
+    heard_ms: AtomicU64,
+    ack_is_scheduled: AtomicBool,
+}
+
+/// Bytes of DATAGRAM capsules since the link began.
+#[derive(Debug, Default)]
+struct Counts {
+    received: AtomicU64,
+    /// What the peer was last told of `received`.
+    received_told: AtomicU64,
+    sent: AtomicU64,
+    /// What the peer said that it has received.
+    sent_acked: AtomicU64,
+    /// Up to where the peer lets us send.
+    credit: AtomicU64,
+    /// Up to where the peer was last told that it may send.
+    credit_told: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inbox {
+    decoder: Option<Decoder>,
+    /// The start of a frame whose rest has not come.
+    tail: Vec<u8>,
+}
+
+/// What comes out of a link.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A message.
+    Message(&'a mut [u8]),
+    /// The peer closes.
+    Close(Option<u16>),
+}
+
+/// How a turn of reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more is there; readiness tells when there is.
+    Drained,
+    /// The budget is used up and more may be there.
+    More,
+}
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The peer closed its side.
+    #[error("the peer closed the connection")]
+    Ended,
+    /// The socket failed.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// The peer broke a rule of RFC 6455.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+}
+
+impl Link {
+    /// A link over a transport whose upgrade is still to come.
+    pub fn new(lane: LaneId, transport: Transport, role: Role, now: Instant) -> Self {
+        Self {
+            lane,
+            transport,
+            role,
+            subprotocol: OnceLock::new(),
+            owner: OnceLock::new(),
+            features: OnceLock::new(),
+            inbox: Mutex::new(Inbox { decoder: None, tail: Vec::new() }),
+            outbox: Mutex::new(Outbox::default()),
+            open: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            counts: Counts { credit: AtomicU64::new(u64::MAX), ..Counts::default() },
+            born: now,
+            heard_ms: AtomicU64::new(0),
+            ack_is_scheduled: AtomicBool::new(false),
+        }
+    }
+
+    /// The link's lane, which is its place in the table of links.
+    pub fn lane(&self) -> LaneId {
+        self.lane
+    }
+
+    /// The connection below.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// The tether that this link serves, once it was welcomed.
+    pub fn owner(&self) -> Option<&Arc<TetherLinks>> {
+        self.owner.get()
+    }
+
+    /// When the link began.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// When the peer was last heard.
+    pub fn heard(&self) -> Instant {
+        self.born + std::time::Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// The upgrade is done: from now on frames are spoken. `rest` are bytes that came behind the upgrade.
+    pub fn upgraded(&self, subprotocol: Subprotocol, message_bytes_max: usize, rest: &[u8]) {
+        let mut inbox = locked(&self.inbox);
+        inbox.decoder = Some(Decoder::new(self.role, subprotocol, message_bytes_max));
+        inbox.tail.extend_from_slice(rest);
+        // The upgrade happens once.
+        drop(self.subprotocol.set(subprotocol));
+    }
+
+    /// The handshake is done: the link serves `owner`, with messages up to `message_bytes_max`.
+    pub fn opened(&self, owner: Arc<TetherLinks>, features: Features, message_bytes_max: usize, credit: Option<u64>) {
+        if let Some(decoder) = &mut locked(&self.inbox).decoder {
+            decoder.set_message_bytes_max(message_bytes_max);
+        }
+        if let Some(credit) = credit {
+            self.counts.credit.store(credit, Ordering::Relaxed);
+        }
+        drop(self.features.set(features));
+        drop(self.owner.set(owner));
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Whether the handshake is done and the link not closed.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) && !self.is_closed()
+    }
+
+    /// Whether the link was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the socket takes no more until it is writable again.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
+    }
+
+    /// What the peer can take.
+    pub fn features(&self) -> Features {
+        self.features.get().copied().unwrap_or_default()
+    }
+
+    /// Reads what is there into `buffer` (a thread's, of at least a frame and some) and gives each event to `each`, up
+    /// to a budget. An error of `each` ends the turn and is returned.
+    ///
+    /// # Errors
+    /// [`LinkError`] where the link is at its end; what `each` returned otherwise.
+    pub fn receive<E: From<LinkError>>(
+        &self,
+        now: Instant,
+        buffer: &mut [u8],
+        mut each: impl FnMut(Event<'_>) -> Result<(), E>,
+    ) -> Result<Turn, E> {
+        let mut inbox = locked(&self.inbox);
+        let inbox = &mut *inbox;
+        let Some(decoder) = &mut inbox.decoder else { return Ok(Turn::Drained) };
+        let mut read_bytes = 0;
+        loop {
+            let start = inbox.tail.len();
+            buffer[..start].copy_from_slice(&inbox.tail);
+            // What the handshake left behind is handled before anything is read.
+            let first = read_bytes == 0 && start > 0 && self.decode(decoder, &mut buffer[..start], &mut inbox.tail, &mut each)?;
+            if first {
+                continue;
+            }
+            let count = match self.transport.read(&mut buffer[start..]) {
+                Ok(0) => return Err(LinkError::Ended.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Drained),
+                Err(error) => return Err(LinkError::Socket(error).into()),
+            };
+            self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
+            read_bytes += count;
+            self.decode(decoder, &mut buffer[..start + count], &mut inbox.tail, &mut each)?;
+            if read_bytes >= READ_BUDGET_BYTES {
+                return Ok(Turn::More);
+            }
+        }
+    }
+
+    /// Decodes `bytes`, leaves what is not whole in `tail`, and tells whether anything was whole.
+    fn decode<E: From<LinkError>>(
+        &self,
+        decoder: &mut Decoder,
+        bytes: &mut [u8],
+        tail: &mut Vec<u8>,
+        each: &mut impl FnMut(Event<'_>) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let mut done = 0;
+        loop {
+            let step = decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)?;
+            let consumed = match step {
+                Step::Need(consumed) => {
+                    done += consumed;
+                    break;
+                }
+                Step::Message { consumed, payload } => {
+                    each(Event::Message(payload))?;
+                    consumed
+                }
+                Step::Ping { consumed, payload } => {
+                    locked(&self.outbox).answer_ping(payload);
+                    consumed
+                }
+                Step::Pong { consumed, .. } => consumed,
+                Step::Close { consumed, code, .. } => {
+                    each(Event::Close(code))?;
+                    consumed
+                }
+            };
+            done += consumed;
+        }
+        tail.clear();
+        tail.extend_from_slice(&bytes[done..]);
+        if tail.is_empty() && tail.capacity() > TAIL_KEPT_BYTES {
+            tail.shrink_to(TAIL_KEPT_BYTES);
+        }
+        Ok(done > 0)
+    }
+
+    /// Counts a received DATAGRAM capsule.
+    pub fn count_received(&self, capsule_bytes: usize) {
+        self.counts.received.fetch_add(capsule_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of DATAGRAM capsules received.
+    pub fn received_bytes(&self) -> u64 {
+        self.counts.received.load(Ordering::Relaxed)
+    }
+
+    /// Received bytes that the peer has not been told of.
+    pub fn unacknowledged_bytes(&self) -> u64 {
+        self.received_bytes().saturating_sub(self.counts.received_told.load(Ordering::Relaxed))
+    }
+
+    /// Marks that a later acknowledgement was scheduled; `false` where one was already.
+    pub fn schedule_ack(&self) -> bool {
+        !self.ack_is_scheduled.swap(true, Ordering::AcqRel)
+    }
+
+    /// The scheduled acknowledgement is being sent.
+    pub fn unschedule_ack(&self) {
+        self.ack_is_scheduled.store(false, Ordering::Release);
+    }
+
+    /// The peer has received up to `bytes`. Never goes back, never beyond what was sent.
+    pub fn acked(&self, bytes: u64) {
+        let sent = self.counts.sent.load(Ordering::Relaxed);
+        self.counts.sent_acked.fetch_max(bytes.min(sent), Ordering::Relaxed);
+    }
+
+    /// The peer lets us send up to `bytes`. Never goes back.
+    pub fn credited(&self, bytes: u64) {
+        self.counts.credit.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes sent and not yet acknowledged.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.counts.sent.load(Ordering::Relaxed).saturating_sub(self.counts.sent_acked.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that may be sent now: what the window and the peer's credit leave.
+    pub fn sendable_bytes(&self, window_bytes: u64) -> u64 {
+        let sent = self.counts.sent.load(Ordering::Relaxed);
+        let credit = self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent);
+        credit.min(window_bytes.saturating_sub(self.in_flight_bytes()))
+    }
+
+    /// The locked outbox, to put messages in and flush it.
+    pub fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        locked(&self.outbox)
+    }
+
+    /// Adds the acknowledgement, and the credit where this end grants any, to the control capsules where they say
+    /// something new.
+    pub fn tell_received(&self, outbox: &mut Outbox, granted: Option<u64>) {
+        let received = self.received_bytes();
+        if self.counts.received_told.swap(received, Ordering::Relaxed) < received {
+            outbox.control(|out| capsule::append_ack(received, out));
+        }
+        if let Some(granted) = granted
+            && self.counts.credit_told.fetch_max(granted, Ordering::Relaxed) < granted
+        {
+            outbox.control(|out| capsule::append_credit(granted, out));
+        }
+    }
+
+    /// Puts one packet, as a DATAGRAM capsule, into the message that is being filled.
+    pub fn push_datagram(&self, outbox: &mut Outbox, mut buf: Buf, offload: Offload) {
+        let header = datagram_header(buf.len(), offload);
+        let Some(room) = buf.prepend(header.len()) else { return };
+        room.copy_from_slice(&header);
+        self.counts.sent.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        outbox.push(buf);
+    }
+
+    /// Frames what the outbox holds and writes what the socket takes.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn flush(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<()> {
+        if self.is_closed() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
+        outbox.frame(subprotocol, self.role, pool);
+        let mut blocked = false;
+        while !blocked && !outbox.is_empty() {
+            let written = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?;
+            blocked = written.blocked;
+        }
+        self.blocked.store(blocked, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sends a close frame with `code` behind what waits, as far as the socket takes it, and ends the connection.
+    pub fn close(&self, code: u16, reason: &str, pool: &BufPool) {
+        if self.is_closed() {
+            return;
+        }
+        if self.subprotocol.get().is_some() {
+            let mut outbox = self.outbox();
+            outbox.close(code, reason);
+            // Whoever does not take its last message has lost it.
+            drop(self.flush(&mut outbox, pool));
+        }
+        self.closed.store(true, Ordering::Release);
+        self.transport.finish();
+    }
+
+    /// Marks the link as ended, without a word to the peer.
+    pub fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.transport.shut();
+    }
+}
+
+/// Memory that an empty tail keeps: enough for a few small packets, little enough for 10,000 idle links.
+const TAIL_KEPT_BYTES: usize = 2_048;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that a thread's read buffer has for messages of up to `message_bytes_max`: a whole frame and as much again, so
+/// that reads stay large while a frame's start waits for its rest.
+pub fn read_buffer_bytes(message_bytes_max: usize) -> usize {
+    2 * (Subprotocol::Base64.payload_len(message_bytes_max) + frame::HEADER_BYTES_MAX).max(65_536)
+}
+
+/// The opcode of a ping, named here for the keep-alive.
+pub const PING: Opcode = Opcode::Ping;

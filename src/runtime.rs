@@ -1,0 +1,9 @@
+//! The staged runtime (SEDA: Welsh, Culler, Brewer 2001): queues, lanes, pools, batches, counting and controllers, the
+//! same for each stage. Handlers see none of it.
+
+pub mod controller;
+pub mod hand_over;
+pub mod lanes;
+pub mod queue;
+pub mod stage;
+mod sync;

@@ -1,0 +1,70 @@
+//! The decision whether a batch runs on through the next stage on the same thread, or queues.
+
+use std::time::Duration;
+
+use super::lanes::HandOver;
+
+/// What a hand-over costs when the other side sleeps: a wake-up of another thread takes 7 to 10 µs on a small virtual
+/// machine. A batch that is served faster than that is not worth a second core.
+pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
+
+/// The configured rule of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Decide from what is observed.
+    #[default]
+    Auto,
+    /// Always run on.
+    Always,
+    /// Always queue.
+    Never,
+}
+
+/// What the decision is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// Work waits behind this batch, in the stage it comes from or at its source.
+    pub behind: bool,
+    /// Cores that no thread of the runtime keeps busy.
+    pub cores_free: usize,
+    /// How long this stage is expected to take for the batch.
+    pub service: Duration,
+}
+
+/// Run on when nothing waits behind (the thread has nothing better to do), when no core is free (another thread could
+/// not run anyway), or when the work is smaller than a wake-up.
+pub fn decide(rule: Rule, seen: Observation) -> HandOver {
+    let runs_on = match rule {
+        Rule::Always => true,
+        Rule::Never => false,
+        Rule::Auto => !seen.behind || seen.cores_free == 0 || seen.service < WAKE_UP_COST,
+    };
+    if runs_on { HandOver::RunOn } else { HandOver::Queue }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(behind: bool, cores_free: usize, service_us: u64) -> Observation {
+        Observation { behind, cores_free, service: Duration::from_micros(service_us) }
+    }
+
+    #[test]
+    fn a_batch_queues_only_when_work_waits_a_core_is_free_and_the_service_is_worth_a_wake_up() {
+        for (behind, cores_free, service_us, expected) in [
+            (true, 1, 100, HandOver::Queue),
+            (false, 1, 100, HandOver::RunOn),
+            (true, 0, 100, HandOver::RunOn),
+            (true, 1, 1, HandOver::RunOn),
+        ] {
+            assert_eq!(decide(Rule::Auto, seen(behind, cores_free, service_us)), expected);
+        }
+    }
+
+    #[test]
+    fn a_fixed_rule_does_not_look() {
+        assert_eq!(decide(Rule::Always, seen(true, 8, 1_000)), HandOver::RunOn);
+        assert_eq!(decide(Rule::Never, seen(false, 0, 0)), HandOver::Queue);
+    }
+}

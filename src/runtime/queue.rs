@@ -1,0 +1,159 @@
+//! What waits in a lane: the queue behind one trait, so that each stage can have the discipline it needs.
+
+use std::collections::VecDeque;
+use std::ops::{AddAssign, SubAssign};
+use std::time::Instant;
+
+/// What an item weighs in queues, shares and counters.
+pub trait Weigh {
+    /// Segments on the wire of an interface: what counters and fair shares count.
+    fn segments(&self) -> u32;
+
+    /// Length in bytes: what counters and windows count.
+    fn bytes(&self) -> usize;
+
+    /// Memory held in bytes, whatever the length: what bounds count.
+    fn held_bytes(&self) -> usize;
+}
+
+impl<Proof> Weigh for crate::packet::Packet<Proof> {
+    fn segments(&self) -> u32 {
+        self.segments()
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.buf().held_bytes()
+    }
+}
+
+/// What stands in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Segments.
+    pub segments: u64,
+    /// Memory held in bytes.
+    pub held_bytes: u64,
+}
+
+impl Load {
+    /// The load that one item is.
+    pub fn of(item: &impl Weigh) -> Self {
+        Self { segments: u64::from(item.segments()), held_bytes: item.held_bytes() as u64 }
+    }
+}
+
+impl AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        self.segments += other.segments;
+        self.held_bytes += other.held_bytes;
+    }
+}
+
+impl SubAssign for Load {
+    fn sub_assign(&mut self, other: Self) {
+        self.segments -= other.segments;
+        self.held_bytes -= other.held_bytes;
+    }
+}
+
+/// The queue of one lane. What may enter has been judged by [`Lanes`](super::lanes::Lanes); the discipline decides in
+/// which order items leave, and which are shed on the way.
+pub trait Queue: Default {
+    /// What waits.
+    type Item: Weigh;
+
+    /// Takes an item in.
+    fn push(&mut self, now: Instant, item: Self::Item);
+
+    /// The next item with the time it came in. What the discipline drops instead goes into `shed`.
+    fn pop(&mut self, now: Instant, shed: &mut Vec<Self::Item>) -> Option<(Instant, Self::Item)>;
+
+    /// Whether nothing waits.
+    fn is_empty(&self) -> bool;
+
+    /// What waits now.
+    fn load(&self) -> Load;
+}
+
+/// First in, first out; sheds nothing.
+#[derive(Debug)]
+pub struct Fifo<T> {
+    items: VecDeque<(Instant, T)>,
+    load: Load,
+}
+
+impl<T> Default for Fifo<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), load: Load::default() }
+    }
+}
+
+impl<T: Weigh> Queue for Fifo<T> {
+    type Item = T;
+
+    fn push(&mut self, now: Instant, item: T) {
+        self.load += Load::of(&item);
+        self.items.push_back((now, item));
+    }
+
+    fn pop(&mut self, _now: Instant, _shed: &mut Vec<T>) -> Option<(Instant, T)> {
+        let (at, item) = self.items.pop_front()?;
+        self.load -= Load::of(&item);
+        Some((at, item))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    fn load(&self) -> Load {
+        self.load
+    }
+}
+
+/// A signal that a lane has something to do, such as a readable link. A second one before the first was taken says
+/// nothing new, so a lane holds at most one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal;
+
+impl Weigh for Signal {
+    fn segments(&self) -> u32 {
+        1
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// The queue of [`Signal`]s.
+#[derive(Debug, Default)]
+pub struct Latch(Option<Instant>);
+
+impl Queue for Latch {
+    type Item = Signal;
+
+    fn push(&mut self, now: Instant, _signal: Signal) {
+        self.0.get_or_insert(now);
+    }
+
+    fn pop(&mut self, _now: Instant, _shed: &mut Vec<Signal>) -> Option<(Instant, Signal)> {
+        self.0.take().map(|at| (at, Signal))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn load(&self) -> Load {
+        Load { segments: u64::from(self.0.is_some()), held_bytes: 0 }
+    }
+}

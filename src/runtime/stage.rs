@@ -1,0 +1,747 @@
+//! A stage: a handler behind bounded lanes, with a pool of threads.
+//!
+//! The lock of a stage covers the bookkeeping of its lanes only: no handler, system call or log runs inside it.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::controller::{Decision, Observation, PoolController};
+use super::hand_over::{self, Rule};
+use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Outcome, Quota};
+use super::queue::{Load, Queue, Weigh};
+use super::sync::{Condvar, Mutex, MutexGuard, lock, spawn};
+use crate::metrics::StageMetrics;
+
+/// Drop reasons that every stage has, before those of its handler.
+pub const RUNTIME_REASONS: [&str; 3] = ["queue_full", "shed", "owner_gone"];
+const QUEUE_FULL: usize = 0;
+const SHED: usize = 1;
+const OWNER_GONE: usize = 2;
+
+/// What happens to an item that does not fit into the queue of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It goes back, and the lane it comes from is parked until there is room. For what can be held back at its source.
+    Park,
+    /// It is dropped and counted. For what comes from the internet, and for what turns round.
+    Drop,
+}
+
+/// Settings of one stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Lanes.
+    pub lanes: u32,
+    /// The most that may wait.
+    pub limits: Limits,
+    /// The most that one batch takes.
+    pub quota: Quota,
+    /// The least and the most threads.
+    pub threads: (usize, usize),
+    /// The hand-over into this stage.
+    pub hand_over: Rule,
+    /// What happens when the queue is full.
+    pub when_full: WhenFull,
+}
+
+/// What all stages of one pipeline share: how many of the machine's cores they keep busy.
+#[derive(Debug)]
+pub struct Cores {
+    count: usize,
+    busy: AtomicUsize,
+}
+
+impl Cores {
+    /// `count` cores, none of them busy.
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { count, busy: AtomicUsize::new(0) })
+    }
+
+    /// Cores that no thread of the pipeline keeps busy.
+    pub fn free(&self) -> usize {
+        self.count.saturating_sub(self.busy.load(Ordering::Relaxed))
+    }
+
+    /// A thread begins to work; it ends when the guard is dropped.
+    pub fn occupy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+}
+
+/// A thread that works, counted until dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<Cores>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts of one batch, added to the stage's metrics once.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Segments and bytes that came in, for a handler that makes items from signals.
+    pub received: Count,
+    /// Segments and bytes that left by a system call, for a handler with no next stage.
+    pub sent: Count,
+    drops: Vec<Count>,
+}
+
+/// Segments and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Segments.
+    pub segments: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// The count of a batch.
+    pub fn of<T: Weigh>(entries: &[Entry<T>]) -> Self {
+        let mut count = Self::default();
+        entries.iter().for_each(|entry| count.add(&entry.item));
+        count
+    }
+
+    /// Counts an item.
+    pub fn add(&mut self, item: &impl Weigh) {
+        self.segments += u64::from(item.segments());
+        self.bytes += item.bytes() as u64;
+    }
+}
+
+impl Tally {
+    /// Counts a dropped item under the handler's reason of that index.
+    pub fn drop(&mut self, reason: usize, item: &impl Weigh) {
+        self.drop_segments(reason, u64::from(item.segments()), item.bytes() as u64);
+    }
+
+    /// Counts segments dropped under the handler's reason of that index.
+    pub fn drop_segments(&mut self, reason: usize, segments: u64, bytes: u64) {
+        let index = RUNTIME_REASONS.len() + reason;
+        if self.drops.len() <= index {
+            self.drops.resize(index + 1, Count::default());
+        }
+        self.drops[index].segments += segments;
+        self.drops[index].bytes += bytes;
+    }
+}
+
+/// A batch in a handler's hands, and what it made of it.
+#[derive(Debug)]
+pub struct Work<In, Out, Turned> {
+    /// What is to be handled.
+    pub batch: Batch<In>,
+    /// On to the next stage: `origin` is the lane here, `lane` the lane there.
+    pub out: Vec<Entry<Out>>,
+    /// Turned round.
+    pub turned: Vec<Entry<Turned>>,
+    /// Made by the handler.
+    pub made: Vec<Entry<Turned>>,
+    /// What is to become of lanes; those not named are simply done.
+    pub outcomes: Vec<(LaneId, Outcome)>,
+    /// Counts.
+    pub tally: Tally,
+}
+
+impl<In, Out, Turned> Default for Work<In, Out, Turned> {
+    fn default() -> Self {
+        Self {
+            batch: Batch::default(),
+            out: Vec::new(),
+            turned: Vec::new(),
+            made: Vec::new(),
+            outcomes: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+}
+
+/// What a stage does with a batch.
+pub trait Handler: Send + Sync + 'static {
+    /// The queue of each lane.
+    type Queue: Queue<Item: Send> + Send;
+    /// What goes on to the next stage.
+    type Out: Weigh + Send + 'static;
+    /// What turns round or is made here.
+    type Turned: Weigh + Send + 'static;
+    /// Whether the items themselves are what the stage counts as having come in. A handler that makes packets from
+    /// signals counts them in [`Tally::received`].
+    const COUNTS_ITEMS: bool = true;
+
+    /// Handles a batch: drains `work.batch.items`, fills the rest.
+    fn handle(&self, now: Instant, work: &mut WorkOf<Self>);
+}
+
+type In<H> = <<H as Handler>::Queue as Queue>::Item;
+/// The [`Work`] of a handler.
+pub type WorkOf<H> = Work<In<H>, <H as Handler>::Out, <H as Handler>::Turned>;
+
+/// Who offers, so that it can be resumed when there is room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream(usize);
+
+/// Something that can be given items: the next stage.
+pub trait Port<T>: Send + Sync {
+    /// Offers items. What may run on at once is left in `entered`, and must then be given to [`Port::run`]. What does
+    /// not fit goes to `refused` where the port parks, and is dropped and counted where it drops.
+    fn offer(&self, now: Instant, offer: Offer, items: &mut Vec<Entry<T>>, entered: &mut Batch<T>, refused: &mut Vec<Entry<T>>);
+
+    /// Runs what entered, on this thread, through this stage and on.
+    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<T>);
+
+    /// Makes `upstream` known, to be resumed when there is room again.
+    fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;
+}
+
+/// How something is offered.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// Who offers; `None` for one that cannot be parked.
+    pub upstream: Option<Upstream>,
+    /// Whether work waits behind the batch.
+    pub behind: bool,
+    /// Whether the offering thread could run it at all.
+    pub may_run_on: bool,
+}
+
+/// A stage whose lanes can be resumed.
+pub trait Resume: Send + Sync {
+    /// Lets a parked lane run again.
+    fn resume(&self, lane: LaneId);
+}
+
+struct Inner<Q: Queue> {
+    lanes: Lanes<Q>,
+    /// Lanes of upstream stages that wait for room here, first come first.
+    waiting: VecDeque<(Upstream, LaneId)>,
+    threads: usize,
+    threads_wanted: usize,
+    threads_idle: usize,
+    /// Of the idle ones, how many have been woken and not yet come.
+    threads_waking: usize,
+    sojourn_max: Duration,
+    stopping: bool,
+}
+
+/// A stage of a pipeline.
+pub struct Stage<H: Handler> {
+    name: &'static str,
+    settings: Settings,
+    handler: H,
+    inner: Mutex<Inner<H::Queue>>,
+    work_came: Condvar,
+    next: Option<(Arc<dyn Port<H::Out>>, Upstream)>,
+    turn: Option<Arc<dyn Port<H::Turned>>>,
+    upstreams: Mutex<Vec<Weak<dyn Resume>>>,
+    /// What lanes left over that the next stage had no room for.
+    leftovers: Mutex<HashMap<LaneId, Vec<Entry<H::Out>>>>,
+    scratch: ArrayQueue<Box<Scratch<H>>>,
+    controller: Mutex<PoolController>,
+    service_ns_a_segment: AtomicU64,
+    running: AtomicBool,
+    cores: Arc<Cores>,
+    metrics: Arc<StageMetrics>,
+}
+
+struct Scratch<H: Handler> {
+    work: WorkOf<H>,
+    onward: Batch<H::Out>,
+    refused: Vec<Entry<H::Out>>,
+    turn_entered: Batch<H::Turned>,
+    turn_refused: Vec<Entry<H::Turned>>,
+    shed: Vec<In<H>>,
+    resume: Vec<(Upstream, LaneId)>,
+}
+
+impl<H: Handler> Default for Scratch<H> {
+    fn default() -> Self {
+        Self {
+            work: Work::default(),
+            onward: Batch::default(),
+            refused: Vec::new(),
+            turn_entered: Batch::default(),
+            turn_refused: Vec::new(),
+            shed: Vec::new(),
+            resume: Vec::new(),
+        }
+    }
+}
+
+/// Scratch space kept for threads that come by; more threads than this at once take fresh space.
+const SCRATCH_KEPT: usize = 16;
+
+/// Weight of the newest batch in the moving average of service time, as a power of two: 1/8, as TCP's for round trips.
+const SERVICE_SHIFT: u32 = 3;
+
+impl<H: Handler> fmt::Debug for Stage<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<H: Handler> Stage<H> {
+    /// A stage that hands on to `next`, and what turns round to `turn`. Sinks are made first, so the graph has no cycle.
+    pub fn new(
+        name: &'static str,
+        settings: Settings,
+        handler: H,
+        next: Option<Arc<dyn Port<H::Out>>>,
+        turn: Option<Arc<dyn Port<H::Turned>>>,
+        cores: Arc<Cores>,
+        metrics: Arc<StageMetrics>,
+    ) -> Arc<Self> {
+        metrics.queue_capacity_packets.set(settings.limits.segments);
+        metrics.queue_capacity_bytes.set(settings.limits.held_bytes);
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            name,
+            settings,
+            handler,
+            inner: Mutex::new(Inner {
+                lanes: Lanes::new(settings.lanes, settings.limits),
+                waiting: VecDeque::new(),
+                threads: 0,
+                threads_wanted: 0,
+                threads_idle: 0,
+                threads_waking: 0,
+                sojourn_max: Duration::ZERO,
+                stopping: false,
+            }),
+            work_came: Condvar::new(),
+            next: next.map(|next| {
+                let upstream = next.attach(Weak::clone(this) as Weak<dyn Resume>);
+                (next, upstream)
+            }),
+            turn,
+            upstreams: Mutex::new(Vec::new()),
+            leftovers: Mutex::new(HashMap::new()),
+            scratch: ArrayQueue::new(SCRATCH_KEPT),
+            controller: Mutex::new(PoolController::new(settings.threads.0, settings.threads.1)),
+            service_ns_a_segment: AtomicU64::new(0),
+            running: AtomicBool::new(false),
+            cores,
+            metrics,
+        })
+    }
+
+    /// The handler.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// Has a lane run once more though nothing may wait in it.
+    pub fn poke(&self, lane: LaneId) {
+        let mut inner = lock(&self.inner);
+        inner.lanes.poke(lane);
+        self.wake(&mut inner);
+    }
+
+    /// Empties a lane whose owner has gone.
+    pub fn clear(&self, now: Instant, lane: LaneId) {
+        let mut shed = Vec::new();
+        let mut leftover = Vec::new();
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.clear(now, lane, &mut shed);
+            if let Some(rest) = lock(&self.leftovers).remove(&lane) {
+                leftover = rest;
+            }
+            inner.lanes.resume(lane);
+            self.gauge(&inner);
+        }
+        if H::COUNTS_ITEMS {
+            self.count_drops(OWNER_GONE, shed.iter());
+        }
+        self.count_drops(OWNER_GONE, leftover.iter().map(|entry| &entry.item));
+    }
+
+    /// Wakes one thread where a lane is ready that no woken thread will take.
+    fn wake(&self, inner: &mut Inner<H::Queue>) {
+        if inner.threads_idle > inner.threads_waking && inner.lanes.ready() > inner.threads_waking {
+            inner.threads_waking += 1;
+            self.work_came.notify_one();
+        }
+    }
+
+    fn gauge(&self, inner: &Inner<H::Queue>) {
+        let (load, max) = (inner.lanes.load(), inner.lanes.load_max());
+        self.metrics.queue_packets.set(load.segments);
+        self.metrics.queue_bytes.set(load.held_bytes);
+        self.metrics.queue_packets_max_seen.set(max.segments);
+        self.metrics.lanes_parked.set(inner.lanes.parked() as u64);
+    }
+
+    fn count_drops<'a, T: Weigh + 'a>(&self, reason: usize, items: impl Iterator<Item = &'a T>) {
+        let segments: u64 = items.map(|item| u64::from(item.segments())).sum();
+        self.metrics.drops[reason].add(segments);
+    }
+
+    fn expected_service(&self, items: &[Entry<In<H>>]) -> Duration {
+        let segments: u64 = items.iter().map(|entry| u64::from(entry.item.segments())).sum();
+        Duration::from_nanos(self.service_ns_a_segment.load(Ordering::Relaxed).saturating_mul(segments))
+    }
+
+    fn learn_service(&self, service: Duration, segments: u64) {
+        let new = service.as_nanos() as u64 / segments.max(1);
+        let old = self.service_ns_a_segment.load(Ordering::Relaxed);
+        let next = if old == 0 { new } else { old - (old >> SERVICE_SHIFT) + (new >> SERVICE_SHIFT) };
+        self.service_ns_a_segment.store(next, Ordering::Relaxed);
+    }
+
+    /// Handles `scratch.work`, hands on, gives the lanes back, and runs on.
+    fn process(&self, started: Instant, behind: bool, scratch: &mut Scratch<H>) {
+        let segments: u64 = scratch.work.batch.items.iter().map(|entry| u64::from(entry.item.segments())).sum();
+        if !scratch.work.batch.lanes.is_empty() {
+            self.handler.handle(started, &mut scratch.work);
+        }
+        let now = Instant::now();
+        self.count_batch(now.saturating_duration_since(started), segments, &mut scratch.work);
+        self.turn_round(now, scratch);
+        self.take_up_leftovers(scratch);
+        if let Some((next, upstream)) = &self.next {
+            let offer = Offer { upstream: Some(*upstream), behind, may_run_on: true };
+            let offered = Count::of(&scratch.work.out);
+            next.offer(now, offer, &mut scratch.work.out, &mut scratch.onward, &mut scratch.refused);
+            let refused = Count::of(&scratch.refused);
+            self.metrics.packets_out.add(offered.segments - refused.segments);
+            self.metrics.bytes_out.add(offered.bytes - refused.bytes);
+            self.leave_over(scratch);
+        }
+        self.give_back(&mut scratch.work);
+        if let Some((next, _)) = &self.next
+            && !scratch.onward.is_empty()
+        {
+            next.run(now, behind, &mut scratch.onward);
+        }
+    }
+
+    fn count_batch(&self, service: Duration, segments: u64, work: &mut WorkOf<H>) {
+        let metrics = &self.metrics;
+        let tally = &mut work.tally;
+        let sent = std::mem::take(&mut tally.sent);
+        let received = std::mem::take(&mut tally.received);
+        metrics.packets_in.add(received.segments);
+        metrics.bytes_in.add(received.bytes);
+        metrics.packets_out.add(sent.segments);
+        metrics.bytes_out.add(sent.bytes);
+        metrics.turned.add(Count::of(&work.turned).segments);
+        metrics.made.add(Count::of(&work.made).segments);
+        for (counter, drops) in metrics.drops.iter().zip(&mut tally.drops) {
+            counter.add(std::mem::take(drops).segments);
+        }
+        let handled = segments.max(received.segments);
+        metrics.batches.add(1);
+        metrics.batch_packets.observe(handled);
+        metrics.service_seconds.observe(service);
+        metrics.busy_seconds.add(service);
+        self.learn_service(service, handled);
+    }
+
+    fn turn_round(&self, now: Instant, scratch: &mut Scratch<H>) {
+        let Some(turn) = &self.turn else { return };
+        let offer = Offer { upstream: None, behind: true, may_run_on: false };
+        for items in [&mut scratch.work.turned, &mut scratch.work.made] {
+            if !items.is_empty() {
+                turn.offer(now, offer, items, &mut scratch.turn_entered, &mut scratch.turn_refused);
+            }
+        }
+    }
+
+    fn take_up_leftovers(&self, scratch: &mut Scratch<H>) {
+        if scratch.work.batch.settling.is_empty() {
+            return;
+        }
+        let mut leftovers = lock(&self.leftovers);
+        for lane in &scratch.work.batch.settling {
+            if let Some(rest) = leftovers.remove(lane) {
+                scratch.work.out.extend(rest);
+            }
+        }
+    }
+
+    fn leave_over(&self, scratch: &mut Scratch<H>) {
+        if scratch.refused.is_empty() {
+            return;
+        }
+        let mut leftovers = lock(&self.leftovers);
+        for entry in scratch.refused.drain(..) {
+            let lane = entry.origin;
+            let rest = leftovers.entry(lane).or_default();
+            if rest.is_empty() {
+                match scratch.work.outcomes.iter_mut().find(|(named, _)| *named == lane) {
+                    Some((_, outcome)) => outcome.park = true,
+                    None => scratch.work.outcomes.push((lane, Outcome { park: true, ..Outcome::default() })),
+                }
+            }
+            rest.push(entry);
+        }
+    }
+
+    fn give_back(&self, work: &mut WorkOf<H>) {
+        let mut inner = lock(&self.inner);
+        for lane in work.batch.lanes.drain(..).chain(work.batch.settling.drain(..)) {
+            let outcome = work.outcomes.iter().find(|(named, _)| *named == lane).map(|(_, outcome)| *outcome);
+            inner.lanes.done(lane, outcome.unwrap_or_default());
+        }
+        work.outcomes.clear();
+        self.gauge(&inner);
+        self.wake(&mut inner);
+    }
+
+    fn with_scratch(&self, use_it: impl FnOnce(&mut Scratch<H>)) {
+        let mut scratch = self.scratch.pop().unwrap_or_default();
+        use_it(&mut scratch);
+        drop(self.scratch.push(scratch));
+    }
+
+    /// Takes the next batch and processes it. `false` when nothing was ready.
+    fn take_and_process<'a>(&'a self, mut inner: MutexGuard<'a, Inner<H::Queue>>) -> bool {
+        let mut found = false;
+        self.with_scratch(|scratch| {
+            let now = Instant::now();
+            let batch = &mut scratch.work.batch;
+            let Some(taken) = inner.lanes.take(now, self.settings.quota, batch, &mut scratch.shed) else { return };
+            found = true;
+            let sojourn = taken.oldest.map(|oldest| now.saturating_duration_since(oldest));
+            inner.sojourn_max = inner.sojourn_max.max(sojourn.unwrap_or_default());
+            self.let_in(&mut inner, taken.freed, &mut scratch.resume);
+            self.gauge(&inner);
+            self.wake(&mut inner);
+            drop(inner);
+            if let Some(sojourn) = sojourn {
+                self.metrics.sojourn_seconds.observe(sojourn);
+            }
+            self.count_drops(SHED, scratch.shed.iter());
+            scratch.shed.clear();
+            self.resume_upstream(&mut scratch.resume);
+            self.process(now, taken.behind, scratch);
+        });
+        found
+    }
+
+    /// Lanes of upstream stages that may try again: one a segment freed, and all once nothing waits here any more.
+    fn let_in(&self, inner: &mut Inner<H::Queue>, freed: Load, resume: &mut Vec<(Upstream, LaneId)>) {
+        let room = if inner.lanes.load() == Load::default() { usize::MAX } else { freed.segments as usize };
+        let count = inner.waiting.len().min(room);
+        resume.extend(inner.waiting.drain(..count));
+    }
+
+    fn resume_upstream(&self, resume: &mut Vec<(Upstream, LaneId)>) {
+        if resume.is_empty() {
+            return;
+        }
+        let upstreams = lock(&self.upstreams);
+        for (upstream, lane) in resume.drain(..) {
+            if let Some(stage) = upstreams.get(upstream.0).and_then(Weak::upgrade) {
+                stage.resume(lane);
+            }
+        }
+    }
+
+    fn work_loop(&self) {
+        let mut inner = lock(&self.inner);
+        loop {
+            if inner.stopping || inner.threads > inner.threads_wanted {
+                inner.threads -= 1;
+                self.metrics.threads.set(inner.threads as u64);
+                return;
+            }
+            if inner.lanes.has_ready() {
+                let busy = self.cores.occupy();
+                let found = self.take_and_process(inner);
+                drop(busy);
+                debug_assert!(found, "a ready lane gives a batch");
+                inner = lock(&self.inner);
+            } else {
+                inner.threads_idle += 1;
+                inner = self.work_came.wait(inner).unwrap_or_else(std::sync::PoisonError::into_inner);
+                inner.threads_idle -= 1;
+                inner.threads_waking = inner.threads_waking.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl<H: Handler> Port<In<H>> for Stage<H>
+where
+    In<H>: Send + 'static,
+{
+    fn offer(
+        &self,
+        now: Instant,
+        offer: Offer,
+        items: &mut Vec<Entry<In<H>>>,
+        entered: &mut Batch<In<H>>,
+        refused: &mut Vec<Entry<In<H>>>,
+    ) {
+        if items.is_empty() {
+            return;
+        }
+        let hand_over = if offer.may_run_on {
+            let seen = hand_over::Observation {
+                behind: offer.behind,
+                cores_free: self.cores.free(),
+                service: self.expected_service(items),
+            };
+            hand_over::decide(self.settings.hand_over, seen)
+        } else {
+            super::lanes::HandOver::Queue
+        };
+        let offered = Count::of(items);
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.offer(now, hand_over, items, entered, refused);
+            if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
+                let mut last = None;
+                for entry in refused.iter() {
+                    if last.replace(entry.origin) != Some(entry.origin) {
+                        inner.waiting.push_back((upstream, entry.origin));
+                    }
+                }
+            }
+            self.gauge(&inner);
+            self.wake(&mut inner);
+        }
+        if entered.is_empty() { &self.metrics.handover_queued } else { &self.metrics.handover_run_on }.add(1);
+        let drops = self.settings.when_full == WhenFull::Drop || offer.upstream.is_none();
+        if H::COUNTS_ITEMS {
+            // What goes back did not come in.
+            let back = if drops { Count::default() } else { Count::of(refused) };
+            self.metrics.packets_in.add(offered.segments - back.segments);
+            self.metrics.bytes_in.add(offered.bytes - back.bytes);
+        }
+        if drops && !refused.is_empty() {
+            self.count_drops(QUEUE_FULL, refused.iter().map(|entry| &entry.item));
+            refused.clear();
+        }
+    }
+
+    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<In<H>>) {
+        self.with_scratch(|scratch| {
+            std::mem::swap(&mut scratch.work.batch, entered);
+            self.process(now, behind, scratch);
+            std::mem::swap(&mut scratch.work.batch, entered);
+        });
+    }
+
+    fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {
+        let mut upstreams = lock(&self.upstreams);
+        upstreams.push(upstream);
+        Upstream(upstreams.len() - 1)
+    }
+}
+
+impl<H: Handler> Resume for Stage<H> {
+    fn resume(&self, lane: LaneId) {
+        let mut inner = lock(&self.inner);
+        inner.lanes.resume(lane);
+        self.wake(&mut inner);
+    }
+}
+
+/// A stage as its pipeline's keeper sees it: started, looked at, drained, stopped.
+pub trait Kept: Send + Sync {
+    /// The stage's name.
+    fn name(&self) -> &'static str;
+
+    /// Its figures.
+    fn metrics(&self) -> &Arc<StageMetrics>;
+
+    /// Starts the least number of threads.
+    fn start(self: Arc<Self>);
+
+    /// Lets the pool's controller look once and changes the pool as it decides.
+    fn look(self: Arc<Self>, now: Instant);
+
+    /// Whether nothing waits, runs or is parked here.
+    fn is_quiet(&self) -> bool;
+
+    /// Ends the threads. What still waits is given up.
+    fn stop(&self);
+}
+
+impl<H: Handler> Stage<H>
+where
+    In<H>: Send + 'static,
+{
+    fn resize(self: &Arc<Self>, threads: usize) {
+        let missing = {
+            let mut inner = lock(&self.inner);
+            inner.threads_wanted = threads;
+            let missing = threads.saturating_sub(inner.threads);
+            inner.threads += missing;
+            self.metrics.threads.set(inner.threads as u64);
+            self.metrics.threads_max_seen.raise(inner.threads as u64);
+            if inner.threads > threads {
+                self.work_came.notify_all();
+            }
+            missing
+        };
+        for _ in 0..missing {
+            let stage = Arc::clone(self);
+            spawn(self.name, move || stage.work_loop());
+        }
+    }
+}
+
+impl<H: Handler> Kept for Stage<H>
+where
+    In<H>: Send + 'static,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn metrics(&self) -> &Arc<StageMetrics> {
+        &self.metrics
+    }
+
+    fn start(self: Arc<Self>) {
+        if !self.running.swap(true, Ordering::Relaxed) {
+            self.resize(self.settings.threads.0.max(1));
+        }
+    }
+
+    fn look(self: Arc<Self>, now: Instant) {
+        let seen = {
+            let mut inner = lock(&self.inner);
+            Observation {
+                lanes_ready: inner.lanes.ready(),
+                sojourn_max: std::mem::take(&mut inner.sojourn_max),
+                threads: inner.threads,
+                threads_idle: inner.threads_idle,
+                cores_free: self.cores.free(),
+            }
+        };
+        let decision = lock(&self.controller).decide(now, seen);
+        match decision {
+            Decision::Keep => {}
+            Decision::Grow => {
+                self.metrics.pool_grow.add(1);
+                self.resize(seen.threads + 1);
+            }
+            Decision::Shrink => {
+                self.metrics.pool_shrink.add(1);
+                self.resize(seen.threads - 1);
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        lock(&self.inner).lanes.is_quiet()
+    }
+
+    fn stop(&self) {
+        lock(&self.inner).stopping = true;
+        self.work_came.notify_all();
+    }
+}

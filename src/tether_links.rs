@@ -1,0 +1,97 @@
+//! The links of a tether, and what they share: the window and the account. They come and go while the tether stays.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::link::Link;
+use crate::packet::Account;
+use crate::runtime::lanes::LaneId;
+
+/// What a tether may have on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Bytes that may be sent and not yet acknowledged.
+    pub send_bytes: u64,
+    /// Bytes that the peer may have inside this end; `None` where this end grants no credit.
+    pub credit_bytes: Option<u64>,
+}
+
+/// The links of one tether.
+#[derive(Debug)]
+pub struct TetherLinks {
+    lane: LaneId,
+    windows: Windows,
+    account: Arc<Account>,
+    links: Mutex<Vec<Arc<Link>>>,
+    waits_for_window: AtomicBool,
+}
+
+impl TetherLinks {
+    /// No links yet, for the tether of lane `lane`.
+    pub fn new(lane: LaneId, windows: Windows) -> Self {
+        Self {
+            lane,
+            windows,
+            account: Arc::default(),
+            links: Mutex::default(),
+            waits_for_window: AtomicBool::new(false),
+        }
+    }
+
+    /// The tether's lane.
+    pub fn lane(&self) -> LaneId {
+        self.lane
+    }
+
+    /// What the tether may have on its way.
+    pub fn windows(&self) -> Windows {
+        self.windows
+    }
+
+    /// What of the tether is inside this end.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Adds a link.
+    pub fn join(&self, link: Arc<Link>) {
+        self.locked().push(link);
+    }
+
+    /// Takes a link out; tells how many are left.
+    pub fn leave(&self, link: &Arc<Link>) -> usize {
+        let mut links = self.locked();
+        links.retain(|other| !Arc::ptr_eq(other, link));
+        links.len()
+    }
+
+    /// All links.
+    pub fn all(&self) -> Vec<Arc<Link>> {
+        self.locked().clone()
+    }
+
+    /// The link to send on: the first that is open.
+    pub fn to_send(&self) -> Option<Arc<Link>> {
+        self.locked().iter().find(|link| link.is_open()).cloned()
+    }
+
+    /// Up to where the peer may send on `link`: what it has sent and what is free of its credit.
+    pub fn grant(&self, link: &Link) -> Option<u64> {
+        let free = self.windows.credit_bytes?.saturating_sub(self.account.inside_bytes());
+        Some(link.received_bytes() + free)
+    }
+
+    /// Nothing could be sent because the window was full.
+    pub fn wait_for_window(&self) {
+        self.waits_for_window.store(true, Ordering::Release);
+    }
+
+    /// The window has opened; `true` where somebody waited for it.
+    pub fn window_opened(&self) -> bool {
+        self.waits_for_window.swap(false, Ordering::AcqRel)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
