@@ -4,7 +4,10 @@
 //! injected and no I/O.
 
 pub mod metrics;
+#[cfg(feature = "kernel")]
+pub mod metrics_server;
 pub mod packet;
 pub mod runtime;
 pub mod stages;
+pub mod status;
 pub mod wire;

@@ -11,6 +11,7 @@ mod encode;
 mod families;
 mod figures;
 mod process;
+mod readiness;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ pub use encode::CONTENT_TYPE;
 pub use families::{Family, Sample, Value};
 pub use figures::{Buckets, Counter, Gauge, Histogram, Quantity, Snapshot, TimeCounter};
 pub use process::Process;
+pub use readiness::Readiness;
 
 use crate::stages::Reason;
 
@@ -175,11 +177,18 @@ pub struct ByProtocol<T> {
     pub other: T,
 }
 
+impl<T> ByProtocol<T> {
+    /// All of them: TCP, UDP, ICMP, others.
+    pub fn each(&self) -> [&T; 4] {
+        [&self.tcp, &self.udp, &self.icmp, &self.other]
+    }
+}
+
 /// The figures of the gateway as a whole.
 #[derive(Debug)]
 pub struct GatewayMetrics {
-    /// 1 when the gateway serves.
-    pub ready: Gauge,
+    /// Whether the gateway serves, and why not.
+    pub ready: Readiness,
     /// Tethers that are open, with a link or waiting for one.
     pub tethers: Gauge,
     /// Tethers opened since the start.
@@ -251,7 +260,7 @@ impl GatewayMetrics {
     /// All figures at zero; `refusals` are the labels of the accept stage's reasons.
     pub fn new(refusals: &[&'static str]) -> Arc<Self> {
         Arc::new(Self {
-            ready: Gauge::default(),
+            ready: Readiness::default(),
             tethers: Gauge::default(),
             tethers_opened: Counter::default(),
             tethers_resumed: Counter::default(),

@@ -167,9 +167,11 @@ impl From<&Gauge> for Value {
     }
 }
 
+/// The values of the label `protocol`, in the order of [`ByProtocol::each`].
+const PROTOCOLS: [&str; 4] = ["tcp", "udp", "icmp", "other"];
+
 fn protocols<T>(figures: &ByProtocol<T>, get: fn(&T) -> u64) -> Vec<(&'static str, u64)> {
-    let ByProtocol { tcp, udp, icmp, other } = figures;
-    vec![("tcp", get(tcp)), ("udp", get(udp)), ("icmp", get(icmp)), ("other", get(other))]
+    PROTOCOLS.into_iter().zip(figures.each().map(get)).collect()
 }
 
 fn drops(stage: &StageMetrics) -> Vec<(&'static str, u64)> {
@@ -215,7 +217,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     by("wstether_stage_handovers_total", &["stage", "direction", "decision"], "Batches handed to the stage, by decision: run_on (on the same thread) or queued.", |s| vec![("run_on", s.handover_run_on.get()), ("queued", s.handover_queued.get())]),
 
     // Who is connected.
-    whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops.", |g| (&g.ready).into()),
+    whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops.", |g| Value::Whole(g.ready.is_ready().into())),
     whole("wstether_tethers", G, Count, "Tethers that are open, with a link or waiting for one.", |g| (&g.tethers).into()),
     whole("wstether_tethers_opened_total", C, Count, "Tethers opened.", |g| (&g.tethers_opened).into()),
     whole("wstether_tethers_resumed_total", C, Count, "Tethers that came back with a resume ticket.", |g| (&g.tethers_resumed).into()),

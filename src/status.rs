@@ -1,0 +1,268 @@
+//! What the gateway is doing: the model behind `wstether status` and `/status`, made from the metrics.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{Gauge, Metrics, Process, StageMetrics};
+
+/// A gateway at one moment. Counts are since its start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// Whether it serves.
+    pub ready: bool,
+    /// Why it does not serve.
+    pub why_not_ready: Option<String>,
+    /// `raw`, `tun`, or `unknown` until the way out is open.
+    pub egress: String,
+    /// The interface of the way out.
+    pub interface: String,
+    /// When the process started, in seconds since 1970-01-01 UTC.
+    pub started_unix_seconds: f64,
+    /// Processor time of the process.
+    pub cpu_seconds: f64,
+    /// Resident memory of the process.
+    pub resident_memory_bytes: u64,
+    /// Tethers that are open.
+    pub tethers: u64,
+    /// Links that are open.
+    pub links: u64,
+    /// NAT mappings of all protocols.
+    pub nat_mappings: u64,
+    /// External ports in use, of the protocol that uses most.
+    pub nat_ports_in_use: u64,
+    /// External ports that there are for each protocol.
+    pub nat_ports_limit: u64,
+    /// Memory held by packet buffers.
+    pub buffers_held_bytes: u64,
+    /// Memory that packet buffers may hold.
+    pub buffers_limit_bytes: u64,
+    /// The stage that holds the others back most.
+    pub bottleneck: Option<Bottleneck>,
+    /// The stages, in the order of the data's way.
+    pub stages: Vec<StageStatus>,
+}
+
+/// One stage in one direction. Packets are segments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// The stage's name.
+    pub name: String,
+    /// `uplink` or `downlink`.
+    pub direction: String,
+    /// Packets that came in.
+    pub packets: u64,
+    /// Packets that went on.
+    pub packets_out: u64,
+    /// Packets turned round.
+    pub turned: u64,
+    /// Packets that the gateway made here.
+    pub made: u64,
+    /// Packets dropped, by reason; every reason is there.
+    pub drops: BTreeMap<String, u64>,
+    /// Packets in the queue.
+    pub queue: u64,
+    /// The most packets in the queue at once.
+    pub queue_max: u64,
+    /// Packets that the queue takes.
+    pub queue_capacity: u64,
+    /// Lanes that wait for room in the queue.
+    pub lanes_parked: u64,
+    /// Threads in the pool.
+    pub threads: u64,
+    /// The most threads in the pool at once.
+    pub threads_max: u64,
+    /// Time that threads spent in the handler.
+    pub busy_seconds: f64,
+    /// Median time in the queue, in milliseconds; absent without a sample.
+    pub sojourn_ms_p50: Option<f64>,
+    /// 99th percentile of the time in the queue, in milliseconds.
+    pub sojourn_ms_p99: Option<f64>,
+}
+
+/// The stage that holds the others back most, and what shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bottleneck {
+    /// The stage's name.
+    pub stage: String,
+    /// `uplink` or `downlink`.
+    pub direction: String,
+    /// What shows it.
+    pub sign: Sign,
+}
+
+/// What shows that a stage holds others back, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// Lanes wait for room in its queue.
+    LanesParked,
+    /// Of all queues, its own is fullest.
+    QueueFullest,
+    /// Nothing waits anywhere now; its threads have worked most.
+    Busiest,
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LanesParked => "lanes wait for room in its queue",
+            Self::QueueFullest => "its queue is fullest",
+            Self::Busiest => "nothing waits; it has worked most",
+        })
+    }
+}
+
+impl Status {
+    /// The status of the gateway whose figures are `metrics`.
+    pub fn of(metrics: &Metrics, process: &Process) -> Self {
+        metrics.refresh();
+        let gateway = &*metrics.gateway;
+        let egress = gateway.egress.get();
+        let stages: Vec<StageStatus> = metrics.stages.iter().map(|stage| StageStatus::of(stage)).collect();
+        let why_not = gateway.ready.why_not();
+        let (mappings, ports) = (&gateway.nat_mappings, &gateway.nat_ports_in_use);
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            ready: why_not.is_none(),
+            why_not_ready: why_not.map(Into::into),
+            egress: egress.map_or("unknown", |egress| egress.mode).into(),
+            interface: egress.map_or("unknown", |egress| &egress.interface).into(),
+            started_unix_seconds: process.start_time_seconds,
+            cpu_seconds: process.cpu_seconds,
+            resident_memory_bytes: process.resident_memory_bytes as u64,
+            tethers: gateway.tethers.get(),
+            links: gateway.links.get(),
+            nat_mappings: mappings.each().map(Gauge::get).iter().sum(),
+            nat_ports_in_use: ports.each().map(Gauge::get).into_iter().max().unwrap_or(0),
+            nat_ports_limit: gateway.nat_ports_limit.get(),
+            buffers_held_bytes: gateway.buffers_held_bytes.get(),
+            buffers_limit_bytes: gateway.buffers_limit_bytes.get(),
+            bottleneck: bottleneck(&stages),
+            stages,
+        }
+    }
+}
+
+impl StageStatus {
+    /// The status of one stage.
+    pub fn of(stage: &StageMetrics) -> Self {
+        let sojourn = stage.sojourn_seconds.snapshot();
+        let sojourn_ms = |quantile| sojourn.quantile(quantile).map(|seconds| seconds * 1e3);
+        Self {
+            name: stage.name.into(),
+            direction: stage.direction.into(),
+            packets: stage.packets_in.get(),
+            packets_out: stage.packets_out.get(),
+            turned: stage.turned.get(),
+            made: stage.made.get(),
+            drops: stage.reasons.iter().map(|&reason| reason.into()).zip(stage.drops.iter().map(|d| d.get())).collect(),
+            queue: stage.queue_packets.get(),
+            queue_max: stage.queue_packets_max_seen.get(),
+            queue_capacity: stage.queue_capacity_packets.get(),
+            lanes_parked: stage.lanes_parked.get(),
+            threads: stage.threads.get(),
+            threads_max: stage.threads_max_seen.get(),
+            busy_seconds: stage.busy_seconds.get().as_secs_f64(),
+            sojourn_ms_p50: sojourn_ms(0.5),
+            sojourn_ms_p99: sojourn_ms(0.99),
+        }
+    }
+
+    /// Packets dropped for any reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    /// How full the queue is, from 0 to 1.
+    pub fn queue_fill(&self) -> f64 {
+        if self.queue_capacity == 0 { 0.0 } else { self.queue as f64 / self.queue_capacity as f64 }
+    }
+}
+
+/// A stage that others wait for comes first, then the fullest queue, then the most work; `None` where nothing was done.
+fn bottleneck(stages: &[StageStatus]) -> Option<Bottleneck> {
+    let signs: [(Sign, fn(&StageStatus) -> f64); 3] = [
+        (Sign::LanesParked, |stage| stage.lanes_parked as f64),
+        (Sign::QueueFullest, StageStatus::queue_fill),
+        (Sign::Busiest, |stage| stage.busy_seconds),
+    ];
+    signs.into_iter().find_map(|(sign, measure)| {
+        let most = stages.iter().max_by(|a, b| measure(a).total_cmp(&measure(b)))?;
+        (measure(most) > 0.0).then(|| Bottleneck { stage: most.name.clone(), direction: most.direction.clone(), sign })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Egress, GatewayMetrics};
+    use std::time::Duration;
+
+    fn metrics() -> Metrics {
+        let stages = vec![
+            StageMetrics::new("ip-parse", "uplink", &["malformed", "spoofed"]),
+            StageMetrics::new("nat-rewrite", "uplink", &["port_limit"]),
+        ];
+        for stage in &stages {
+            stage.queue_capacity_packets.set(100);
+        }
+        Metrics::new(stages, GatewayMetrics::new(&[]))
+    }
+
+    fn named(metrics: &Metrics) -> Option<(String, Sign)> {
+        Status::of(metrics, &Process::default()).bottleneck.map(|it| (it.stage, it.sign))
+    }
+
+    #[test]
+    fn the_bottleneck_is_waited_for_or_fullest_or_busiest_in_that_order() {
+        let metrics = metrics();
+        let (parse, nat) = (&metrics.stages[0], &metrics.stages[1]);
+        assert_eq!(named(&metrics), None);
+        parse.busy_seconds.add(Duration::from_millis(5));
+        assert_eq!(named(&metrics), Some(("ip-parse".into(), Sign::Busiest)));
+        nat.queue_packets.set(10);
+        assert_eq!(named(&metrics), Some(("nat-rewrite".into(), Sign::QueueFullest)));
+        parse.lanes_parked.set(1);
+        assert_eq!(named(&metrics), Some(("ip-parse".into(), Sign::LanesParked)));
+    }
+
+    #[test]
+    fn the_figures_are_those_of_the_metrics() {
+        let metrics = metrics();
+        let parse = &metrics.stages[0];
+        parse.packets_in.add(12);
+        parse.packets_out.add(9);
+        parse.drops[1].add(3);
+        parse.threads_max_seen.raise(2);
+        parse.queue_packets_max_seen.raise(40);
+        parse.sojourn_seconds.observe_n(Duration::from_millis(2), 100);
+        metrics.gateway.nat_ports_in_use.udp.set(7);
+        metrics.gateway.nat_ports_in_use.tcp.set(4);
+        metrics.gateway.nat_mappings.icmp.set(2);
+        metrics.gateway.egress.set(Egress { mode: "tun", interface: "wst0".into() }).expect("first");
+        metrics.gateway.ready.set_ready();
+
+        let status = Status::of(&metrics, &Process::default());
+        let stage = &status.stages[0];
+        assert_eq!((stage.packets, stage.packets_out, stage.dropped()), (12, 9, 3));
+        assert_eq!(stage.drops, BTreeMap::from([("malformed".into(), 0), ("spoofed".into(), 3)]));
+        assert_eq!((stage.threads_max, stage.queue_max, stage.sojourn_ms_p99.map(f64::ceil)), (2, 40, Some(2.0)));
+        assert_eq!((status.nat_ports_in_use, status.nat_mappings), (7, 2));
+        assert_eq!((status.ready, &*status.egress, &*status.interface), (true, "tun", "wst0"));
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_ready_says_why() {
+        let metrics = metrics();
+        metrics.gateway.ready.set_not_ready("egress: no default route");
+        let status = Status::of(&metrics, &Process::default());
+        assert_eq!((status.ready, status.why_not_ready.as_deref()), (false, Some("egress: no default route")));
+        assert!(status.to_string().contains(" is not ready (egress: no default route)"));
+    }
+}
