@@ -8,6 +8,11 @@ pub mod metrics;
 pub mod metrics_server;
 pub mod packet;
 pub mod runtime;
+#[cfg(feature = "kernel")]
+pub mod http;
+pub mod packet;
+#[cfg(feature = "kernel")]
+pub mod relay;
 pub mod stages;
 pub mod status;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! The relay: whatever joins the laptop's WebSocket to the gateway's, one message in, one message out.
+
+pub mod page;
