@@ -6,6 +6,7 @@
 pub mod metrics;
 #[cfg(feature = "kernel")]
 pub mod metrics_server;
+pub mod config;
 pub mod packet;
 pub mod runtime;
 #[cfg(feature = "kernel")]

@@ -1,0 +1,143 @@
+//! Configuration: TOML files and options of the command line in, a configuration that cannot be wrong out.
+//!
+//! Each setting is declared once, by the macro `settings!` (src/config/schema.rs): its type, default, range and effect.
+//! From that come the typed section, the errors and the example file. A file is read as a whole: unknown keys, wrong
+//! kinds, values out of range and values that do not fit each other are all told at once.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub mod client;
+mod document;
+mod example;
+pub mod gateway;
+mod schema;
+pub mod shared;
+pub mod values;
+
+pub use client::Client;
+pub use document::Place;
+pub use gateway::Gateway;
+
+use document::Document;
+use schema::Reader;
+
+/// A configuration of one role: [`Gateway`] or [`Client`].
+pub trait Role: Sized {
+    /// The role's name, as the command is called.
+    const NAME: &'static str;
+
+    /// Reads every section and judges how the values fit together. What is wrong is reported to the reader; the value
+    /// is used only where nothing is.
+    fn read(reader: &mut Reader) -> Self;
+}
+
+/// A value from the command line, laid over the file's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The option as it was typed, for errors: `--listen`.
+    pub option: String,
+    /// `section.key`.
+    pub path: String,
+    /// The value as it was typed: TOML, or text without quotes.
+    pub value: String,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it was written.
+    pub place: Place,
+    /// Section, key, value and what is allowed.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Everything that is wrong, in the order of the lines.
+    #[error("{}", listing(path.as_deref(), problems))]
+    Wrong {
+        /// The file; none where only defaults and the command line were read.
+        path: Option<PathBuf>,
+        /// At least one.
+        problems: Vec<Problem>,
+    },
+}
+
+/// Reads a file (none: the defaults), lays the command line over it, and judges the whole.
+pub fn load<R: Role>(path: Option<&Path>, overrides: &[Override]) -> Result<R, ConfigError> {
+    let text = match path {
+        Some(path) => {
+            fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?
+        }
+        None => String::new(),
+    };
+    parse(&text, overrides).map_err(|problems| ConfigError::Wrong { path: path.map(Path::to_path_buf), problems })
+}
+
+/// Judges a configuration's text. The errors are all there are, in the order of the lines.
+pub fn parse<R: Role>(text: &str, overrides: &[Override]) -> Result<R, Vec<Problem>> {
+    let mut document = Document::parse(text)?;
+    document.lay_over(overrides);
+    let mut reader = Reader::new(document);
+    let role = R::read(&mut reader);
+    let (_, problems) = reader.finish();
+    if problems.is_empty() { Ok(role) } else { Err(problems) }
+}
+
+fn listing(path: Option<&Path>, problems: &[Problem]) -> String {
+    let source = path.map_or_else(|| "the command line".to_owned(), |path| path.display().to_string());
+    let lines: Vec<String> = problems.iter().map(|problem| format!("{source}: {problem}")).collect();
+    lines.join("\n")
+}
+
+/// Names longer than this are no slip of the finger.
+const SUGGESTION_CHARS_MAX: usize = 40;
+
+/// `; did you mean "…"?` where one of the candidates is close, else nothing.
+fn suggest<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    let chars = written.chars().count();
+    if chars > SUGGESTION_CHARS_MAX {
+        return String::new();
+    }
+    let closest = candidates
+        .map(|candidate| (edits_between(written, candidate), candidate))
+        .min()
+        .filter(|(edits, _)| *edits <= (chars / 3).max(1));
+    closest.map_or_else(String::new, |(_, candidate)| format!("; did you mean \"{candidate}\"?"))
+}
+
+/// Levenshtein's distance, in characters; letters' case does not count.
+fn edits_between(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.to_lowercase().chars().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let replaced = row[j] + usize::from(from != *to);
+            next.push(replaced.min(row[j + 1] + 1).min(next[j] + 1));
+        }
+        row = next;
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;

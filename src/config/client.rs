@@ -1,0 +1,209 @@
+//! The client's configuration.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Role;
+use super::document::{Document, Item};
+use super::schema::{Reader, settings};
+use super::shared::{Log, Runtime};
+use super::values::{Auto, GatewayUrl, InterfaceName, NotOfThisKind, Prefix, Value, choices};
+
+/// A client's configuration that was judged as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// `[client]`
+    pub client: Identity,
+    /// `[phone]`
+    pub phone: Phone,
+    /// `[tun]`
+    pub tun: Tun,
+    /// `[routes]`
+    pub routes: Routes,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[metrics]`
+    pub metrics: ClientMetrics,
+    /// `[log]`
+    pub log: Log,
+    /// `[runtime]`
+    pub runtime: Runtime,
+}
+
+impl Role for Client {
+    const NAME: &'static str = "client";
+
+    fn read(reader: &mut Reader) -> Self {
+        let read = Self {
+            client: reader.section("client"),
+            phone: reader.section("phone"),
+            tun: reader.section("tun"),
+            routes: reader.section("routes"),
+            dns: reader.section("dns"),
+            metrics: reader.section("metrics"),
+            log: reader.section("log"),
+            runtime: reader.section("runtime"),
+        };
+        if reader.is_clean() {
+            read.judge(reader);
+        }
+        read
+    }
+}
+
+impl Client {
+    /// Judges values that are each right by themselves.
+    fn judge(&self, reader: &mut Reader) {
+        let Identity { gateway, token, token_file, via } = &self.client;
+        if *via == Via::Direct && gateway.is_none() {
+            reader
+                .object(&["client.via"], "\"direct\" needs client.gateway, such as \"wss://gateway.example/wstether\"");
+        }
+        if token.is_some() && token_file.is_some() {
+            reader.object(&["client.token", "client.token_file"], "give client.token or client.token_file, not both");
+        }
+        if self.metrics.listen == Some(self.phone.listen) {
+            let what = format!("{} is given twice", self.phone.listen);
+            reader.object(&["phone.listen", "metrics.listen"], what);
+        }
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::read(&mut Reader::new(Document::default()))
+    }
+}
+
+settings! {
+    /// Which gateway, and by which way.
+    pub struct Identity {
+        /// The gateway, such as "wss://gateway.example/wstether". The page on the phone opens it, or the client itself.
+        gateway: Option<GatewayUrl> = "",
+        /// The token that "wstether token new" printed at the gateway.
+        token: Option<Token> = "",
+        /// A file that holds the token, in place of the line above. Keep it readable for its owner alone.
+        token_file: Option<PathBuf> = "",
+        /// "phone": a page in the phone's browser carries the packets. "direct": the client opens the gateway itself.
+        via: Via = "phone",
+    }
+}
+
+choices! {
+    /// The way to the gateway.
+    pub enum Via {
+        /// Through the page in the phone's browser.
+        Phone = "phone",
+        /// Straight.
+        Direct = "direct",
+    }
+}
+
+/// A token. It stays out of logs: its debug form does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The text, as it was printed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(hidden)")
+    }
+}
+
+impl FromStr for Token {
+    type Err = NotOfThisKind;
+
+    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if text.starts_with("wst1_") && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NotOfThisKind)
+        }
+    }
+}
+
+impl Value for Token {
+    fn allowed() -> String {
+        "a token, which begins with \"wst1_\"".to_owned()
+    }
+
+    fn from_item(item: &Item) -> Option<Self> {
+        if let Item::Text(text) = item { text.parse().ok() } else { None }
+    }
+
+    fn is_secret() -> bool {
+        true
+    }
+}
+
+settings! {
+    /// The page for the phone.
+    pub struct Phone {
+        /// The address and port of the page and its WebSocket. The phone must reach it, over the laptop's Wi-Fi or a cable.
+        listen: SocketAddr = "0.0.0.0:8088",
+        /// The interface whose address is shown as a QR code. "auto": the first that a phone is likely to share.
+        interface: Auto<InterfaceName> = "auto",
+    }
+}
+
+settings! {
+    /// The tunnel's device.
+    pub struct Tun {
+        /// Its name.
+        name: InterfaceName = "wst0",
+        /// The largest packet inside the tunnel, in bytes. "auto": what the gateway says.
+        mtu: Auto<u16> = "auto" in 1280..=65535,
+    }
+}
+
+settings! {
+    /// What goes through the tunnel.
+    pub struct Routes {
+        /// Everything, as far as it is not excluded. The laptop's local networks stay as they are.
+        default: bool = true,
+        /// Prefixes that go through the tunnel although the line above is false.
+        include: Vec<Prefix> = [],
+        /// Prefixes that stay out of the tunnel.
+        exclude: Vec<Prefix> = [],
+    }
+}
+
+settings! {
+    /// Names are asked of the gateway while the tunnel is up.
+    pub struct Dns {
+        /// "auto" and "resolv.conf" write the file below and put it back at the end; "auto" leaves it alone where no
+        /// default route goes through the tunnel. "off": nothing is changed.
+        manage: DnsManage = "auto",
+        /// The file that the laptop's programs read.
+        file: PathBuf = "/etc/resolv.conf",
+    }
+}
+
+choices! {
+    /// Who points the laptop's programs at the gateway's DNS.
+    pub enum DnsManage {
+        /// The client, where the default route goes through the tunnel.
+        Auto = "auto",
+        /// The client.
+        ResolvConf = "resolv.conf",
+        /// Nobody.
+        Off = "off",
+    }
+}
+
+settings! {
+    /// Figures for a Prometheus server.
+    pub struct ClientMetrics {
+        /// The address of /metrics, /healthz and /readyz, such as "127.0.0.1:9322". Empty: off.
+        listen: Option<SocketAddr> = "",
+    }
+}

@@ -1,0 +1,87 @@
+//! The stages' queues and threads.
+
+use std::collections::BTreeMap;
+
+use crate::config::schema::{Reader, settings};
+use crate::config::values::{Auto, Bytes, choices};
+
+settings! {
+    /// The stages' queues and threads: what holds for each stage that has no section of its own.
+    pub struct Stage {
+        /// The fewest threads of its pool.
+        threads_min: usize = 1 in 1..=1024,
+        /// The most threads of its pool. "auto": as many as there are cores.
+        threads_max: Auto<usize> = "auto" in 1..=1024,
+        /// How many packets may wait in its queue. Each tether has a fair share of it.
+        queue_packets: usize = 4096 in 16..=1000000,
+        /// How many bytes may wait in its queue, in memory held.
+        queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
+        /// The most packets it takes at once. It never waits for more than are there.
+        batch: usize = 64 in 1..=1024,
+        /// Whether a batch goes through the next stage on the same thread: "auto" decides by what waits, "always" and
+        /// "never" are for measurements.
+        hand_over: HandOver = "auto",
+    }
+}
+
+choices! {
+    /// Whether a batch runs on through the next stage on the same thread.
+    pub enum HandOver {
+        /// As observations say.
+        Auto = "auto",
+        /// It runs on.
+        Always = "always",
+        /// It queues.
+        Never = "never",
+    }
+}
+
+choices! {
+    /// The stages that have a queue.
+    pub enum StageName {
+        /// Connection, TLS, upgrade and hello.
+        Accept = "accept",
+        /// Frames and capsules to packets.
+        WsDecode = "ws-decode",
+        /// Headers judged.
+        IpParse = "ip-parse",
+        /// Addresses translated.
+        NatRewrite = "nat-rewrite",
+        /// Out by packet sockets.
+        RawSend = "raw-send",
+        /// Out by the TUN device.
+        TunWrite = "tun-write",
+        /// Packets to capsules and frames.
+        WsEncode = "ws-encode",
+    }
+}
+
+/// The section whose values stand in for those that a stage's own does not have.
+pub(in crate::config) const DEFAULT_SECTION: &str = "stages.default";
+
+/// Every stage's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stages {
+    default: Stage,
+    own: BTreeMap<StageName, Stage>,
+}
+
+impl Stages {
+    /// A stage's settings.
+    pub fn get(&self, name: StageName) -> &Stage {
+        self.own.get(&name).unwrap_or(&self.default)
+    }
+
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let default = reader.section(DEFAULT_SECTION);
+        let own = StageName::ALL
+            .iter()
+            .map(|name| (*name, reader.section_over(section_of(*name), DEFAULT_SECTION)))
+            .collect();
+        Self { default, own }
+    }
+}
+
+pub(super) fn section_of(name: StageName) -> String {
+    format!("stages.{name}")
+}
