@@ -3,17 +3,17 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
-pub mod metrics;
-#[cfg(feature = "kernel")]
-pub mod metrics_server;
 pub mod config;
+pub mod metrics;
 pub mod packet;
 pub mod runtime;
-#[cfg(feature = "kernel")]
-pub mod http;
-pub mod packet;
-#[cfg(feature = "kernel")]
-pub mod relay;
 pub mod stages;
 pub mod status;
 pub mod wire;
+
+#[cfg(feature = "kernel")]
+pub mod http;
+#[cfg(feature = "kernel")]
+pub mod metrics_server;
+#[cfg(feature = "kernel")]
+pub mod relay;
