@@ -1,0 +1,195 @@
+//! ws-decode: reads a link, decodes frames, splits capsules into packets.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::link::{ACK_EVERY_BYTES, Event, Link, LinkError, Turn, read_buffer_bytes};
+use crate::packet::{BufPool, Packet, Raw};
+use crate::runtime::lanes::{Entry, LaneId, Outcome};
+use crate::runtime::queue::Latch;
+use crate::runtime::stage::{Handler, Tally, WorkOf};
+use crate::stages::Reason as _;
+use crate::stages::ip_parse::Parsed;
+use crate::table::Table;
+use crate::tether_links::TetherLinks;
+use crate::wire::capsule::{self, Capsule, CapsuleError, Capsules, Datagram};
+use crate::wire::frame::close_code;
+
+crate::reasons! {
+    /// Why ws-decode drops a packet.
+    pub enum Reason {
+        /// A datagram in a context that was not agreed.
+        UnknownContext = "unknown_context",
+        /// The tether has more in the gateway than its credit allows.
+        OverCredit = "over_credit",
+        /// The buffer pool is at its limit.
+        NoBuffer = "no_buffer",
+    }
+}
+
+/// What ws-decode tells whoever keeps the links.
+pub trait LinkKeeper: Send + Sync + 'static {
+    /// There is something to be sent on a link of this tether beside packets.
+    fn has_control(&self, tether: LaneId);
+
+    /// The link owes an acknowledgement that may wait for a message to ride on.
+    fn ack_later(&self, link: &Arc<Link>);
+
+    /// The link is to be closed with this code.
+    fn close(&self, link: &Arc<Link>, code: u16, reason: &str);
+
+    /// The link is at its end.
+    fn ended(&self, link: &Arc<Link>, error: &LinkError);
+}
+
+/// The stage's handler.
+#[derive(Debug)]
+pub struct WsDecode<K> {
+    /// Every link at its lane.
+    pub links: Arc<Table<Link>>,
+    /// Where packets get their memory.
+    pub pool: BufPool,
+    /// The largest message, which sets the size of a thread's read buffer.
+    pub message_bytes_max: usize,
+    /// Who keeps the links.
+    pub keeper: K,
+}
+
+thread_local! {
+    /// The read buffer: one a thread, so that an idle link holds none.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why a turn of reading ended before its time.
+enum Stop {
+    Link(LinkError),
+    Capsule(CapsuleError),
+    /// A capsule that has no place here.
+    Unexpected,
+    /// The peer said goodbye.
+    Close,
+}
+
+impl From<LinkError> for Stop {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl<K: LinkKeeper> Handler for WsDecode<K> {
+    type Queue = Latch;
+    type Out = Packet<Raw>;
+    type Turned = Packet<Parsed>;
+    const COUNTS_ITEMS: bool = false;
+
+    fn handle(&self, now: Instant, work: &mut WorkOf<Self>) {
+        work.batch.items.clear();
+        for index in 0..work.batch.lanes.len() {
+            let lane = work.batch.lanes[index];
+            let Some(link) = self.links.get(lane) else { continue };
+            let Some(tether) = link.owner().cloned().filter(|_| !link.is_closed()) else { continue };
+            let turn = self.read(now, &link, &tether, &mut work.out, &mut work.tally);
+            self.acknowledge(&link, &tether);
+            match turn {
+                Ok(Turn::Drained) => {}
+                Ok(Turn::More) => work.outcomes.push((lane, Outcome { again: true, ..Outcome::default() })),
+                Err(stop) => self.end(&link, &stop),
+            }
+        }
+    }
+}
+
+impl<K: LinkKeeper> WsDecode<K> {
+    fn read(
+        &self,
+        now: Instant,
+        link: &Arc<Link>,
+        tether: &Arc<TetherLinks>,
+        out: &mut Vec<Entry<Packet<Raw>>>,
+        tally: &mut Tally,
+    ) -> Result<Turn, Stop> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(read_buffer_bytes(self.message_bytes_max), 0);
+            link.receive(now, buffer, |event| match event {
+                Event::Message(message) => Capsules::new(message).try_for_each(|capsule| match capsule {
+                    Ok(Capsule::Datagram(datagram)) => {
+                        self.take_in(link, tether, &datagram, out, tally);
+                        Ok(())
+                    }
+                    Ok(capsule) => self.control(link, tether, capsule),
+                    Err(error) => Err(Stop::Capsule(error)),
+                }),
+                Event::Close(_) => Err(Stop::Close),
+            })
+        })
+    }
+
+    fn take_in(
+        &self,
+        link: &Link,
+        tether: &TetherLinks,
+        datagram: &Datagram<'_>,
+        out: &mut Vec<Entry<Packet<Raw>>>,
+        tally: &mut Tally,
+    ) {
+        link.count_received(datagram.capsule_bytes);
+        let bytes = datagram.payload.len() as u64;
+        tally.received.bytes += bytes;
+        let Some(offload) = datagram.offload else {
+            tally.received.segments += 1;
+            return tally.drop_segments(Reason::UnknownContext.index(), 1, bytes);
+        };
+        let is_over = tether.windows().credit_bytes.is_some_and(|credit| tether.account().inside_bytes() > credit);
+        let buf = if is_over { None } else { self.pool.copy(datagram.payload) };
+        let Some(mut buf) = buf.filter(|buf| buf.len() == datagram.payload.len()) else {
+            tally.received.segments += 1;
+            let reason = if is_over { Reason::OverCredit } else { Reason::NoBuffer };
+            return tally.drop_segments(reason.index(), 1, bytes);
+        };
+        if tether.windows().credit_bytes.is_some() {
+            buf.charge(tether.account(), datagram.capsule_bytes as u64);
+        }
+        let packet = Packet::raw(buf, offload);
+        tally.received.segments += u64::from(packet.segments());
+        out.push(Entry { origin: link.lane(), lane: tether.lane(), item: packet });
+    }
+
+    fn control(&self, link: &Arc<Link>, tether: &TetherLinks, capsule: Capsule<'_>) -> Result<(), Stop> {
+        match capsule {
+            Capsule::Ack(bytes) => link.acked(bytes),
+            Capsule::Credit(bytes) => link.credited(bytes),
+            Capsule::Close { .. } => return Err(Stop::Close),
+            // Terms that change while the tether lives are taken up at the next handshake.
+            Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_) => {}
+            Capsule::Datagram(_) | Capsule::Challenge(_) | Capsule::Hello(_) | Capsule::Welcome(_) | Capsule::Refusal(_) => {
+                return Err(Stop::Unexpected);
+            }
+        }
+        if tether.window_opened() {
+            self.keeper.has_control(tether.lane());
+        }
+        Ok(())
+    }
+
+    /// Acknowledges at once what is much, and soon what is little.
+    fn acknowledge(&self, link: &Arc<Link>, tether: &TetherLinks) {
+        let unacknowledged = link.unacknowledged_bytes();
+        if unacknowledged >= ACK_EVERY_BYTES || link.outbox().owes_pong() {
+            self.keeper.has_control(tether.lane());
+        } else if unacknowledged > 0 && link.schedule_ack() {
+            self.keeper.ack_later(link);
+        }
+    }
+
+    fn end(&self, link: &Arc<Link>, stop: &Stop) {
+        match stop {
+            Stop::Link(LinkError::Frame(error)) => self.keeper.close(link, error.close_code(), &error.to_string()),
+            Stop::Link(error @ (LinkError::Ended | LinkError::Socket(_))) => self.keeper.ended(link, error),
+            Stop::Capsule(error) => self.keeper.close(link, capsule::CLOSE_CODE, &error.to_string()),
+            Stop::Unexpected => self.keeper.close(link, capsule::CLOSE_CODE, "a capsule of the handshake came after it"),
+            Stop::Close => self.keeper.close(link, close_code::NORMAL, ""),
+        }
+    }
+}
+

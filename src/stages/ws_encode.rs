@@ -1,0 +1,100 @@
+//! ws-encode: the tether's flow queues, then WebSocket messages on its links.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::link::{BATCH_BYTES_MAX, Link};
+use crate::packet::{BufPool, Packet};
+use crate::runtime::lanes::{Entry, Outcome};
+use crate::runtime::queue::Queue;
+use crate::runtime::stage::{Handler, Tally, WorkOf};
+use crate::stages::Reason as _;
+use crate::stages::ip_parse::Parsed;
+use crate::stages::ws_decode::LinkKeeper;
+use crate::table::Table;
+use crate::tether_links::TetherLinks;
+
+crate::reasons! {
+    /// Why ws-encode drops a packet.
+    pub enum Reason {
+        /// The tether has gone, or has no link.
+        NoLink = "no_link",
+    }
+}
+
+/// The stage's handler. `Q` is the queue in front of it, one a tether.
+#[derive(Debug)]
+pub struct WsEncode<K, Q> {
+    /// The links of every tether at its lane.
+    pub tethers: Arc<Table<TetherLinks>>,
+    /// Where control messages get their memory.
+    pub pool: BufPool,
+    /// Who keeps the links.
+    pub keeper: K,
+    /// The queue's type.
+    pub queue: std::marker::PhantomData<fn() -> Q>,
+}
+
+impl<K, Q, Proof> Handler for WsEncode<K, Q>
+where
+    K: LinkKeeper,
+    Q: Queue<Item = Packet<Proof>> + Send + 'static,
+    Proof: Send + 'static,
+{
+    type Queue = Q;
+    type Out = Packet<Proof>;
+    type Turned = Packet<Parsed>;
+
+    fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+        let mut items = work.batch.items.drain(..).peekable();
+        for &lane in &work.batch.lanes {
+            let tether = self.tethers.get(lane);
+            let link = tether.as_ref().and_then(|tether| tether.to_send());
+            let packets = std::iter::from_fn(|| items.next_if(|entry| entry.lane == lane));
+            let allowance = match (tether, link) {
+                (Some(tether), Some(link)) => self.send(&tether, &link, packets, &mut work.tally),
+                (_, _) => {
+                    packets.for_each(|entry| work.tally.drop(Reason::NoLink.index(), &entry.item));
+                    0
+                }
+            };
+            work.outcomes.push((lane, Outcome { allowance_bytes: Some(allowance), ..Outcome::default() }));
+        }
+    }
+}
+
+impl<K: LinkKeeper, Q> WsEncode<K, Q> {
+    /// Sends `packets` on `link`, and says how many bytes of the tether may follow.
+    fn send<Proof>(
+        &self,
+        tether: &TetherLinks,
+        link: &Arc<Link>,
+        packets: impl Iterator<Item = Entry<Packet<Proof>>>,
+        tally: &mut Tally,
+    ) -> u64 {
+        let mut outbox = link.outbox();
+        link.unschedule_ack();
+        link.tell_received(&mut outbox, tether.grant(link));
+        for entry in packets {
+            tally.sent.add(&entry.item);
+            let offload = entry.item.offload();
+            link.push_datagram(&mut outbox, entry.item.into_buf(), offload);
+        }
+        let flushed = link.flush(&mut outbox, &self.pool);
+        drop(outbox);
+        if let Err(error) = flushed {
+            self.keeper.ended(link, &error.into());
+            return 0;
+        }
+        if link.is_blocked() {
+            return 0;
+        }
+        let sendable = link.sendable_bytes(tether.windows().send_bytes);
+        if sendable == 0 {
+            tether.wait_for_window();
+            // What opened the window between the two looks has not seen that somebody waits.
+            return link.sendable_bytes(tether.windows().send_bytes).min(BATCH_BYTES_MAX);
+        }
+        sendable.min(BATCH_BYTES_MAX)
+    }
+}

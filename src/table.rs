@@ -1,0 +1,85 @@
+//! A table of what lives at a lane: links by their number, tethers by theirs. Each place has a lock of its own.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::runtime::lanes::LaneId;
+
+/// A fixed number of places.
+#[derive(Debug)]
+pub struct Table<T> {
+    places: Box<[RwLock<Option<Arc<T>>>]>,
+    free: Mutex<Vec<u32>>,
+}
+
+impl<T> Table<T> {
+    /// `count` empty places.
+    pub fn new(count: u32) -> Self {
+        Self { places: (0..count).map(|_| RwLock::new(None)).collect(), free: Mutex::new((0..count).rev().collect()) }
+    }
+
+    /// How many places there are.
+    pub fn capacity(&self) -> u32 {
+        self.places.len() as u32
+    }
+
+    /// Reserves a free place: the one that was freed longest ago would be best for NAT, the newest is warm; the order
+    /// is last in, first out. `None` when the table is full.
+    pub fn reserve(&self) -> Option<LaneId> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().map(LaneId)
+    }
+
+    /// Puts `value` at a reserved place.
+    pub fn put(&self, lane: LaneId, value: Arc<T>) {
+        if let Some(place) = self.places.get(lane.0 as usize) {
+            *place.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        }
+    }
+
+    /// What is at a place.
+    pub fn get(&self, lane: LaneId) -> Option<Arc<T>> {
+        self.places.get(lane.0 as usize)?.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes out what is at a place. The place stays reserved until [`Table::release`].
+    pub fn take(&self, lane: LaneId) -> Option<Arc<T>> {
+        self.places.get(lane.0 as usize)?.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Frees a place whose lanes have been cleared.
+    pub fn release(&self, lane: LaneId) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane.0);
+    }
+
+    /// All that there is.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.places.iter().filter_map(|place| place.read().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// How many places are taken or reserved.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether every place is free.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_reserves_again_only_after_a_release() {
+        let table = Table::new(2);
+        let (first, second) = (table.reserve().expect("free"), table.reserve().expect("free"));
+        table.put(first, Arc::new("first"));
+        table.put(second, Arc::new("second"));
+        assert_eq!((table.reserve(), table.len(), table.all().len()), (None, 2, 2));
+        assert_eq!(table.take(first).as_deref(), Some(&"first"));
+        assert_eq!((table.get(first), table.reserve()), (None, None), "taken out, but not yet released");
+        table.release(first);
+        assert_eq!(table.reserve(), Some(first));
+    }
+}
