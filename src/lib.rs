@@ -12,6 +12,15 @@ pub mod status;
 pub mod wire;
 
 #[cfg(feature = "kernel")]
+pub mod link;
+#[cfg(feature = "kernel")]
+pub mod table;
+#[cfg(feature = "kernel")]
+pub mod tether_links;
+#[cfg(feature = "kernel")]
+pub mod transport;
+
+#[cfg(feature = "kernel")]
 pub mod http;
 #[cfg(feature = "kernel")]
 pub mod metrics_server;

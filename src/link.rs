@@ -14,7 +14,7 @@ use crate::runtime::lanes::LaneId;
 use crate::tether_links::TetherLinks;
 use crate::transport::Transport;
 use crate::wire::capsule::{self, Features, datagram_header};
-use crate::wire::frame::{self, Decoder, FrameError, Opcode, Role, Step, Subprotocol};
+use crate::wire::frame::{self, Decoder, FrameError, Role, Step, Subprotocol};
 
 mod outbox;
 
@@ -198,8 +198,8 @@ impl Link {
         self.features.get().copied().unwrap_or_default()
     }
 
-    /// Reads what is there into `buffer` (a thread's, of at least a frame and some) and gives each event to `each`, up
-    /// to a budget. An error of `each` ends the turn and is returned.
+    /// Reads what is there into `buffer` (a thread's, of [`read_buffer_bytes`]) and gives each event to `each`, up to a
+    /// budget of bytes and `messages_max` messages. An error of `each` ends the turn and is returned.
     ///
     /// # Errors
     /// [`LinkError`] where the link is at its end; what `each` returned otherwise.
@@ -207,20 +207,20 @@ impl Link {
         &self,
         now: Instant,
         buffer: &mut [u8],
+        messages_max: usize,
         mut each: impl FnMut(Event<'_>) -> Result<(), E>,
     ) -> Result<Turn, E> {
         let mut inbox = locked(&self.inbox);
-        let inbox = &mut *inbox;
-        let Some(decoder) = &mut inbox.decoder else { return Ok(Turn::Drained) };
-        let mut read_bytes = 0;
-        loop {
+        let (mut read_bytes, mut messages_left) = (0, messages_max);
+        // What an earlier turn left behind is handled before anything is read.
+        if !inbox.tail.is_empty() {
             let start = inbox.tail.len();
             buffer[..start].copy_from_slice(&inbox.tail);
-            // What the handshake left behind is handled before anything is read.
-            let first = read_bytes == 0 && start > 0 && self.decode(decoder, &mut buffer[..start], &mut inbox.tail, &mut each)?;
-            if first {
-                continue;
-            }
+            self.decode(&mut inbox, &mut buffer[..start], &mut messages_left, &mut each)?;
+        }
+        while read_bytes < READ_BUDGET_BYTES && messages_left > 0 {
+            let start = inbox.tail.len();
+            buffer[..start].copy_from_slice(&inbox.tail);
             let count = match self.transport.read(&mut buffer[start..]) {
                 Ok(0) => return Err(LinkError::Ended.into()),
                 Ok(count) => count,
@@ -229,30 +229,29 @@ impl Link {
             };
             self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
             read_bytes += count;
-            self.decode(decoder, &mut buffer[..start + count], &mut inbox.tail, &mut each)?;
-            if read_bytes >= READ_BUDGET_BYTES {
-                return Ok(Turn::More);
-            }
+            self.decode(&mut inbox, &mut buffer[..start + count], &mut messages_left, &mut each)?;
         }
+        Ok(Turn::More)
     }
 
-    /// Decodes `bytes`, leaves what is not whole in `tail`, and tells whether anything was whole.
+    /// Decodes `bytes` and leaves what is not whole, or too much for this turn, in the tail.
     fn decode<E: From<LinkError>>(
         &self,
-        decoder: &mut Decoder,
+        inbox: &mut Inbox,
         bytes: &mut [u8],
-        tail: &mut Vec<u8>,
+        messages_left: &mut usize,
         each: &mut impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<bool, E> {
+    ) -> Result<(), E> {
+        let Some(decoder) = &mut inbox.decoder else { return Ok(()) };
         let mut done = 0;
-        loop {
-            let step = decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)?;
-            let consumed = match step {
+        while *messages_left > 0 {
+            done += match decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)? {
                 Step::Need(consumed) => {
                     done += consumed;
                     break;
                 }
                 Step::Message { consumed, payload } => {
+                    *messages_left -= 1;
                     each(Event::Message(payload))?;
                     consumed
                 }
@@ -266,14 +265,13 @@ impl Link {
                     consumed
                 }
             };
-            done += consumed;
         }
-        tail.clear();
-        tail.extend_from_slice(&bytes[done..]);
-        if tail.is_empty() && tail.capacity() > TAIL_KEPT_BYTES {
-            tail.shrink_to(TAIL_KEPT_BYTES);
+        inbox.tail.clear();
+        inbox.tail.extend_from_slice(&bytes[done..]);
+        if inbox.tail.is_empty() {
+            inbox.tail.shrink_to(TAIL_KEPT_BYTES);
         }
-        Ok(done > 0)
+        Ok(())
     }
 
     /// Counts a received DATAGRAM capsule.
@@ -352,6 +350,11 @@ impl Link {
         outbox.push(buf);
     }
 
+    /// The upgrade was agreed on; `None` before.
+    pub fn subprotocol(&self) -> Option<Subprotocol> {
+        self.subprotocol.get().copied()
+    }
+
     /// Frames what the outbox holds and writes what the socket takes.
     ///
     /// # Errors
@@ -405,6 +408,3 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn read_buffer_bytes(message_bytes_max: usize) -> usize {
     2 * (Subprotocol::Base64.payload_len(message_bytes_max) + frame::HEADER_BYTES_MAX).max(65_536)
 }
-
-/// The opcode of a ping, named here for the keep-alive.
-pub const PING: Opcode = Opcode::Ping;

@@ -5,8 +5,14 @@
 use crate::packet::Packet;
 use ip_parse::Parsed;
 
+#[cfg(feature = "kernel")]
+pub mod accept;
 pub mod ip_parse;
 pub mod nat_rewrite;
+#[cfg(feature = "kernel")]
+pub mod ws_decode;
+#[cfg(feature = "kernel")]
+pub mod ws_encode;
 
 /// What becomes of a packet. A silent drop does not type-check.
 #[derive(Debug)]

@@ -5,43 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use tungstenite::handshake::derive_accept_key;
 
 use super::url::WsUrl;
-use super::{HEADERS_MAX, Head, HeadError, Headers, Response, Status, bounded, complete};
+pub use crate::wire::PATH;
+pub use crate::wire::frame::Subprotocol;
 
-/// The path of every wstether WebSocket.
-pub const PATH: &str = "/wstether";
+use super::{HEADERS_MAX, Head, HeadError, Headers, Response, Status, bounded, complete};
 
 /// The version of the WebSocket protocol (RFC 6455 §4.1).
 const VERSION: &str = "13";
 
 /// A key is 16 random bytes (RFC 6455 §4.1).
 const KEY_BYTES: usize = 16;
-
-/// How the capsules are put into messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subprotocol {
-    /// Binary messages.
-    Binary,
-    /// The same bytes as base64 text, for a browser or a proxy that passes text alone.
-    Base64,
-}
-
-impl Subprotocol {
-    /// Both, in the order a server prefers them.
-    pub const ALL: [Self; 2] = [Self::Binary, Self::Base64];
-
-    /// The name in Sec-WebSocket-Protocol.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Binary => "wstether.v1",
-            Self::Base64 => "wstether.v1.base64",
-        }
-    }
-
-    /// The subprotocol of this name; names are case-sensitive.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|subprotocol| subprotocol.name() == name)
-    }
-}
 
 /// A request that becomes a WebSocket: write the response, then speak frames.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -43,6 +43,11 @@ impl Outbox {
         append(&mut self.control);
     }
 
+    /// Puts bytes in front that are no frames: the upgrade.
+    pub fn raw(&mut self, bytes: &[u8], pool: &BufPool) {
+        self.framed.extend(pool.copy(bytes));
+    }
+
     /// Adds a whole capsule that holds a packet.
     pub(super) fn push(&mut self, capsule: Buf) {
         self.unframed.push(capsule);
@@ -145,7 +150,7 @@ impl Outbox {
 
     /// Gives as many slices as there are to `write`, and takes off what it took.
     pub(super) fn write_to(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<Written>) -> io::Result<Written> {
-        let mut slices = [const { IoSlice::new(&[]) }; SLICES_MAX];
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
         for (slice, buf) in slices.iter_mut().zip(&self.framed) {
             let skip = if count == 0 { self.written } else { 0 };

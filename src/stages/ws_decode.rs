@@ -111,7 +111,7 @@ impl<K: LinkKeeper> WsDecode<K> {
     ) -> Result<Turn, Stop> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(read_buffer_bytes(self.message_bytes_max), 0);
-            link.receive(now, buffer, |event| match event {
+            link.receive(now, buffer, usize::MAX, |event| match event {
                 Event::Message(message) => Capsules::new(message).try_for_each(|capsule| match capsule {
                     Ok(Capsule::Datagram(datagram)) => {
                         self.take_in(link, tether, &datagram, out, tally);
@@ -162,7 +162,12 @@ impl<K: LinkKeeper> WsDecode<K> {
             Capsule::Close { .. } => return Err(Stop::Close),
             // Terms that change while the tether lives are taken up at the next handshake.
             Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_) => {}
-            Capsule::Datagram(_) | Capsule::Challenge(_) | Capsule::Hello(_) | Capsule::Welcome(_) | Capsule::Refusal(_) => {
+            Capsule::Datagram(_)
+            | Capsule::Challenge(_)
+            | Capsule::Hello(_)
+            | Capsule::Welcome(_)
+            | Capsule::Refusal(_)
+            | Capsule::OtherVersion(_) => {
                 return Err(Stop::Unexpected);
             }
         }

@@ -1,0 +1,250 @@
+//! accept: what a connection goes through before it may carry a packet: TLS, upgrade, hello.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::http::{self, HEAD_BYTES_MAX, HeadError, upgrade};
+use crate::link::{Event, Link, LinkError, read_buffer_bytes};
+use crate::packet::{BufPool, Packet, Raw};
+use crate::runtime::queue::Latch;
+use crate::runtime::stage::{Handler, WorkOf};
+use crate::stages::ip_parse::Parsed;
+use crate::table::Table;
+use crate::wire::capsule::{Capsule, Capsules, Challenge, Hello, Refusal, RefusalReason};
+use crate::wire::frame::Subprotocol;
+use crate::wire::proof::Nonce;
+use crate::wire::{HANDSHAKE_MESSAGE_BYTES_MAX, PATH};
+
+crate::reasons! {
+    /// Why a connection comes to nothing.
+    pub enum Reason {
+        /// As many connections as may be.
+        Full = "full",
+        /// It took longer than it may.
+        TooSlow = "too_slow",
+        /// Not a request for a WebSocket of ours.
+        BadRequest = "bad_request",
+        /// Frames or capsules against the rules.
+        BadHandshake = "bad_handshake",
+        /// The credential is unknown, or the proof wrong.
+        BadCredential = "bad_credential",
+        /// No address or place is free.
+        NoAddress = "no_address",
+        /// The peer left, TLS failures included.
+        PeerLeft = "peer_left",
+    }
+}
+
+/// A connection before its welcome.
+#[derive(Debug)]
+pub struct Pending {
+    link: Arc<Link>,
+    state: Mutex<State>,
+}
+
+impl Pending {
+    /// A connection that has said nothing.
+    pub fn new(link: Arc<Link>) -> Self {
+        Self { link, state: Mutex::new(State::Head(Vec::new())) }
+    }
+
+    /// Its link.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    /// The request's head is coming.
+    Head(Vec<u8>),
+    /// Challenged; the hello is coming.
+    Hello(Challenge),
+    /// Welcomed or refused.
+    Over,
+}
+
+/// Who decides about a proven or unproven client.
+pub trait Doorkeeper: Send + Sync + 'static {
+    /// Judges a hello: opens the link and sends the welcome, or says why not.
+    ///
+    /// # Errors
+    /// The refusal to be sent.
+    fn admit(&self, now: Instant, link: &Arc<Link>, challenge: &Challenge, hello: &Hello) -> Result<(), Refusal>;
+
+    /// The connection comes to nothing.
+    fn turn_away(&self, link: &Arc<Link>, reason: Reason);
+
+    /// The link is open: whatever follows is ws-decode's.
+    fn opened(&self, link: &Arc<Link>);
+}
+
+/// The stage's handler.
+#[derive(Debug)]
+pub struct Accept<D> {
+    /// Connections before their welcome, at the lane of their link.
+    pub pending: Arc<Table<Pending>>,
+    /// Where control messages get their memory.
+    pub pool: BufPool,
+    /// Who decides.
+    pub door: D,
+}
+
+enum Stop {
+    /// Not our business any more, or all is said: wait for the next event.
+    Wait,
+    /// To be refused in HTTP.
+    Http(Vec<u8>),
+    /// To be refused in a capsule.
+    Refuse(Refusal),
+    Link(LinkError),
+}
+
+impl From<LinkError> for Stop {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock { Self::Wait } else { Self::Link(error.into()) }
+    }
+}
+
+impl<D: Doorkeeper> Handler for Accept<D> {
+    type Queue = Latch;
+    type Out = Packet<Raw>;
+    type Turned = Packet<Parsed>;
+    const COUNTS_ITEMS: bool = false;
+
+    fn handle(&self, now: Instant, work: &mut WorkOf<Self>) {
+        work.batch.items.clear();
+        for &lane in &work.batch.lanes {
+            let Some(pending) = self.pending.get(lane) else { continue };
+            if pending.link.is_open() {
+                self.door.opened(&pending.link);
+                continue;
+            }
+            let mut state = pending.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(stop) = self.advance(now, &pending.link, &mut state) {
+                self.end(&pending.link, &mut state, stop);
+            }
+        }
+    }
+}
+
+impl<D: Doorkeeper> Accept<D> {
+    fn advance(&self, now: Instant, link: &Arc<Link>, state: &mut State) -> Result<(), Stop> {
+        if let State::Head(head) = state {
+            let challenge = self.upgrade(link, head)?;
+            *state = State::Hello(challenge);
+        }
+        link.flush(&mut link.outbox(), &self.pool)?;
+        if let State::Hello(challenge) = state
+            && let Some(hello) = read_hello(now, link)?
+        {
+            self.door.admit(now, link, challenge, &hello).map_err(Stop::Refuse)?;
+            *state = State::Over;
+            link.flush(&mut link.outbox(), &self.pool)?;
+            self.door.opened(link);
+        }
+        Ok(())
+    }
+
+    /// Reads the request; once it is whole, answers it and challenges.
+    fn upgrade(&self, link: &Link, head: &mut Vec<u8>) -> Result<Challenge, Stop> {
+        loop {
+            let mut chunk = [0; HEAD_BYTES_MAX];
+            let count = link.transport().read(&mut chunk)?;
+            if count == 0 {
+                return Err(Stop::Link(LinkError::Ended));
+            }
+            head.extend_from_slice(&chunk[..count]);
+            let parsed = http::parse_head(head).map_err(|error: HeadError| Stop::Http(error.response()))?;
+            let Some((request, consumed)) = parsed else { continue };
+            let accepted = upgrade::upgrade(&request, PATH, &Subprotocol::ALL)
+                .map_err(|refusal| Stop::Http(refusal.response()))?;
+            let nonce = Nonce::random().map_err(|_| Stop::Refuse(busy("the gateway has no random numbers")))?;
+            let challenge = Challenge { nonce };
+            link.outbox().raw(&accepted.response, &self.pool);
+            link.upgraded(accepted.subprotocol, HANDSHAKE_MESSAGE_BYTES_MAX, &head[consumed..]);
+            link.outbox().control(|out| challenge.append(out));
+            return Ok(challenge);
+        }
+    }
+
+    fn end(&self, link: &Arc<Link>, state: &mut State, stop: Stop) {
+        let reason = match stop {
+            Stop::Wait => return,
+            Stop::Http(response) => {
+                let mut outbox = link.outbox();
+                outbox.raw(&response, &self.pool);
+                // Who does not take its refusal goes without.
+                drop(link.flush(&mut outbox, &self.pool));
+                Reason::BadRequest
+            }
+            Stop::Refuse(refusal) => self.refuse(link, &refusal),
+            Stop::Link(LinkError::Frame(error)) => {
+                link.close(error.close_code(), &error.to_string(), &self.pool);
+                Reason::BadHandshake
+            }
+            Stop::Link(LinkError::Ended | LinkError::Socket(_)) => Reason::PeerLeft,
+        };
+        *state = State::Over;
+        self.door.turn_away(link, reason);
+    }
+
+    fn refuse(&self, link: &Link, refusal: &Refusal) -> Reason {
+        link.outbox().control(|out| refusal.append(out));
+        link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
+        match refusal.reason {
+            RefusalReason::BadCredential => Reason::BadCredential,
+            RefusalReason::NoAddress | RefusalReason::Busy | RefusalReason::AlreadyConnected => Reason::NoAddress,
+            RefusalReason::UnsupportedVersion
+            | RefusalReason::ShuttingDown
+            | RefusalReason::BadHandshake
+            | RefusalReason::Other(_) => Reason::BadHandshake,
+        }
+    }
+}
+
+fn busy(text: &str) -> Refusal {
+    Refusal { reason: RefusalReason::Busy, retry_after_ms: RETRY_AFTER_MS, text: text.to_owned() }
+}
+
+/// When a client that was refused for lack of something may try again: a second or so frees a place.
+pub const RETRY_AFTER_MS: u32 = 1_000;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn read_hello(now: Instant, link: &Link) -> Result<Option<Hello>, Stop> {
+    let mut hello = None;
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(read_buffer_bytes(HANDSHAKE_MESSAGE_BYTES_MAX), 0);
+        link.receive(now, buffer, 1, |event| match event {
+            Event::Message(message) => {
+                hello = Some(hello_of(message)?);
+                Ok::<_, Stop>(())
+            }
+            Event::Close(_) => Err(Stop::Link(LinkError::Ended)),
+        })
+    })?;
+    Ok(hello)
+}
+
+fn hello_of(message: &[u8]) -> Result<Hello, Stop> {
+    let refuse = |reason, text: String| Stop::Refuse(Refusal { reason, retry_after_ms: 0, text });
+    match Capsules::new(message).next() {
+        Some(Ok(Capsule::Hello(hello))) => Ok(hello),
+        Some(Ok(Capsule::OtherVersion(_))) => {
+            Err(refuse(RefusalReason::UnsupportedVersion, "this gateway speaks version 1".to_owned()))
+        }
+        Some(Err(error)) => Err(refuse(RefusalReason::BadHandshake, error.to_string())),
+        Some(Ok(_)) | None => Err(refuse(RefusalReason::BadHandshake, "the first capsule must be HELLO".to_owned())),
+    }
+}
