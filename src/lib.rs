@@ -9,6 +9,15 @@ pub mod packet;
 pub mod runtime;
 pub mod stages;
 pub mod status;
+pub mod checksum;
+pub mod icmp;
+mod ipv4;
+pub mod nat;
+pub mod packet;
+pub mod policy;
+pub mod stages;
+pub mod steer;
+pub mod tether_id;
 pub mod wire;
 
 #[cfg(feature = "kernel")]

@@ -1,16 +1,105 @@
 //! nat-rewrite: finds or makes the mapping, rewrites, updates checksums incrementally (RFC 1624).
 
-use crate::stages::ip_parse::FiveTuple;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::icmp::Error;
+use crate::ipv4;
+use crate::nat::Nat;
+use crate::nat::rewrite;
+use crate::packet::Packet;
+use crate::stages::Verdict;
+use crate::stages::ip_parse::{FiveTuple, Parsed};
+
+#[cfg(test)]
+mod tests;
+
+crate::reasons! {
+    /// Why nat-rewrite drops a packet.
+    pub enum Reason {
+        /// Nothing inside is known by these ports, and the packet opens nothing.
+        NoMapping = "no_mapping",
+        /// Every external port of the tether is in use.
+        PortLimit = "port_limit",
+        /// The tether has as many mappings as it may have.
+        MappingLimit = "mapping_limit",
+        /// The mapping's filter does not let the sender in.
+        Filtered = "filtered",
+        /// A protocol without ports, which an external address cannot be shared for.
+        UnsupportedProtocol = "unsupported_protocol",
+        /// DNS to the gateway, which knows no resolver.
+        NoResolver = "no_resolver",
+    }
+}
 
 /// Proof that a packet has the addresses of the side that it leaves to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translated {
     inside: FiveTuple,
+    destination: IpAddr,
 }
 
 impl Translated {
-    /// The flow's five-tuple as the inside sees it.
+    /// The flow's five-tuple as the inside sees it, in the packet's direction.
     pub fn inside(&self) -> &FiveTuple {
         &self.inside
+    }
+
+    /// Where the packet goes to now: what a route is looked up for.
+    pub fn destination(&self) -> IpAddr {
+        self.destination
+    }
+}
+
+/// A packet from a tether's link.
+pub fn outgoing(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
+    let inside = *packet.proof().five_tuple();
+    let rewrite = match nat.translate_outgoing(packet.proof(), now) {
+        Ok(rewrite) => rewrite,
+        Err(reason) => return refuse(nat, reason, packet, now),
+    };
+    let mut packet = rewrite::apply(packet, &rewrite);
+    rewrite::clamp_mss(&mut packet, nat.mtu_bytes());
+    if nat.translates() {
+        let identification = nat.identification(packet.segments());
+        ipv4::change_word(packet.bytes_mut(), 0, ipv4::IDENTIFICATION, identification);
+    }
+    if nat.is_hairpin(packet.proof()) {
+        return Verdict::Turn(packet);
+    }
+    let destination = packet.proof().five_tuple().destination;
+    Verdict::Forward(packet.prove(Translated { inside, destination }))
+}
+
+/// A packet for a tether: from the internet, turned round, or made by the gateway.
+pub fn incoming(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
+    let rewrite = match nat.translate_incoming(packet.proof(), now) {
+        Ok(rewrite) => rewrite,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let mut packet = rewrite::apply(packet, &rewrite);
+    rewrite::clamp_mss(&mut packet, nat.mtu_bytes());
+    let inside = *packet.proof().five_tuple();
+    Verdict::Forward(packet.prove(Translated { inside, destination: inside.destination }))
+}
+
+/// Tells the sender where an RFC asks for it, quoting the packet as it was sent.
+fn refuse(
+    nat: &mut Nat,
+    reason: Reason,
+    mut packet: Packet<Parsed>,
+    now: Instant,
+) -> Verdict<Packet<Translated>, Reason> {
+    let error = match reason {
+        Reason::PortLimit | Reason::MappingLimit => Error::HostUnreachable,
+        Reason::NoResolver => Error::Prohibited,
+        Reason::NoMapping | Reason::Filtered | Reason::UnsupportedProtocol => return Verdict::Drop(reason),
+    };
+    let bytes = packet.bytes_mut();
+    let ttl_as_sent = bytes[ipv4::TTL].saturating_add(1);
+    ipv4::set_ttl(bytes, ttl_as_sent);
+    match nat.error_about(&packet, error, now) {
+        Some(error) => Verdict::Reply(reason, error),
+        None => Verdict::Drop(reason),
     }
 }

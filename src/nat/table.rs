@@ -1,0 +1,273 @@
+//! A tether's mappings: found by inside key and by external port, and ended without scans.
+//!
+//! Every timer class has a list of its mappings, the longest idle first. As a class has one timeout, that order is the
+//! order of deadlines, and a packet moves its mapping to the end.
+
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use super::mapping::{Behaviour, Key, Mapping, Peer, TimerClass};
+use super::random::Random;
+use crate::stages::ip_parse::{TcpFlags, Transport};
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// A mapping moves in its list once its deadline has moved by this much: a packet then touches no neighbour, and a list
+/// is out of order by no more.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
+
+/// A mapping's place in the table, good until the mapping ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(u32);
+
+/// Every port of the block is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+#[derive(Debug)]
+struct Node {
+    mapping: Mapping,
+    /// The list that it is in, and the deadline that it had when it came to the end there.
+    class: TimerClass,
+    listed: Instant,
+    before: u32,
+    after: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    first: u32,
+    last: u32,
+}
+
+/// The mappings of one tether. Empty it holds no memory beyond itself.
+#[derive(Debug)]
+pub(super) struct Table {
+    nodes: Vec<Option<Node>>,
+    free: Vec<u32>,
+    lists: [List; TimerClass::COUNT],
+    by_inside: HashMap<Key, u32>,
+    by_port: [Box<[u32]>; 3],
+    used: [u16; 3],
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            free: Vec::new(),
+            lists: [List { first: NONE, last: NONE }; TimerClass::COUNT],
+            by_inside: HashMap::new(),
+            by_port: Default::default(),
+            used: [0; 3],
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.by_inside.len()
+    }
+
+    pub(super) fn mapping(&self, slot: Slot) -> Option<&Mapping> {
+        Some(&self.node(slot.0)?.mapping)
+    }
+
+    /// The live mapping of an inside key. One whose time is over ends here.
+    pub(super) fn by_inside(&mut self, key: Key, now: Instant) -> Option<Slot> {
+        let slot = *self.by_inside.get(&key)?;
+        self.live(slot, now)
+    }
+
+    /// The live mapping of the external port at `offset` of the block.
+    pub(super) fn by_port(&mut self, transport: Transport, offset: u16, now: Instant) -> Option<Slot> {
+        let slot = *self.by_port[transport as usize].get(usize::from(offset))?;
+        self.live(slot, now)
+    }
+
+    /// Makes the mapping of `key`, which has none, on a free port of the block, chosen at random (RFC 7857 REQ-9, RFC
+    /// 6056 3.3.1). Without a block (0 ports) it has no external port.
+    pub(super) fn create(
+        &mut self,
+        key: Key,
+        block_ports: u16,
+        random: &mut Random,
+        now: Instant,
+    ) -> Result<Slot, Full> {
+        let offset = if block_ports == 0 { 0 } else { self.free_port(key.transport, block_ports, random, now)? };
+        let slot = self.insert(Mapping::new(key, offset, now));
+        self.by_inside.insert(key, slot);
+        if block_ports != 0 {
+            self.by_port[key.transport as usize][usize::from(offset)] = slot;
+            self.used[key.transport as usize] += 1;
+        }
+        Ok(Slot(slot))
+    }
+
+    /// A packet from inside.
+    pub(super) fn sent(
+        &mut self,
+        slot: Slot,
+        peer: Peer,
+        flags: Option<TcpFlags>,
+        behaviour: &Behaviour,
+        now: Instant,
+    ) {
+        if let Some(node) = self.node_mut(slot.0) {
+            node.mapping.sent(peer, flags, behaviour, now);
+            self.relist(slot.0);
+        }
+    }
+
+    /// A packet from the internet: whether it passes.
+    pub(super) fn received(
+        &mut self,
+        slot: Slot,
+        peer: Peer,
+        flags: Option<TcpFlags>,
+        behaviour: &Behaviour,
+        now: Instant,
+    ) -> bool {
+        let Some(node) = self.node_mut(slot.0) else { return false };
+        let passes = node.mapping.received(peer, flags, behaviour, now);
+        self.relist(slot.0);
+        passes
+    }
+
+    /// Ends up to `budget` mappings whose time is over, and returns how many.
+    pub(super) fn expire(&mut self, now: Instant, budget: usize) -> usize {
+        let mut ended = 0;
+        for class in 0..TimerClass::COUNT {
+            while ended < budget {
+                let first = self.lists[class].first;
+                if !self.node(first).is_some_and(|node| node.mapping.deadline <= now) {
+                    break;
+                }
+                self.remove(first);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// When the next mapping ends, as far as the lists know: never too late by more than [`MOVE_AFTER`].
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.lists.iter().filter_map(|list| Some(self.node(list.first)?.mapping.deadline)).min()
+    }
+
+    fn live(&mut self, slot: u32, now: Instant) -> Option<Slot> {
+        if self.node(slot)?.mapping.deadline > now {
+            return Some(Slot(slot));
+        }
+        self.remove(slot);
+        None
+    }
+
+    fn free_port(
+        &mut self,
+        transport: Transport,
+        block_ports: u16,
+        random: &mut Random,
+        now: Instant,
+    ) -> Result<u16, Full> {
+        let space = transport as usize;
+        if self.by_port[space].is_empty() {
+            self.by_port[space] = vec![NONE; block_ports.into()].into_boxed_slice();
+        }
+        if self.used[space] == block_ports && self.expire(now, usize::from(block_ports)) == 0 {
+            return Err(Full);
+        }
+        // What has ended may have been the last mapping, and the ports' table with it.
+        if self.by_port[space].is_empty() {
+            self.by_port[space] = vec![NONE; block_ports.into()].into_boxed_slice();
+        }
+        let ports = &self.by_port[space];
+        let start = random.below(block_ports.into()) as usize;
+        let offset = (start..ports.len()).chain(0..start).find(|&offset| ports[offset] == NONE);
+        offset.and_then(|offset| u16::try_from(offset).ok()).ok_or(Full)
+    }
+
+    fn node(&self, slot: u32) -> Option<&Node> {
+        self.nodes.get(slot as usize)?.as_ref()
+    }
+
+    fn node_mut(&mut self, slot: u32) -> Option<&mut Node> {
+        self.nodes.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn insert(&mut self, mapping: Mapping) -> u32 {
+        let (class, listed) = (mapping.class, mapping.deadline);
+        let node = Some(Node { mapping, class, listed, before: NONE, after: NONE });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.nodes[slot as usize] = node;
+                slot
+            }
+            None => {
+                self.nodes.push(node);
+                (self.nodes.len() - 1) as u32
+            }
+        };
+        self.link(slot);
+        slot
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.unlink(slot);
+        let Some(node) = self.nodes.get_mut(slot as usize).and_then(Option::take) else { return };
+        let Key { transport, .. } = node.mapping.key;
+        self.by_inside.remove(&node.mapping.key);
+        if let Some(port) = self.by_port[transport as usize].get_mut(usize::from(node.mapping.offset)) {
+            *port = NONE;
+            self.used[transport as usize] -= 1;
+        }
+        self.free.push(slot);
+        if self.by_inside.is_empty() {
+            // An idle tether gives its memory back.
+            *self = Self::default();
+        }
+    }
+
+    /// Puts a mapping where its timer now has it.
+    fn relist(&mut self, slot: u32) {
+        let Some(node) = self.node(slot) else { return };
+        let Mapping { class, deadline, .. } = node.mapping;
+        if node.class == class && deadline < node.listed + MOVE_AFTER {
+            return;
+        }
+        self.unlink(slot);
+        if let Some(node) = self.node_mut(slot) {
+            (node.class, node.listed) = (class, deadline);
+        }
+        self.link(slot);
+    }
+
+    fn link(&mut self, slot: u32) {
+        let Some(class) = self.node(slot).map(|node| node.class as usize) else { return };
+        let last = std::mem::replace(&mut self.lists[class].last, slot);
+        match self.node_mut(last) {
+            Some(node) => node.after = slot,
+            None => self.lists[class].first = slot,
+        }
+        if let Some(node) = self.node_mut(slot) {
+            (node.before, node.after) = (last, NONE);
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Some((class, before, after)) = self.node(slot).map(|node| (node.class as usize, node.before, node.after))
+        else {
+            return;
+        };
+        match self.node_mut(before) {
+            Some(node) => node.after = after,
+            None => self.lists[class].first = after,
+        }
+        match self.node_mut(after) {
+            Some(node) => node.before = before,
+            None => self.lists[class].last = before,
+        }
+    }
+}
