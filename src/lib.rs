@@ -5,6 +5,12 @@
 
 pub mod config;
 pub mod metrics;
+#[cfg(feature = "kernel")]
+pub mod io;
+#[cfg(feature = "kernel")]
+//X pub mod kernel_state;
+#[cfg(feature = "kernel")]
+pub mod lab;
 pub mod packet;
 pub mod runtime;
 pub mod stages;

@@ -1,0 +1,30 @@
+//! Everything that asks the kernel for something: devices, packet sockets, routes, rules, namespaces.
+//!
+//! `unsafe` lives here and nowhere else. What can be a pure function stands apart from the calls ([`virtio`], [`bpf`],
+//! the ruleset text of [`nft`], the range arithmetic of [`sysctl`]), so that it is tested without root.
+
+//X pub mod bpf;
+//X pub mod ethtool;
+//X pub mod link_socket;
+//X pub mod listeners;
+pub mod netlink;
+pub mod netns;
+//X pub mod next_hop;
+//X pub mod nft;
+//X pub mod packet_socket;
+pub(crate) mod receive;
+pub(crate) mod sys;
+//X pub mod sysctl;
+pub mod tun;
+pub mod virtio;
+
+/// What one call of a `read_batch` brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Packets appended to the batch.
+    pub packets: usize,
+    /// Packets read and lost, because the pool had no buffer or the kernel had cut them off.
+    pub lost: usize,
+    /// Whether the source may hold more: it was left because the batch was full, not because it was empty.
+    pub more: bool,
+}

@@ -1,0 +1,93 @@
+//! What changes in links, addresses, routes, rules and neighbours, as it changes.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::neighbours::new_neighbour;
+use super::{DATAGRAM_BYTES_MAX, Error, Messages, Neighbour};
+
+/// The groups that this listens to (RTNLGRP_*, linux/rtnetlink.h).
+const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 27];
+
+/// One change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A neighbour's entry is now so.
+    Neighbour(Neighbour),
+    /// A link, an address, a route or a rule changed, or notifications were lost: whoever remembers something about
+    /// them asks again.
+    Routing,
+}
+
+/// A non-blocking source of changes; its descriptor can be polled.
+pub struct Monitor(Socket);
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Monitor").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+impl Monitor {
+    /// Starts to listen in this thread's network namespace.
+    ///
+    /// # Errors
+    /// No descriptor left, or no netlink in this kernel.
+    pub fn open() -> Result<Self, Error> {
+        let listen = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            GROUPS.iter().try_for_each(|&group| socket.add_membership(group))?;
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        listen()
+            .map(Self)
+            .map_err(|source| Error::Refused { action: "listening to routing changes".to_owned(), source })
+    }
+
+    /// Calls `each` for every change since the last call.
+    pub fn drain(&self, mut each: impl FnMut(Change)) {
+        let mut datagram: Vec<u8> = Vec::new();
+        loop {
+            datagram.clear();
+            datagram.reserve(DATAGRAM_BYTES_MAX);
+            match self.0.recv(&mut datagram, 0) {
+                Ok(_) => Messages(&datagram).filter_map(change).for_each(&mut each),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // ENOBUFS: the kernel had to drop notifications.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => each(Change::Routing),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+type Notification = Result<netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>, netlink_packet_core::DecodeError>;
+
+fn change(message: Notification) -> Option<Change> {
+    // What cannot be read may have been about a route.
+    let Ok(message) = message else { return Some(Change::Routing) };
+    let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
+    if matches!(message, RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_)) {
+        return new_neighbour(message).map(Change::Neighbour);
+    }
+    Some(Change::Routing)
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

@@ -1,0 +1,6 @@
+//! The tests that need root: each makes network namespaces of its own and leaves nothing behind.
+#![cfg(feature = "kernel")]
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+#[path = "root/kernel/mod.rs"]
+mod kernel;

@@ -1,0 +1,6 @@
+//! What touches the kernel, against the real kernel, in namespaces of the tests' own.
+
+mod support;
+
+mod devices;
+mod netlink;
