@@ -19,6 +19,7 @@ pub mod values;
 
 pub use client::Client;
 pub use document::Place;
+pub use example::example;
 pub use gateway::Gateway;
 
 use document::Document;

@@ -3,6 +3,10 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
+#[cfg(feature = "kernel")]
+pub mod cli;
+#[cfg(feature = "kernel")]
+pub mod commands;
 pub mod config;
 pub mod metrics;
 #[cfg(feature = "kernel")]
@@ -11,6 +15,10 @@ pub mod io;
 //X pub mod kernel_state;
 #[cfg(feature = "kernel")]
 pub mod lab;
+#[cfg(feature = "kernel")]
+pub mod credentials;
+#[cfg(feature = "kernel")]
+pub mod exit;
 pub mod packet;
 pub mod runtime;
 pub mod stages;

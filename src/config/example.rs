@@ -5,7 +5,7 @@ use super::document::Document;
 use super::schema::{DeclaredSection, Reader};
 
 /// The example file of a role: every section and key, its effect, its range and its default.
-pub(super) fn example<R: Role>() -> String {
+pub fn example<R: Role>() -> String {
     let mut reader = Reader::new(Document::default());
     R::read(&mut reader);
     let (sections, _) = reader.finish();

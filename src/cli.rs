@@ -1,0 +1,418 @@
+//! The command line: what can be typed, and no more.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Override;
+
+/// IP over WebSockets: a phone's mobile data for a laptop, by a page in the phone's browser.
+#[derive(Debug, Parser)]
+#[command(name = "wstether", version, propagate_version = true, arg_required_else_help = true, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 failed at run time; 2 wrong usage; 64 bad configuration, told before any socket opens;
+77 not permitted (the missing capability is named).
+
+Examples:
+  wstether demo                                      see the whole thing work on this machine (as root)
+  wstether gateway                                   on a server; prints a token the first time
+  wstether client --gateway wss://gateway.example/wstether --token-file token
+                                                     on the laptop; then scan the QR code with the phone";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole thing on this machine, in throw-away network namespaces
+    Demo(Demo),
+    /// Run the gateway, on a server
+    Gateway(Gateway),
+    /// Run the client, on the laptop
+    Client(Client),
+    /// Do what the phone's page does, without a browser
+    Relay(Relay),
+    /// Make, list and revoke credentials
+    Token(Token),
+    /// Show what a gateway is doing now
+    Status(Status),
+    /// Print the pipeline's diagram from the running definition
+    Pipeline(Pipeline),
+    /// Judge a configuration: every error at once
+    Check(Check),
+}
+
+/// `wstether demo`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Laptop, phone, gateway and internet each get a namespace of their own. Data goes through all four in both directions,
+is compared by SHA-256, and nothing is left behind. Needs root.
+
+Examples:
+  wstether demo
+  wstether demo --egress tun --json")]
+pub struct Demo {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// The way out to the internet
+    #[arg(long, value_enum, default_value_t = EgressMode::Raw)]
+    pub egress: EgressMode,
+    /// What joins the two WebSockets
+    #[arg(long, value_enum, default_value_t = RelayKind::Headless)]
+    pub relay: RelayKind,
+}
+
+/// The two ways out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EgressMode {
+    /// Packet sockets, with the gateway's own translation
+    Raw,
+    /// A TUN device; the kernel routes
+    Tun,
+}
+
+/// What joins the two WebSockets of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RelayKind {
+    /// "wstether relay", with binary messages
+    Headless,
+    /// "wstether relay --base64"
+    Base64,
+    /// None: the client opens the gateway itself
+    Direct,
+}
+
+/// `wstether gateway`
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+With no file the defaults hold, and where there are no credentials yet a fresh token is printed once.
+Needs CAP_NET_ADMIN and CAP_NET_RAW. SIGTERM stops it: it drains, undoes what it set up, and exits 0.
+
+Examples:
+  wstether gateway
+  wstether gateway --config /etc/wstether/gateway.toml
+  wstether gateway --listen 127.0.0.1:8080 --egress tun --set tethers.max=16")]
+pub struct Gateway {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to accept on, in place of listen.address; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// The way out to the internet (egress.mode)
+    #[arg(long, value_enum)]
+    pub egress: Option<EgressMode>,
+    /// The interface to the internet (egress.interface)
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// The file of credentials (tethers.credentials)
+    #[arg(long, value_name = "FILE")]
+    pub credentials: Option<String>,
+    /// Address and port of /metrics, or "" for none (metrics.listen)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<String>,
+    /// How much the log tells (log.level)
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Any setting of the file; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    pub set: Vec<Override>,
+}
+
+/// `wstether client`
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+Serves a page for the phone, with its address as a QR code, and sets the TUN device, routes and DNS once the gateway
+answers. All of it is undone at the end, and by --down after a crash. Needs CAP_NET_ADMIN.
+
+Examples:
+  wstether client --gateway wss://gateway.example/wstether --token-file /etc/wstether/token
+  wstether client --direct wss://gateway.example/wstether --token-file /etc/wstether/token
+  wstether client --down")]
+pub struct Client {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The gateway that the phone's page opens (client.gateway)
+    #[arg(long, value_name = "URL", conflicts_with = "direct")]
+    pub gateway: Option<String>,
+    /// Open this gateway straight, with no phone between
+    #[arg(long, value_name = "URL")]
+    pub direct: Option<String>,
+    /// The token (client.token). Other users can see it in the list of processes; --token-file hides it
+    #[arg(long, conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// The file that holds the token (client.token_file)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
+    /// Address and port of the page for the phone (phone.listen)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// How much the log tells (log.level)
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Any setting of the file; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    pub set: Vec<Override>,
+    /// Undo what a killed client left, and exit
+    #[arg(long)]
+    pub down: bool,
+}
+
+/// `wstether relay`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+For a phone with a terminal, a second laptop, or a test. It opens both WebSockets, passes bytes, and needs no privilege.
+
+Example:
+  wstether relay --client ws://192.168.43.20:8088/relay --gateway wss://gateway.example/wstether")]
+pub struct Relay {
+    /// The client's WebSocket, as its page would open it
+    #[arg(long, value_name = "URL")]
+    pub client: String,
+    /// The gateway's WebSocket
+    #[arg(long, value_name = "URL")]
+    pub gateway: String,
+    /// Carry base64 text, where something between passes text alone
+    #[arg(long)]
+    pub base64: bool,
+}
+
+/// `wstether token`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The file holds hashes only, so a token can be shown no second time. A running gateway takes changes up at the next
+connection.
+
+Examples:
+  wstether token new --name \"Ada's laptop\"
+  wstether token list
+  wstether token revoke 7f3a9c21")]
+pub struct Token {
+    /// The file of credentials
+    #[arg(long, global = true, value_name = "FILE", default_value = crate::credentials::DEFAULT_FILE)]
+    pub file: PathBuf,
+    /// What to do with it.
+    #[command(subcommand)]
+    pub action: TokenAction,
+}
+
+/// The actions of `wstether token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenAction {
+    /// Make a credential and print its token, once
+    New {
+        /// Whose it is, for "token list"
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// List the credentials
+    List {
+        /// Print one JSON array instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a credential away; its tethers end at their next connection
+    Revoke {
+        /// The credential's id, as "token list" shows it
+        id: String,
+    },
+}
+
+/// `wstether status`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  wstether status --url http://127.0.0.1:9321")]
+pub struct Status {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Where the gateway's figures are (metrics.listen)
+    #[arg(long, default_value = "http://127.0.0.1:9321")]
+    pub url: String,
+}
+
+/// `wstether pipeline`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  wstether pipeline --format mermaid --config /etc/wstether/gateway.toml")]
+pub struct Pipeline {
+    /// The form of the diagram
+    #[arg(long, value_enum, default_value_t = PipelineFormat::Text)]
+    pub format: PipelineFormat,
+    /// The configuration file, for the way out and the stages' limits
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The forms of the diagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PipelineFormat {
+    /// Lines of text
+    Text,
+    /// A mermaid flowchart
+    Mermaid,
+}
+
+/// `wstether check`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Opens no socket. Exit status 0 where nothing is wrong, 64 with every error otherwise.
+
+Examples:
+  wstether check /etc/wstether/gateway.toml
+  wstether check --role client laptop.toml
+  wstether check --role gateway --example > gateway.toml")]
+pub struct Check {
+    /// The configuration file
+    #[arg(value_name = "FILE", required_unless_present = "example")]
+    pub file: Option<PathBuf>,
+    /// Whose configuration it is
+    #[arg(long, value_enum, default_value_t = RoleName::Gateway)]
+    pub role: RoleName,
+    /// Print an example with every key, its effect and its default instead
+    #[arg(long, conflicts_with = "file")]
+    pub example: bool,
+}
+
+/// The roles with a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleName {
+    /// The server
+    Gateway,
+    /// The laptop
+    Client,
+}
+
+impl Gateway {
+    /// The options as values laid over the file's. `--set` is laid last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        if !self.listen.is_empty() {
+            let addresses: Vec<String> = self.listen.iter().map(|address| format!("\"{address}\"")).collect();
+            overrides.push(over("--listen", "listen.address", format!("[{}]", addresses.join(", "))));
+        }
+        let egress = self.egress.and_then(|mode| mode.to_possible_value()).map(|mode| mode.get_name().to_owned());
+        let texts = [
+            ("--egress", "egress.mode", &egress),
+            ("--interface", "egress.interface", &self.interface),
+            ("--credentials", "tethers.credentials", &self.credentials),
+            ("--metrics", "metrics.listen", &self.metrics),
+            ("--log", "log.level", &self.log),
+        ];
+        overrides.extend(given(&texts));
+        overrides.extend(self.set.iter().cloned());
+        overrides
+    }
+}
+
+impl Client {
+    /// The options as values laid over the file's. `--set` is laid last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let listen = self.listen.map(|address| address.to_string());
+        let via = self.direct.is_some().then(|| "direct".to_owned());
+        // A token of one kind replaces one of the other kind in the file.
+        let no_token = self.token_file.is_some().then(String::new);
+        let no_token_file = self.token.is_some().then(String::new);
+        let texts = [
+            ("--gateway", "client.gateway", &self.gateway),
+            ("--direct", "client.gateway", &self.direct),
+            ("--direct", "client.via", &via),
+            ("--token-file", "client.token", &no_token),
+            ("--token", "client.token_file", &no_token_file),
+            ("--token", "client.token", &self.token),
+            ("--token-file", "client.token_file", &self.token_file),
+            ("--listen", "phone.listen", &listen),
+            ("--log", "log.level", &self.log),
+        ];
+        let mut overrides: Vec<Override> = given(&texts).collect();
+        overrides.extend(self.set.iter().cloned());
+        overrides
+    }
+}
+
+fn given<'a>(texts: &'a [(&'a str, &'a str, &'a Option<String>)]) -> impl Iterator<Item = Override> + 'a {
+    texts.iter().filter_map(|(option, path, value)| Some(over(option, path, Option::clone(value)?)))
+}
+
+fn over(option: &str, path: &str, value: String) -> Override {
+    Override { option: option.to_owned(), path: path.to_owned(), value }
+}
+
+/// Splits `section.key=value`.
+fn setting(text: &str) -> Result<Override, String> {
+    let (path, value) = text.split_once('=').ok_or("write it as section.key=value")?;
+    Ok(over("--set", path.trim(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_definition_has_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    fn gateway(arguments: &[&str]) -> Vec<Override> {
+        let typed = ["wstether", "gateway"].iter().chain(arguments);
+        match Cli::try_parse_from(typed).unwrap().command {
+            Command::Gateway(gateway) => gateway.overrides(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn client(arguments: &[&str]) -> Vec<Override> {
+        let typed = ["wstether", "client"].iter().chain(arguments);
+        match Cli::try_parse_from(typed).unwrap().command {
+            Command::Client(client) => client.overrides(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_are_laid_over_the_file() {
+        let overrides =
+            gateway(&["--listen", "127.0.0.1:1", "--listen", "[::1]:2", "--egress", "tun", "--set", "tethers.max=3"]);
+        let config: config::Gateway =
+            config::parse("[egress]\nmode = \"raw\"\n[tethers]\nmax = 9", &overrides).unwrap();
+        assert_eq!(config.listen.address, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+        assert_eq!(config.egress.mode(), config::gateway::EgressMode::Tun);
+        assert_eq!(config.tethers.max, 3);
+    }
+
+    #[test]
+    fn a_wrong_option_is_told_by_its_name_together_with_the_files_errors() {
+        let overrides = gateway(&["--log", "loud", "--set", "tethers.max=0"]);
+        let problems = config::parse::<config::Gateway>("[nat]\nudp = 3", &overrides).unwrap_err();
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].starts_with("line 2: nat.udp = 3: must be"), "{told:?}");
+        assert!(told[1].starts_with("--log: log.level = loud: must be"), "{told:?}");
+        assert!(told[2].starts_with("--set: tethers.max = 0: must be"), "{told:?}");
+    }
+
+    #[test]
+    fn direct_sets_gateway_and_way() {
+        let overrides = client(&["--direct", "wss://gateway.example/wstether", "--token", "wst1_ab_cd"]);
+        let config: config::Client = config::parse("[client]\ntoken_file = \"/etc/token\"", &overrides).unwrap();
+        assert_eq!(config.client.via, config::client::Via::Direct);
+        assert_eq!(config.client.gateway.unwrap().host, "gateway.example");
+        assert_eq!(config.client.token_file, None, "the option replaces the file's token");
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("wstether "), "{}: {help}", command.get_name());
+        }
+    }
+}

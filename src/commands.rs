@@ -1,0 +1,4 @@
+//! Commands that need no network.
+
+pub mod check;
+pub mod token;

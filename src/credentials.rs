@@ -1,0 +1,334 @@
+//! The file of credentials: who may make a tether. It holds hashes only; a token is shown once, when it is made.
+//!
+//! The file is TOML, readable for its owner alone, and replaced as a whole (written beside, then renamed), so that a
+//! reader sees the old or the new one. Writers take turns by a lock on its folder. It keeps its owner: root may run
+//! `wstether token` for a gateway that runs as another user.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Where credentials are, unless the configuration says otherwise (`tethers.credentials`).
+pub const DEFAULT_FILE: &str = "/var/lib/wstether/credentials.toml";
+
+/// A name longer than this does not help a list to be read.
+const NAME_CHARS_MAX: usize = 64;
+
+/// The heading of the file.
+const HEADING: &str = "# Credentials of wstether: hashes only. Change it with \"wstether token\".\n\n";
+
+/// What the gateway keeps of a secret: enough to judge a proof, too little to make one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Judges the client's proof.
+    #[serde(with = "hex32")]
+    pub stored_key: [u8; 32],
+    /// Makes the gateway's own proof.
+    #[serde(with = "hex32")]
+    pub server_key: [u8; 32],
+}
+
+/// A token for a person, and what is kept of it.
+#[derive(Debug)]
+pub struct Fresh {
+    /// The text that the client needs.
+    pub token: String,
+    /// What is kept.
+    pub keys: Keys,
+}
+
+/// One credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Eight hexadecimal digits; part of the token.
+    pub id: String,
+    /// Whose it is, for people.
+    pub name: String,
+    /// When it was made (RFC 3339, UTC).
+    pub created: String,
+    /// What is kept of the secret.
+    pub verifier: Keys,
+}
+
+/// Why a file of credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The kernel refused to read it.
+    #[error("{}: cannot be read: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The kernel refused to write it.
+    #[error("{}: cannot be written: {error}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// It is no file of credentials.
+    #[error("{}: no file of credentials: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// No credential has this id.
+    #[error("no credential has the id \"{0}\"; \"wstether token list\" shows them")]
+    NoSuchId(String),
+    /// The name does not fit in a list.
+    #[error("a name has at most {NAME_CHARS_MAX} characters and no control characters")]
+    BadName,
+    /// The kernel gave no random bytes.
+    #[error("no random bytes: {0}")]
+    NoRandomness(getrandom::Error),
+}
+
+/// The credentials of one file, as fresh as the file.
+#[derive(Debug)]
+pub struct CredentialStore {
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    version: Option<Version>,
+    credentials: Vec<Credential>,
+}
+
+/// Tells one version of the file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    inode: u64,
+    modified_s: i64,
+    modified_ns: i64,
+    length_bytes: u64,
+}
+
+impl CredentialStore {
+    /// Reads `path`. A file that is not there holds no credentials.
+    pub fn load(path: &Path) -> Result<Self, CredentialError> {
+        let known = read(path)?;
+        Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
+    }
+
+    /// Reads `path`; where it is not there, makes it with one credential and returns its token, to be printed once.
+    pub fn load_or_make(
+        path: &Path,
+        make: impl FnOnce(&str) -> Fresh,
+    ) -> Result<(Self, Option<String>), CredentialError> {
+        let store = Self::load(path)?;
+        if store.known().version.is_some() {
+            return Ok((store, None));
+        }
+        let (_, token) = store.add("first", make)?;
+        Ok((store, Some(token)))
+    }
+
+    /// Every credential, in the order they were made.
+    pub fn list(&self) -> Vec<Credential> {
+        self.refresh();
+        self.known().credentials.clone()
+    }
+
+    /// The credential with this id. It looks at the file's date first, so what `wstether token` did holds at once.
+    pub fn find(&self, id: &str) -> Option<Credential> {
+        self.refresh();
+        self.known().credentials.iter().find(|credential| credential.id == id).cloned()
+    }
+
+    /// Makes a credential: `make` turns its id into a token and what is kept. Returns the credential and the token.
+    pub fn add(&self, name: &str, make: impl FnOnce(&str) -> Fresh) -> Result<(Credential, String), CredentialError> {
+        if name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+            return Err(CredentialError::BadName);
+        }
+        self.change(|credentials| {
+            let id = unused_id(credentials)?;
+            let Fresh { token, keys } = make(&id);
+            let created = rfc3339(SystemTime::now());
+            let credential = Credential { id, name: name.to_owned(), created, verifier: keys };
+            credentials.push(credential.clone());
+            Ok((credential, token))
+        })
+    }
+
+    /// Takes a credential away.
+    pub fn revoke(&self, id: &str) -> Result<Credential, CredentialError> {
+        self.change(|credentials| {
+            let index = credentials.iter().position(|credential| credential.id == id);
+            index.map(|index| credentials.remove(index)).ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))
+        })
+    }
+
+    /// Reads the file anew where it changed. A file that is gone revokes all; one that cannot be read leaves what was
+    /// known, and the log says so.
+    fn refresh(&self) {
+        if version_of(&self.path) == self.known().version {
+            return;
+        }
+        match read(&self.path) {
+            Ok(fresh) => *self.known() = fresh,
+            Err(error) => tracing::error!("{error}; the credentials known before still hold"),
+        }
+    }
+
+    /// Changes the file under the writers' lock, from what it holds now.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<Credential>) -> Result<T, CredentialError>,
+    ) -> Result<T, CredentialError> {
+        let unwritable = |error| CredentialError::Unwritable { path: self.path.clone(), error };
+        let folder = folder_of(&self.path);
+        let lock = File::open(folder).map_err(unwritable)?;
+        lock.lock().map_err(unwritable)?;
+        let mut fresh = read(&self.path)?;
+        let result = change(&mut fresh.credentials)?;
+        write(&self.path, &fresh.credentials).map_err(unwritable)?;
+        *self.known() = read(&self.path)?;
+        Ok(result)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        // What is known is replaced as a whole, so a panic elsewhere leaves it right.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    #[serde(default)]
+    credential: Vec<Credential>,
+}
+
+fn read(path: &Path) -> Result<Known, CredentialError> {
+    // The version is taken before the text: a change between the two is then seen as a change.
+    let version = version_of(path);
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
+        Err(error) => return Err(CredentialError::Unreadable { path: path.to_owned(), error }),
+    };
+    let malformed =
+        |error: toml::de::Error| CredentialError::Malformed { path: path.to_owned(), what: error.message().to_owned() };
+    let contents: Contents = toml::from_str(&text).map_err(malformed)?;
+    Ok(Known { version, credentials: contents.credential })
+}
+
+fn version_of(path: &Path) -> Option<Version> {
+    let found = fs::metadata(path).ok()?;
+    Some(Version {
+        inode: found.ino(),
+        modified_s: found.mtime(),
+        modified_ns: found.mtime_nsec(),
+        length_bytes: found.len(),
+    })
+}
+
+fn write(path: &Path, credentials: &[Credential]) -> io::Result<()> {
+    let contents = Contents { credential: credentials.to_vec() };
+    let text = HEADING.to_owned() + &toml::to_string(&contents).map_err(io::Error::other)?;
+    let folder = folder_of(path);
+    let mut beside_name = path.file_name().unwrap_or_default().to_owned();
+    beside_name.push(".new");
+    let beside = folder.join(beside_name);
+    // A leftover of a writer that was killed; the lock says that nobody writes it now.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    give_to_owner(&file, &beside, path, folder)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// The new file belongs to whom the old one belonged; the first one, to the folder's owner.
+fn give_to_owner(file: &File, beside: &Path, path: &Path, folder: &Path) -> io::Result<()> {
+    let model = fs::metadata(path).or_else(|_| fs::metadata(folder))?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) == (model.uid(), model.gid()) || own.uid() == model.uid() {
+        return Ok(());
+    }
+    chown(beside, Some(model.uid()), Some(model.gid()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn unused_id(credentials: &[Credential]) -> Result<String, CredentialError> {
+    loop {
+        let mut bytes = [0; 4];
+        getrandom::fill(&mut bytes).map_err(CredentialError::NoRandomness)?;
+        let id = hex(&bytes);
+        if credentials.iter().all(|credential| credential.id != id) {
+            return Ok(id);
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 32 bytes as 64 hexadecimal digits.
+mod hex32 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::hex(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(&text).ok_or_else(|| D::Error::custom("a key is 64 hexadecimal digits"))
+    }
+
+    fn parse(text: &str) -> Option<[u8; 32]> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+        bytes.filter(|_| rest.is_empty())?.try_into().ok()
+    }
+}
+
+/// A day, in seconds.
+const DAY_S: u64 = 86_400;
+
+/// The time in UTC (RFC 3339), to the second.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (year, month, day) = date_of(seconds / DAY_S);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a number of days since 1970-01-01: years run from March, so that leap days come last.
+fn date_of(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468; // from 0000-03-01
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;
