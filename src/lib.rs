@@ -3,49 +3,44 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
-#[cfg(feature = "kernel")]
-pub mod cli;
-#[cfg(feature = "kernel")]
-pub mod commands;
-pub mod config;
-pub mod metrics;
-#[cfg(feature = "kernel")]
-pub mod io;
-#[cfg(feature = "kernel")]
-//X pub mod kernel_state;
-#[cfg(feature = "kernel")]
-pub mod lab;
-#[cfg(feature = "kernel")]
-pub mod credentials;
-#[cfg(feature = "kernel")]
-pub mod exit;
-pub mod packet;
-pub mod runtime;
-pub mod stages;
-pub mod status;
 pub mod checksum;
+pub mod config;
 pub mod icmp;
 mod ipv4;
+pub mod metrics;
 pub mod nat;
 pub mod packet;
 pub mod policy;
+pub mod runtime;
 pub mod stages;
+pub mod status;
 pub mod steer;
 pub mod tether_id;
 pub mod wire;
 
 #[cfg(feature = "kernel")]
+pub mod cli;
+#[cfg(feature = "kernel")]
+pub mod commands;
+#[cfg(feature = "kernel")]
+pub mod credentials;
+#[cfg(feature = "kernel")]
+pub mod exit;
+#[cfg(feature = "kernel")]
+pub mod http;
+#[cfg(feature = "kernel")]
+pub mod io;
+#[cfg(feature = "kernel")]
+pub mod lab;
+#[cfg(feature = "kernel")]
 pub mod link;
+#[cfg(feature = "kernel")]
+pub mod metrics_server;
+#[cfg(feature = "kernel")]
+pub mod relay;
 #[cfg(feature = "kernel")]
 pub mod table;
 #[cfg(feature = "kernel")]
 pub mod tether_links;
 #[cfg(feature = "kernel")]
 pub mod transport;
-
-#[cfg(feature = "kernel")]
-pub mod http;
-#[cfg(feature = "kernel")]
-pub mod metrics_server;
-#[cfg(feature = "kernel")]
-pub mod relay;

@@ -161,8 +161,7 @@ impl Link {
         let mut inbox = locked(&self.inbox);
         inbox.decoder = Some(Decoder::new(self.role, subprotocol, message_bytes_max));
         inbox.tail.extend_from_slice(rest);
-        // The upgrade happens once.
-        drop(self.subprotocol.set(subprotocol));
+        self.subprotocol.get_or_init(|| subprotocol);
     }
 
     /// The handshake is done: the link serves `owner`, with messages up to `message_bytes_max`.
@@ -173,8 +172,8 @@ impl Link {
         if let Some(credit) = credit {
             self.counts.credit.store(credit, Ordering::Relaxed);
         }
-        drop(self.features.set(features));
-        drop(self.owner.set(owner));
+        self.features.get_or_init(|| features);
+        self.owner.get_or_init(|| owner);
         self.open.store(true, Ordering::Release);
     }
 
