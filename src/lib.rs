@@ -41,6 +41,8 @@ pub mod relay;
 #[cfg(feature = "kernel")]
 pub mod table;
 #[cfg(feature = "kernel")]
+pub mod tether;
+#[cfg(feature = "kernel")]
 pub mod tether_links;
 #[cfg(feature = "kernel")]
 pub mod transport;

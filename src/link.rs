@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::packet::{Buf, BufPool, Offload};
 use crate::runtime::lanes::LaneId;
@@ -52,6 +52,8 @@ pub struct Link {
     born: Instant,
     /// Milliseconds after `born` at which the peer was last heard.
     heard_ms: AtomicU64,
+    /// The same for when the peer was last asked for a sign of life.
+    asked_ms: AtomicU64,
     ack_is_scheduled: AtomicBool,
 }
 
@@ -127,6 +129,7 @@ impl Link {
             counts: Counts { credit: AtomicU64::new(u64::MAX), ..Counts::default() },
             born: now,
             heard_ms: AtomicU64::new(0),
+            asked_ms: AtomicU64::new(0),
             ack_is_scheduled: AtomicBool::new(false),
         }
     }
@@ -153,7 +156,7 @@ impl Link {
 
     /// When the peer was last heard.
     pub fn heard(&self) -> Instant {
-        self.born + std::time::Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+        self.born + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
     }
 
     /// The upgrade is done: from now on frames are spoken. `rest` are bytes that came behind the upgrade.
@@ -386,6 +389,24 @@ impl Link {
         }
         self.closed.store(true, Ordering::Release);
         self.transport.finish();
+    }
+
+    /// Ends the connection behind what was written, without a close frame.
+    pub fn finish(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.transport.finish();
+        }
+    }
+
+    /// Whether the peer was not asked for a sign of life within `every`; marks it as asked.
+    pub fn ping_is_due(&self, now: Instant, every: Duration) -> bool {
+        let now_ms = now.saturating_duration_since(self.born).as_millis() as u64;
+        let asked = self.asked_ms.load(Ordering::Relaxed);
+        let is_due = now_ms.saturating_sub(asked) >= every.as_millis() as u64;
+        if is_due {
+            self.asked_ms.store(now_ms, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Marks the link as ended, without a word to the peer.

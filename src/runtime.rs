@@ -1,6 +1,7 @@
 //! The staged runtime (SEDA: Welsh, Culler, Brewer 2001): queues, lanes, pools, batches, counting and controllers, the
 //! same for each stage. Handlers see none of it.
 
+pub mod attend;
 pub mod controller;
 pub mod hand_over;
 pub mod lanes;

@@ -19,10 +19,10 @@ use super::sync::{Condvar, Mutex, MutexGuard, lock, spawn};
 use crate::metrics::StageMetrics;
 
 /// Drop reasons that every stage has, before those of its handler.
-pub const RUNTIME_REASONS: [&str; 3] = ["queue_full", "shed", "owner_gone"];
+pub const RUNTIME_REASONS: [&str; 3] = ["queue_full", "shed", "no_owner"];
 const QUEUE_FULL: usize = 0;
 const SHED: usize = 1;
-const OWNER_GONE: usize = 2;
+const NO_OWNER: usize = 2;
 
 /// What happens to an item that does not fit into the queue of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +125,17 @@ impl Tally {
         self.drop_segments(reason, u64::from(item.segments()), item.bytes() as u64);
     }
 
+    /// Counts an item whose owner is not there.
+    pub fn no_owner(&mut self, item: &impl Weigh) {
+        self.add(NO_OWNER, u64::from(item.segments()), item.bytes() as u64);
+    }
+
     /// Counts segments dropped under the handler's reason of that index.
     pub fn drop_segments(&mut self, reason: usize, segments: u64, bytes: u64) {
-        let index = RUNTIME_REASONS.len() + reason;
+        self.add(RUNTIME_REASONS.len() + reason, segments, bytes);
+    }
+
+    fn add(&mut self, index: usize, segments: u64, bytes: u64) {
         if self.drops.len() <= index {
             self.drops.resize(index + 1, Count::default());
         }
@@ -359,9 +367,9 @@ impl<H: Handler> Stage<H> {
             self.gauge(&inner);
         }
         if H::COUNTS_ITEMS {
-            self.count_drops(OWNER_GONE, shed.iter());
+            self.count_drops(NO_OWNER, shed.iter());
         }
-        self.count_drops(OWNER_GONE, leftover.iter().map(|entry| &entry.item));
+        self.count_drops(NO_OWNER, leftover.iter().map(|entry| &entry.item));
     }
 
     /// Wakes one thread where a lane is ready that no woken thread will take.

@@ -15,7 +15,7 @@ use crate::table::Table;
 use crate::wire::capsule::{Capsule, Capsules, Challenge, Hello, Refusal, RefusalReason};
 use crate::wire::frame::Subprotocol;
 use crate::wire::proof::Nonce;
-use crate::wire::{HANDSHAKE_MESSAGE_BYTES_MAX, PATH};
+use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 
 crate::reasons! {
     /// Why a connection comes to nothing.
@@ -88,8 +88,10 @@ pub struct Accept<D> {
     pub pending: Arc<Table<Pending>>,
     /// Where control messages get their memory.
     pub pool: BufPool,
+    /// The path of the WebSocket.
+    pub path: String,
     /// Who decides.
-    pub door: D,
+    pub door: Arc<D>,
 }
 
 enum Stop {
@@ -165,7 +167,7 @@ impl<D: Doorkeeper> Accept<D> {
             head.extend_from_slice(&chunk[..count]);
             let parsed = http::parse_head(head).map_err(|error: HeadError| Stop::Http(error.response()))?;
             let Some((request, consumed)) = parsed else { continue };
-            let accepted = upgrade::upgrade(&request, PATH, &Subprotocol::ALL)
+            let accepted = upgrade::upgrade(&request, &self.path, &Subprotocol::ALL)
                 .map_err(|refusal| Stop::Http(refusal.response()))?;
             let nonce = Nonce::random().map_err(|_| Stop::Refuse(busy("the gateway has no random numbers")))?;
             let challenge = Challenge { nonce };

@@ -53,7 +53,7 @@ pub struct WsDecode<K> {
     /// The largest message, which sets the size of a thread's read buffer.
     pub message_bytes_max: usize,
     /// Who keeps the links.
-    pub keeper: K,
+    pub keeper: Arc<K>,
 }
 
 thread_local! {

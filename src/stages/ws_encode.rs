@@ -30,7 +30,7 @@ pub struct WsEncode<K, Q> {
     /// Where control messages get their memory.
     pub pool: BufPool,
     /// Who keeps the links.
-    pub keeper: K,
+    pub keeper: Arc<K>,
     /// The queue's type.
     pub queue: std::marker::PhantomData<fn() -> Q>,
 }

@@ -1,0 +1,440 @@
+//! Who is here: connections, links, tethers; who comes, and who goes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+use crate::credentials::CredentialStore;
+use crate::link::{Link, LinkError};
+use crate::metrics::GatewayMetrics;
+use crate::nat::{self, AddressPlan, Nat};
+use crate::packet::BufPool;
+use crate::runtime::attend::Attend;
+use crate::runtime::lanes::LaneId;
+use crate::stages::Reason as _;
+use crate::stages::accept::{self, Doorkeeper, Pending, RETRY_AFTER_MS};
+use crate::stages::ip_parse::{self, Guard};
+use crate::stages::ws_decode::LinkKeeper;
+use crate::table::Table;
+use crate::tether::{TICKET_BYTES, Tether};
+use crate::tether_id::TetherId;
+use crate::tether_links::{TetherLinks, Windows};
+use crate::wire::capsule::{
+    AddressRange, AssignedAddress, Challenge, CloseReason, Features, Hello, Prefix, Refusal, RefusalReason, SessionId,
+    Welcome, append_address_assign, append_close, append_routes,
+};
+use crate::wire::proof::Verifier;
+
+/// What every client is told, and what holds for all.
+#[derive(Debug)]
+pub struct Terms {
+    /// The largest packet inside the tunnel, in bytes.
+    pub mtu_bytes: u16,
+    /// Whether the gateway's egress takes super-packets.
+    pub features: Features,
+    /// Bytes a tether may have inside the gateway.
+    pub credit_bytes: u64,
+    /// Bytes sent to a tether ahead of its acknowledgements.
+    pub window_bytes: u64,
+    /// The largest message.
+    pub message_bytes_max: usize,
+    /// How often an idle link is asked for a sign of life.
+    pub keep_alive: Duration,
+    /// How long a tether lives without a link.
+    pub linger: Duration,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// How many handshakes may be under way at once.
+    pub handshakes_max: usize,
+    /// How many tethers there may be.
+    pub tethers_max: usize,
+}
+
+/// The stages that the registry attends to.
+pub struct Stages {
+    /// accept, its lanes being links.
+    pub accept: Arc<dyn Attend>,
+    /// ws-decode, its lanes being links.
+    pub ws_decode: Arc<dyn Attend>,
+    /// ws-encode, its lanes being tethers.
+    pub ws_encode: Arc<dyn Attend>,
+    /// Every other stage whose lanes are tethers.
+    pub tethered: Vec<Arc<dyn Attend>>,
+}
+
+impl std::fmt::Debug for Stages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stages").finish_non_exhaustive()
+    }
+}
+
+/// Who is here.
+#[derive(Debug)]
+pub struct Registry {
+    /// What every client is told.
+    pub terms: Terms,
+    /// Open links and those that are to be, at their lanes.
+    pub links: Arc<Table<Link>>,
+    /// Connections before their welcome, at the lanes of their links.
+    pub pending: Arc<Table<Pending>>,
+    /// Tethers at their lanes.
+    pub tethers: Arc<Table<Tether>>,
+    /// The same tethers' links, for ws-encode.
+    pub tether_links: Arc<Table<TetherLinks>>,
+    /// Figures.
+    pub metrics: Arc<GatewayMetrics>,
+    /// Buffers.
+    pub pool: BufPool,
+    credentials: CredentialStore,
+    plan: Arc<AddressPlan>,
+    guard_rules: Arc<ip_parse::Rules>,
+    nat_rules: Arc<nat::Rules>,
+    by_ticket: Mutex<HashMap<[u8; TICKET_BYTES], LaneId>>,
+    stages: OnceLock<Stages>,
+    acks: Acks,
+    stopping: AtomicBool,
+}
+
+/// Links that owe an acknowledgement.
+#[derive(Debug, Default)]
+struct Acks {
+    due: Mutex<Vec<Arc<Link>>>,
+    came: Condvar,
+}
+
+/// What a registry is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What every client is told.
+    pub terms: Terms,
+    /// Links at once, those before their welcome included.
+    pub links_max: u32,
+    /// Who may come in.
+    pub credentials: CredentialStore,
+    /// Rules of ip-parse.
+    pub guard_rules: Arc<ip_parse::Rules>,
+    /// Rules of nat-rewrite.
+    pub nat_rules: Arc<nat::Rules>,
+    /// Buffers.
+    pub pool: BufPool,
+    /// Figures.
+    pub metrics: Arc<GatewayMetrics>,
+}
+
+impl Registry {
+    /// Nobody is here yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let plan = Arc::clone(&parts.guard_rules.plan);
+        let tethers_max = plan.capacity().min(u32::try_from(parts.terms.tethers_max).unwrap_or(u32::MAX));
+        parts.metrics.handshakes_limit.set(parts.terms.handshakes_max as u64);
+        Arc::new(Self {
+            terms: parts.terms,
+            links: Arc::new(Table::new(parts.links_max)),
+            pending: Arc::new(Table::new(parts.links_max)),
+            tethers: Arc::new(Table::new(tethers_max)),
+            tether_links: Arc::new(Table::new(tethers_max)),
+            metrics: parts.metrics,
+            pool: parts.pool,
+            credentials: parts.credentials,
+            plan,
+            guard_rules: parts.guard_rules,
+            nat_rules: parts.nat_rules,
+            by_ticket: Mutex::default(),
+            stages: OnceLock::new(),
+            acks: Acks::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The pipeline stands: from now on its stages are attended to.
+    pub fn attend(&self, stages: Stages) {
+        self.stages.get_or_init(|| stages);
+    }
+
+    /// Whether the gateway stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Counts a connection that comes to nothing.
+    pub fn count_refused(&self, reason: accept::Reason) {
+        if let Some(counter) = self.metrics.connections_refused.at(reason.index()) {
+            counter.inc();
+        }
+    }
+
+    fn tickets(&self) -> MutexGuard<'_, HashMap<[u8; TICKET_BYTES], LaneId>> {
+        self.by_ticket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tether that `hello` resumes, or a new one.
+    fn tether_for(&self, now: Instant, hello: &Hello) -> Result<(Arc<Tether>, bool), Refusal> {
+        let resumed = <[u8; TICKET_BYTES]>::try_from(hello.ticket.as_slice())
+            .ok()
+            .and_then(|ticket| self.tickets().get(&ticket).copied())
+            .and_then(|lane| self.tethers.get(lane))
+            .filter(|tether| tether.credential == hello.credential);
+        match resumed {
+            Some(tether) => Ok((tether, true)),
+            None => Ok((self.new_tether(now, hello)?, false)),
+        }
+    }
+
+    fn new_tether(&self, now: Instant, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
+        let no_address = || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
+        let lane = self.tethers.reserve().ok_or_else(no_address)?;
+        let id = TetherId(lane.0);
+        let made = self.make_tether(now, hello, id);
+        let Some(tether) = made else {
+            self.tethers.release(lane);
+            return Err(no_address());
+        };
+        self.tether_links.put(lane, Arc::clone(&tether.links));
+        self.tickets().insert(tether.ticket, lane);
+        self.tethers.put(lane, Arc::clone(&tether));
+        self.metrics.tethers_opened.inc();
+        self.metrics.tethers.add(1);
+        info!(tether = id.0, credential = %hello.credential, "tether opened");
+        Ok(tether)
+    }
+
+    fn make_tether(&self, now: Instant, hello: &Hello, id: TetherId) -> Option<Arc<Tether>> {
+        let (mut session, mut ticket, mut seed) = ([0; 16], [0; TICKET_BYTES], [0; 8]);
+        for bytes in [&mut session[..], &mut ticket[..], &mut seed[..]] {
+            getrandom::fill(bytes).ok()?;
+        }
+        let windows = Windows { send_bytes: self.terms.window_bytes, credit_bytes: Some(self.terms.credit_bytes) };
+        let links = Arc::new(TetherLinks::new(LaneId(id.0), windows));
+        let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
+        let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
+        Some(Arc::new(Tether::new(id, SessionId(session), hello.credential, ticket, links, guard, nat, now)))
+    }
+
+    fn verifier(&self, hello: &Hello) -> Verifier {
+        self.credentials.find(hello.credential.as_str()).map_or(Verifier::NOBODY, |credential| credential.verifier)
+    }
+
+    fn welcome(&self, tether: &Tether, features: Features, hello: &[u8], verifier: &Verifier) -> Welcome {
+        let gateway: Vec<IpAddr> = vec![self.plan.gateway()];
+        let dns = if self.nat_rules.resolver.is_some() { gateway.clone() } else { Vec::new() };
+        let mut welcome = Welcome {
+            session: tether.session,
+            features,
+            mtu: self.terms.mtu_bytes,
+            gateway,
+            dns,
+            credit_bytes: self.terms.credit_bytes,
+            message_bytes_max: self.terms.message_bytes_max as u32,
+            keep_alive_ms: self.terms.keep_alive.as_millis() as u32,
+            ticket_lifetime_ms: self.terms.linger.as_millis().try_into().unwrap_or(u32::MAX),
+            ticket: tether.ticket.to_vec(),
+            proof: Default::default(),
+        };
+        welcome.proof = verifier.prove(&welcome.auth_message(hello));
+        welcome
+    }
+
+    /// Takes a link out of everything and frees its place.
+    fn detach(&self, link: &Arc<Link>) {
+        let lane = link.lane();
+        let was_there = self.links.take(lane).is_some();
+        if self.pending.take(lane).is_some() {
+            self.metrics.handshakes.sub(1);
+        }
+        if !was_there {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(stages) = self.stages.get() {
+            stages.accept.clear(now, lane);
+            stages.ws_decode.clear(now, lane);
+        }
+        if let Some(tether) = link.owner().and_then(|links| self.tethers.get(links.lane())) {
+            self.metrics.links.sub(1);
+            tether.leave(link, now);
+            debug!(tether = tether.id.0, "link closed");
+        }
+        self.links.release(lane);
+    }
+
+    /// Ends a tether: its links, its lanes, its lease.
+    fn end_tether(&self, now: Instant, tether: &Arc<Tether>) {
+        let lane = tether.lane();
+        if self.tethers.take(lane).is_none() {
+            return;
+        }
+        self.tether_links.take(lane);
+        self.tickets().remove(&tether.ticket);
+        if let Some(stages) = self.stages.get() {
+            stages.ws_encode.clear(now, lane);
+            stages.tethered.iter().for_each(|stage| stage.clear(now, lane));
+        }
+        self.metrics.tethers.sub(1);
+        self.tethers.release(lane);
+        info!(tether = tether.id.0, "tether ended");
+    }
+
+    /// What is to be done now and then: handshakes that take too long, links that went silent, tethers without links,
+    /// mappings whose time is over.
+    pub fn tidy(&self, now: Instant) {
+        for pending in self.pending.all() {
+            if now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout {
+                self.turn_away(pending.link(), accept::Reason::TooSlow);
+            }
+        }
+        let mut links_lane = Vec::new();
+        for link in self.links.all().into_iter().filter(|link| link.is_open()) {
+            let silence = now.saturating_duration_since(link.heard());
+            if silence > 3 * self.terms.keep_alive {
+                self.close_with(&link, CloseReason::TimedOut, "no sign of life");
+            } else if silence > self.terms.keep_alive && link.ping_is_due(now, self.terms.keep_alive) {
+                link.outbox().ping();
+                links_lane.extend(link.owner().map(|owner| owner.lane()));
+            }
+        }
+        links_lane.into_iter().for_each(|lane| self.has_control(lane));
+        let mut mappings = 0;
+        for tether in self.tethers.all() {
+            if tether.unlinked_since().is_some_and(|since| now.saturating_duration_since(since) > self.terms.linger) {
+                self.end_tether(now, &tether);
+                continue;
+            }
+            let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
+            nat.expire(now, EXPIRIES_A_TIDYING);
+            mappings += nat.mappings() as u64;
+        }
+        self.metrics.nat_mappings.other.set(mappings);
+    }
+
+    /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due.
+    pub fn send_acks(&self, limit: Duration) {
+        let due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let (due, _) = self
+            .acks
+            .came
+            .wait_timeout_while(due, limit, |due| due.is_empty() && !self.is_stopping())
+            .unwrap_or_else(PoisonError::into_inner);
+        if due.is_empty() {
+            return;
+        }
+        drop(due);
+        std::thread::sleep(Duration::from_millis(crate::link::ACK_DELAY_MS));
+        let due = std::mem::take(&mut *self.acks.due.lock().unwrap_or_else(PoisonError::into_inner));
+        for link in due {
+            link.unschedule_ack();
+            if link.unacknowledged_bytes() > 0
+                && let Some(owner) = link.owner()
+            {
+                self.has_control(owner.lane());
+            }
+        }
+    }
+
+    fn close_with(&self, link: &Arc<Link>, reason: CloseReason, text: &str) {
+        link.outbox().control(|out| append_close(reason, text, out));
+        LinkKeeper::close(self, link, reason.close_code(), text);
+    }
+
+    /// From now on nobody is let in.
+    pub fn stop_accepting(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.acks.came.notify_all();
+    }
+
+    /// Says goodbye to every link (1001).
+    pub fn close_all(&self) {
+        for link in self.links.all() {
+            self.close_with(&link, CloseReason::ShuttingDown, "the gateway stops");
+        }
+    }
+}
+
+/// Mappings ended in one tidying of a tether, so that its lock is not held for long.
+const EXPIRIES_A_TIDYING: usize = 256;
+
+fn refusal(reason: RefusalReason, retry_after_ms: u32, text: &str) -> Refusal {
+    Refusal { reason, retry_after_ms, text: text.to_owned() }
+}
+
+impl LinkKeeper for Registry {
+    fn has_control(&self, tether: LaneId) {
+        if let Some(stages) = self.stages.get() {
+            stages.ws_encode.poke(tether);
+        }
+    }
+
+    fn ack_later(&self, link: &Arc<Link>) {
+        self.acks.due.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(link));
+        self.acks.came.notify_one();
+    }
+
+    fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
+        link.close(code, reason, &self.pool);
+        self.detach(link);
+    }
+
+    fn ended(&self, link: &Arc<Link>, error: &LinkError) {
+        debug!(%error, "link ended");
+        link.abandon();
+        self.detach(link);
+    }
+}
+
+impl Doorkeeper for Registry {
+    fn admit(&self, now: Instant, link: &Arc<Link>, challenge: &Challenge, hello: &Hello) -> Result<(), Refusal> {
+        let verifier = self.verifier(hello);
+        let message = hello.auth_message(challenge);
+        verifier
+            .check_client(&message, &hello.proof)
+            .map_err(|_| refusal(RefusalReason::BadCredential, 0, "the token is unknown, revoked, or not this gateway's"))?;
+        if self.is_stopping() {
+            return Err(refusal(RefusalReason::ShuttingDown, RETRY_AFTER_MS, "the gateway stops"));
+        }
+        let (tether, resumed) = self.tether_for(now, hello)?;
+        if resumed {
+            self.metrics.tethers_resumed.inc();
+            // A tether has one link for now: a new one takes the place of the old.
+            for old in tether.links.all() {
+                self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
+            }
+        }
+        let features = hello.features.and(self.terms.features);
+        let welcome = self.welcome(&tether, features, &message, &verifier);
+        let lease = self.guard_rules.plan.lease(tether.id).ok_or_else(|| refusal(RefusalReason::NoAddress, 0, "no lease"))?;
+        link.outbox().control(|out| {
+            welcome.append(out);
+            append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(lease) }], out);
+            append_routes(&[AddressRange::ALL_V4], out);
+        });
+        link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
+        tether.join(Arc::clone(link));
+        self.metrics.links.add(1);
+        self.metrics.links_opened.inc();
+        self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
+        Ok(())
+    }
+
+    fn turn_away(&self, link: &Arc<Link>, reason: accept::Reason) {
+        self.count_refused(reason);
+        debug!(reason = reason.label(), "connection turned away");
+        link.finish();
+        self.detach(link);
+    }
+
+    fn opened(&self, link: &Arc<Link>) {
+        if self.pending.take(link.lane()).is_some() {
+            self.metrics.handshakes.sub(1);
+        }
+        if let Some(stages) = self.stages.get() {
+            stages.ws_decode.poke(link.lane());
+            if let Some(owner) = link.owner() {
+                // What waited for a link may go now.
+                stages.ws_encode.poke(owner.lane());
+            }
+        }
+    }
+}

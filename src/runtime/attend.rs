@@ -1,0 +1,25 @@
+//! A stage as seen by those who keep its lanes' owners: it can be told that a lane has something to do, or is gone.
+
+use std::time::Instant;
+
+use super::lanes::LaneId;
+use super::stage::{Handler, Stage};
+
+/// A stage whose lanes have owners that come and go.
+pub trait Attend: Send + Sync {
+    /// Has a lane run once more though nothing may wait in it.
+    fn poke(&self, lane: LaneId);
+
+    /// Empties a lane whose owner has gone.
+    fn clear(&self, now: Instant, lane: LaneId);
+}
+
+impl<H: Handler> Attend for Stage<H> {
+    fn poke(&self, lane: LaneId) {
+        Self::poke(self, lane);
+    }
+
+    fn clear(&self, now: Instant, lane: LaneId) {
+        Self::clear(self, now, lane);
+    }
+}
