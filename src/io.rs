@@ -5,13 +5,13 @@
 
 pub mod bpf;
 pub mod ethtool;
-//X pub mod link_socket;
+pub mod link_socket;
 //X pub mod listeners;
 pub mod netlink;
 pub mod netns;
-//X pub mod next_hop;
+pub(crate) mod next_hop;
 //X pub mod nft;
-//X pub mod packet_socket;
+pub mod packet_socket;
 pub(crate) mod receive;
 pub(crate) mod sys;
 //X pub mod sysctl;
