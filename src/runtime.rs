@@ -4,6 +4,8 @@
 pub mod attend;
 pub mod controller;
 pub mod hand_over;
+pub mod inlet;
+pub mod keeper;
 pub mod lanes;
 pub mod queue;
 pub mod stage;

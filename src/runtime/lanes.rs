@@ -223,7 +223,9 @@ impl<Q: Queue> Lanes<Q> {
             };
             let entered_now = lane.state == State::Running && lane.entered_in == self.offers;
             let is_free = lane.state == State::Idle && !lane.parked && lane.queue.is_empty() && lane.has_allowance();
-            if hand_over == HandOver::RunOn && (is_free || (entered_now && lane.queue.is_empty() && lane.has_allowance())) {
+            if hand_over == HandOver::RunOn
+                && (is_free || (entered_now && lane.queue.is_empty() && lane.has_allowance()))
+            {
                 if is_free {
                     lane.state = State::Running;
                     lane.entered_in = self.offers;
@@ -403,7 +405,7 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Whether nothing waits, runs or is parked.
     pub fn is_quiet(&self) -> bool {
-        self.running == 0 && self.parked == 0 && self.ready.is_empty()
+        self.running == 0 && self.parked == 0 && self.ready.is_empty() && self.load == Load::default()
     }
 
     /// What waits now.

@@ -202,7 +202,14 @@ pub struct Upstream(usize);
 pub trait Port<T>: Send + Sync {
     /// Offers items. What may run on at once is left in `entered`, and must then be given to [`Port::run`]. What does
     /// not fit goes to `refused` where the port parks, and is dropped and counted where it drops.
-    fn offer(&self, now: Instant, offer: Offer, items: &mut Vec<Entry<T>>, entered: &mut Batch<T>, refused: &mut Vec<Entry<T>>);
+    fn offer(
+        &self,
+        now: Instant,
+        offer: Offer,
+        items: &mut Vec<Entry<T>>,
+        entered: &mut Batch<T>,
+        refused: &mut Vec<Entry<T>>,
+    );
 
     /// Runs what entered, on this thread, through this stage and on.
     fn run(&self, now: Instant, behind: bool, entered: &mut Batch<T>);
@@ -675,6 +682,9 @@ pub trait Kept: Send + Sync {
 
     /// Ends the threads. What still waits is given up.
     fn stop(&self);
+
+    /// Whether no thread is left.
+    fn has_ended(&self) -> bool;
 }
 
 impl<H: Handler> Stage<H>
@@ -751,5 +761,9 @@ where
     fn stop(&self) {
         lock(&self.inner).stopping = true;
         self.work_came.notify_all();
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(&self.inner).threads == 0
     }
 }

@@ -1,0 +1,48 @@
+//! The way into a pipeline: what a source's thread pushes its batches through.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lanes::{Batch, Entry};
+use super::stage::{Cores, Offer, Port};
+
+/// A source's end of the first stage. One a source thread: it holds that thread's scratch space.
+///
+/// A source cannot be parked: what does not fit into the first stage is dropped and counted there. A source that can be
+/// held back is a stage of signals, which leaves the data where it is.
+pub struct Inlet<T> {
+    next: Arc<dyn Port<T>>,
+    cores: Arc<Cores>,
+    entered: Batch<T>,
+    refused: Vec<Entry<T>>,
+}
+
+impl<T> fmt::Debug for Inlet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inlet").finish_non_exhaustive()
+    }
+}
+
+impl<T> Inlet<T> {
+    /// A way into `next`. The pushing thread counts as busy on one of `cores` for as long as a push takes.
+    pub fn new(next: Arc<dyn Port<T>>, cores: Arc<Cores>) -> Self {
+        Self { next, cores, entered: Batch::default(), refused: Vec::new() }
+    }
+
+    /// Pushes a batch in, and empties `items`. `behind` tells whether the source has more waiting (ready sockets, ring
+    /// occupancy): its backlog counts as the first stage's queue. Where nothing waits, the batch runs on through the
+    /// pipeline on this thread.
+    pub fn push(&mut self, now: Instant, behind: bool, items: &mut Vec<Entry<T>>) {
+        if items.is_empty() {
+            return;
+        }
+        let _busy = self.cores.occupy();
+        let offer = Offer { upstream: None, behind, may_run_on: true };
+        self.next.offer(now, offer, items, &mut self.entered, &mut self.refused);
+        debug_assert!(self.refused.is_empty(), "a port gives nothing back to an offer without upstream");
+        if !self.entered.is_empty() {
+            self.next.run(now, behind, &mut self.entered);
+        }
+    }
+}

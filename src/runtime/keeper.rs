@@ -1,0 +1,124 @@
+//! The keeper of a pipeline: it starts the stages, has their controllers look, drains and stops them.
+
+use std::fmt;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::controller::LOOK_EVERY;
+use super::stage::{Cores, Kept};
+
+/// How often a drain or a stop looks whether it is done. Short against what a person waits for, long against a batch.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
+/// How long [`Keeper::stop`] waits for threads to end. A handler does not block, so a batch's time would do.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The stages of a pipeline, in the order of the data's way: uplink, then downlink, since what turns round goes from
+/// the one into the other.
+pub struct Keeper {
+    stages: Vec<Arc<dyn Kept>>,
+    cores: Arc<Cores>,
+    governor: Mutex<Option<Governor>>,
+}
+
+/// The thread that has the controllers look. It ends when its channel does.
+struct Governor {
+    lifeline: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.stages.iter().map(|stage| stage.name())).finish()
+    }
+}
+
+impl Keeper {
+    /// A keeper of `stages`, none of them started.
+    pub fn new(stages: Vec<Arc<dyn Kept>>, cores: Arc<Cores>) -> Self {
+        Self { stages, cores, governor: Mutex::new(None) }
+    }
+
+    /// The stages, in the order of the data's way.
+    pub fn stages(&self) -> &[Arc<dyn Kept>] {
+        &self.stages
+    }
+
+    /// The cores that the stages share.
+    pub fn cores(&self) -> &Arc<Cores> {
+        &self.cores
+    }
+
+    fn governor(&self) -> MutexGuard<'_, Option<Governor>> {
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts every stage, and the thread that has their controllers look.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn start(&self) -> std::io::Result<()> {
+        let mut governor = self.governor();
+        if governor.is_some() {
+            return Ok(());
+        }
+        // The last first, so that nobody offers to a stage without a thread.
+        for stage in self.stages.iter().rev() {
+            Arc::clone(stage).start();
+        }
+        let (lifeline, ended) = channel();
+        let stages = self.stages.clone();
+        let thread = std::thread::Builder::new().name("governor".to_owned()).spawn(move || {
+            while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                look(&stages, Instant::now());
+            }
+        })?;
+        *governor = Some(Governor { lifeline, thread });
+        Ok(())
+    }
+
+    /// Waits until every stage is at rest, in the order of the data's way. Names those that were not by `deadline`.
+    /// The sources must have stopped, or there is no end to it.
+    pub fn drain(&self, deadline: Instant) -> Vec<&'static str> {
+        let late = self.stages.iter().filter(|stage| !wait_until(deadline, || stage.is_quiet()));
+        late.map(|stage| stage.name()).collect()
+    }
+
+    /// Ends every thread: the governor's, so that no pool grows again, then the stages'. Waits for them a moment, and
+    /// names the stages whose threads were late.
+    pub fn stop(&self) -> Vec<&'static str> {
+        let governor = self.governor().take();
+        if let Some(Governor { lifeline, thread }) = governor {
+            drop(lifeline);
+            if thread.join().is_err() {
+                tracing::error!("the governor's thread had panicked");
+            }
+        }
+        self.stages.iter().for_each(|stage| stage.stop());
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let late = self.stages.iter().filter(|stage| !wait_until(deadline, || stage.has_ended()));
+        late.map(|stage| stage.name()).collect()
+    }
+}
+
+fn look(stages: &[Arc<dyn Kept>], now: Instant) {
+    for stage in stages {
+        Arc::clone(stage).look(now);
+    }
+}
+
+/// Whether `is_done` came true by `deadline`. It is asked at least once.
+fn wait_until(deadline: Instant, is_done: impl Fn() -> bool) -> bool {
+    loop {
+        if is_done() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(POLL_EVERY);
+    }
+}
