@@ -6,6 +6,8 @@
 
 mod buckets;
 mod catalogue;
+#[cfg(all(test, feature = "kernel"))]
+mod dashboard;
 #[cfg(feature = "kernel")]
 mod encode;
 mod families;

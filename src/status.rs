@@ -185,9 +185,11 @@ impl StageStatus {
     }
 }
 
+type Measure = fn(&StageStatus) -> f64;
+
 /// A stage that others wait for comes first, then the fullest queue, then the most work; `None` where nothing was done.
 fn bottleneck(stages: &[StageStatus]) -> Option<Bottleneck> {
-    let signs: [(Sign, fn(&StageStatus) -> f64); 3] = [
+    let signs: [(Sign, Measure); 3] = [
         (Sign::LanesParked, |stage| stage.lanes_parked as f64),
         (Sign::QueueFullest, StageStatus::queue_fill),
         (Sign::Busiest, |stage| stage.busy_seconds),

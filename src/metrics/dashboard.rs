@@ -1,0 +1,551 @@
+//! The Grafana dashboard's source. dashboards/wstether.json is made from it: `UPDATE=1 cargo test dashboard`.
+//!
+//! Every panel has a unit and a description. A series that may be missing (a stage that this gateway's graph has not, a
+//! histogram without a sample) is drawn as zero, so that an empty panel always means a broken one.
+
+use serde_json::{Value, json};
+
+/// The stages in the order of the data's way, and what the row says of each.
+const STAGES: [(&str, &str, &str); 10] = [
+    ("ws-decode", "uplink", "reads links, splits capsules into packets"),
+    ("ip-parse", "uplink", "judges headers, source, size and policy"),
+    ("nat-rewrite", "uplink", "finds or makes the mapping, rewrites"),
+    ("raw-send", "uplink", "sends by packet socket; idle where the way out is tun"),
+    ("tun-write", "uplink", "writes to the TUN device; idle where the way out is raw"),
+    ("raw-recv", "downlink", "reads the packet socket; idle where the way out is tun"),
+    ("tun-read", "downlink", "reads the TUN device; idle where the way out is raw"),
+    ("ip-parse", "downlink", "judges headers and size"),
+    ("nat-rewrite", "downlink", "finds the mapping, rewrites back"),
+    ("ws-encode", "downlink", "flow queues, then WebSocket messages on the tether's links"),
+];
+
+/// Grafana's grid has 24 columns; heights are in its units.
+const COLUMNS: u64 = 24;
+const ROW_HEIGHT: u64 = 1;
+const STAT_HEIGHT: u64 = 4;
+const GRAPH_HEIGHT: u64 = 7;
+
+/// Grafana 10's model.
+const SCHEMA_VERSION: u64 = 38;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Look {
+    /// A figure of now.
+    Stat,
+    /// A label of the series, as text.
+    Name,
+    /// Lines over time.
+    Graph,
+}
+
+struct Panel {
+    look: Look,
+    title: String,
+    unit: &'static str,
+    description: String,
+    /// Query and legend.
+    targets: Vec<(String, String)>,
+}
+
+impl Panel {
+    fn new(look: Look, title: &str, unit: &'static str, description: &str) -> Self {
+        Self { look, title: title.into(), unit, description: description.into(), targets: Vec::new() }
+    }
+
+    fn graph(title: &str, unit: &'static str, description: &str) -> Self {
+        Self::new(Look::Graph, title, unit, description)
+    }
+
+    fn stat(title: &str, unit: &'static str, description: &str) -> Self {
+        Self::new(Look::Stat, title, unit, description)
+    }
+
+    fn query(mut self, expr: impl Into<String>, legend: &str) -> Self {
+        self.targets.push((expr.into(), legend.into()));
+        self
+    }
+
+    fn json(&self, id: u64, x: u64, y: u64, width: u64) -> Value {
+        let height = if self.look == Look::Graph { GRAPH_HEIGHT } else { STAT_HEIGHT };
+        let targets: Vec<Value> = ('A'..)
+            .zip(&self.targets)
+            .map(|(id, (expr, legend))| {
+                json!({
+                    "refId": id, "datasource": datasource(), "expr": expr, "legendFormat": legend,
+                    "instant": self.look != Look::Graph, "range": self.look == Look::Graph,
+                })
+            })
+            .collect();
+        json!({
+            "id": id, "type": if self.look == Look::Graph { "timeseries" } else { "stat" },
+            "title": self.title, "description": self.description, "datasource": datasource(),
+            "gridPos": { "x": x, "y": y, "w": width, "h": height },
+            "fieldConfig": { "defaults": self.field_defaults(), "overrides": [] },
+            "options": self.options(), "targets": targets,
+        })
+    }
+
+    fn field_defaults(&self) -> Value {
+        match self.look {
+            Look::Graph => json!({
+                "unit": self.unit, "min": 0,
+                "custom": { "drawStyle": "line", "lineWidth": 1, "fillOpacity": 8, "showPoints": "never" },
+            }),
+            Look::Stat | Look::Name => json!({ "unit": self.unit }),
+        }
+    }
+
+    fn options(&self) -> Value {
+        match self.look {
+            Look::Graph => json!({
+                "legend": { "displayMode": "list", "placement": "bottom", "showLegend": true },
+                "tooltip": { "mode": "multi", "sort": "desc" },
+            }),
+            Look::Stat | Look::Name => json!({
+                "reduceOptions": { "calcs": ["lastNotNull"], "fields": "", "values": false },
+                "textMode": if self.look == Look::Name { "name" } else { "value" },
+                "colorMode": "value", "graphMode": "none", "justifyMode": "auto", "orientation": "auto",
+            }),
+        }
+    }
+}
+
+fn datasource() -> Value {
+    json!({ "type": "prometheus", "uid": "${datasource}" })
+}
+
+/// A selector of the chosen gateways: `labels` beside the instance.
+fn select(name: &str, labels: &str) -> String {
+    let comma = if labels.is_empty() { "" } else { "," };
+    format!("{name}{{instance=~\"$instance\"{comma}{labels}}}")
+}
+
+fn sum(name: &str, labels: &str) -> String {
+    format!("sum({})", select(name, labels))
+}
+
+/// What a counter grows by, a second.
+fn rate(name: &str, labels: &str) -> String {
+    format!("sum(rate({}[$__rate_interval]))", select(name, labels))
+}
+
+/// The same for each value of the label `by`.
+fn rate_by(by: &str, name: &str, labels: &str) -> String {
+    or_zero_alone(&format!("sum by ({by}) (rate({}[$__rate_interval]))", select(name, labels)))
+}
+
+/// Zero where a query without labels finds nothing or divides by zero.
+fn or_zero(expr: &str) -> String {
+    format!("({expr}) >= 0 or vector(0)")
+}
+
+/// Zero where a query with labels finds nothing at all.
+fn or_zero_alone(expr: &str) -> String {
+    format!("{expr} or (vector(0) unless on() {expr})")
+}
+
+fn quantile(q: f64, name: &str, labels: &str) -> String {
+    let buckets = format!("sum by (le) (rate({}[$__rate_interval]))", select(&format!("{name}_bucket"), labels));
+    or_zero(&format!("histogram_quantile({q}, {buckets})"))
+}
+
+fn dashboard() -> Value {
+    let mut board = Board::default();
+    board.row("Overview", 4, overview_figures());
+    board.panels(3, overview_graphs());
+    board.row("accept: connection, TLS, upgrade, hello", 4, accept());
+    for (stage, direction, what) in STAGES {
+        board.row(&format!("{stage} ({direction}): {what}"), 4, stage_panels(stage, direction));
+    }
+    board.row("NAT and tethers", 3, nat_and_tethers());
+    board.row("Process and memory", 4, process());
+    json!({
+        "uid": "wstether", "title": "wstether gateway", "tags": ["wstether"], "editable": true,
+        "description": "A gateway's stages in the order of the data's way. Made from src/metrics/dashboard.rs.",
+        "schemaVersion": SCHEMA_VERSION, "version": 1, "refresh": "10s", "graphTooltip": 1,
+        "time": { "from": "now-30m", "to": "now" }, "timezone": "browser",
+        "annotations": { "list": [] }, "links": [], "templating": { "list": variables() }, "panels": board.panels,
+    })
+}
+
+fn variables() -> Value {
+    json!([
+        {
+            "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "current": {},
+            "hide": 0, "multi": false, "includeAll": false, "options": [], "refresh": 1, "regex": "",
+        },
+        {
+            "name": "instance", "label": "Gateway", "type": "query", "datasource": datasource(),
+            "query": { "query": "label_values(wstether_build_info, instance)", "refId": "instance" },
+            "definition": "label_values(wstether_build_info, instance)", "current": {}, "hide": 0, "multi": true,
+            "includeAll": true, "allValue": ".*", "options": [], "refresh": 2, "regex": "", "sort": 1,
+        },
+    ])
+}
+
+#[derive(Default)]
+struct Board {
+    panels: Vec<Value>,
+    y: u64,
+}
+
+impl Board {
+    /// A row's head and its panels, `across` of them side by side.
+    fn row(&mut self, title: &str, across: u64, panels: Vec<Panel>) {
+        let id = self.next_id();
+        self.panels.push(json!({
+            "id": id, "type": "row", "title": title, "collapsed": false, "panels": [],
+            "gridPos": { "x": 0, "y": self.y, "w": COLUMNS, "h": ROW_HEIGHT },
+        }));
+        self.y += ROW_HEIGHT;
+        self.panels(across, panels);
+    }
+
+    fn panels(&mut self, across: u64, panels: Vec<Panel>) {
+        let width = COLUMNS / across;
+        for line in panels.chunks(across as usize) {
+            for (x, panel) in (0..).step_by(width as usize).zip(line) {
+                let id = self.next_id();
+                self.panels.push(panel.json(id, x, self.y, width));
+            }
+            let graph = line.iter().any(|panel| panel.look == Look::Graph);
+            self.y += if graph { GRAPH_HEIGHT } else { STAT_HEIGHT };
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        self.panels.len() as u64 + 1
+    }
+}
+
+fn overview_figures() -> Vec<Panel> {
+    let bits = |direction: &str| {
+        let labels = format!("stage=\"nat-rewrite\",direction=\"{direction}\"");
+        or_zero(&format!("8 * {}", rate("wstether_stage_bytes_out_total", &labels)))
+    };
+    vec![
+        Panel::stat("Ready", "bool_yes_no", "Whether every chosen gateway serves; /readyz says why not.")
+            .query(format!("min({})", select("wstether_ready", "")), "ready"),
+        Panel::stat("Tethers", "short", "Tethers that are open, with a link or waiting for one.")
+            .query(sum("wstether_tethers", ""), "tethers"),
+        Panel::stat("Uplink", "bps", "What leaves towards the internet, behind translation.")
+            .query(bits("uplink"), "uplink"),
+        Panel::stat("Downlink", "bps", "What goes to the tethers, behind translation.")
+            .query(bits("downlink"), "downlink"),
+        Panel::stat("Links", "short", "WebSocket connections past their hello.")
+            .query(sum("wstether_links", ""), "links"),
+        Panel::stat(
+            "Drops",
+            "pps",
+            "Segments dropped in all stages for any reason. Some are right: a spoofed source, a scan.",
+        )
+        .query(or_zero(&rate("wstether_stage_drops_total", "")), "drops"),
+        Panel::new(Look::Name, "Version", "none", "The version that runs.")
+            .query(format!("sum by (version) ({})", select("wstether_build_info", "")), "{{version}}"),
+        Panel::new(Look::Name, "Egress", "none", "The way out and its interface.").query(
+            format!("sum by (mode, interface) ({})", select("wstether_egress_info", "")),
+            "{{mode}} {{interface}}",
+        ),
+    ]
+}
+
+fn overview_graphs() -> Vec<Panel> {
+    const STAGE: &str = "stage, direction";
+    const LEGEND: &str = "{{stage}} {{direction}}";
+    let by_stage = |name: &str| format!("sum by ({STAGE}) ({})", select(name, ""));
+    let busy = format!(
+        "{} / clamp_min({}, 1)",
+        format_args!("sum by ({STAGE}) (rate({}[$__rate_interval]))", select("wstether_stage_busy_seconds_total", "")),
+        by_stage("wstether_stage_threads")
+    );
+    let fill = format!(
+        "{} / clamp_min({}, 1)",
+        by_stage("wstether_stage_queue_packets"),
+        by_stage("wstether_stage_queue_capacity_packets")
+    );
+    vec![
+        Panel::graph(
+            "Utilisation",
+            "percentunit",
+            "Share of its threads' time that each stage works. The highest line is the stage that limits the gateway.",
+        )
+        .query(busy, LEGEND),
+        Panel::graph(
+            "Saturation",
+            "percentunit",
+            "How full each stage's queue is. A queue that stays full belongs to the bottleneck.",
+        )
+        .query(fill, LEGEND),
+        Panel::graph("Drops by stage", "pps", "Segments dropped in each stage; its own row tells the reasons.")
+            .query(rate_by(STAGE, "wstether_stage_drops_total", ""), LEGEND),
+    ]
+}
+
+fn accept() -> Vec<Panel> {
+    vec![
+        Panel::graph("Connections", "cps", "Connections accepted, and links that came of them.")
+            .query(or_zero(&rate("wstether_accept_connections_total", "")), "accepted")
+            .query(or_zero(&rate("wstether_links_opened_total", "")), "became a link"),
+        Panel::graph(
+            "Handshakes (saturation)",
+            "short",
+            "Connections between accept and welcome, and how many there may be.",
+        )
+        .query(sum("wstether_accept_handshakes", ""), "in progress")
+        .query(sum("wstether_accept_handshakes_limit", ""), "limit"),
+        Panel::graph(
+            "Handshake time",
+            "s",
+            "Time from accept to welcome; 0 without a sample. Round trips of the phone's network dominate it.",
+        )
+        .query(quantile(0.5, "wstether_accept_handshake_seconds", ""), "p50")
+        .query(quantile(0.99, "wstether_accept_handshake_seconds", ""), "p99"),
+        Panel::graph("Refused (errors)", "cps", "Connections refused before they became a link, by reason.")
+            .query(rate_by("reason", "wstether_accept_refused_total", ""), "{{reason}}"),
+    ]
+}
+
+fn stage_panels(stage: &str, direction: &str) -> Vec<Panel> {
+    let labels = &format!("stage=\"{stage}\",direction=\"{direction}\"");
+    let flow = |name: &str| or_zero(&rate(name, labels));
+    let level = |name: &str| or_zero(&sum(name, labels));
+    let ratio = |part: &str, whole: &str| or_zero(&format!("{part} / {whole}"));
+    vec![
+        Panel::graph("Packets", "pps", "Segments in and out, turned round, and made by the gateway here.")
+            .query(flow("wstether_stage_packets_in_total"), "in")
+            .query(flow("wstether_stage_packets_out_total"), "out")
+            .query(flow("wstether_stage_turned_total"), "turned round")
+            .query(flow("wstether_stage_made_total"), "made here"),
+        Panel::graph("Bytes", "Bps", "Bytes in and out.")
+            .query(flow("wstether_stage_bytes_in_total"), "in")
+            .query(flow("wstether_stage_bytes_out_total"), "out"),
+        Panel::graph("Utilisation", "percentunit", "Share of its threads' time that the stage works.").query(
+            ratio(&rate("wstether_stage_busy_seconds_total", labels), &sum("wstether_stage_threads", labels)),
+            "busy",
+        ),
+        Panel::graph(
+            "Drops (errors)",
+            "pps",
+            "Segments dropped, by reason. The stage's file and docs/metrics.md tell what each means.",
+        )
+        .query(rate_by("reason", "wstether_stage_drops_total", labels), "{{reason}}"),
+        Panel::graph("Queue (saturation)", "percentunit", "How full the queue is, by segments and by memory held.")
+            .query(
+                ratio(
+                    &sum("wstether_stage_queue_packets", labels),
+                    &sum("wstether_stage_queue_capacity_packets", labels),
+                ),
+                "packets",
+            )
+            .query(
+                ratio(&sum("wstether_stage_queue_bytes", labels), &sum("wstether_stage_queue_capacity_bytes", labels)),
+                "bytes",
+            ),
+        Panel::graph(
+            "Time in queue (saturation)",
+            "s",
+            "Time in the queue of each batch's oldest packet; 0 without a sample.",
+        )
+        .query(quantile(0.5, "wstether_stage_sojourn_seconds", labels), "p50")
+        .query(quantile(0.99, "wstether_stage_sojourn_seconds", labels), "p99"),
+        Panel::graph("Time in handler", "s", "Time that the handler takes for a batch; 0 without a sample.")
+            .query(quantile(0.5, "wstether_stage_service_seconds", labels), "p50")
+            .query(quantile(0.99, "wstether_stage_service_seconds", labels), "p99"),
+        Panel::graph(
+            "Threads, batch, lanes",
+            "short",
+            "The controllers' work: the pool, segments in a mean batch, lanes that wait for room.",
+        )
+        .query(level("wstether_stage_threads"), "threads")
+        .query(
+            ratio(
+                &rate("wstether_stage_batch_packets_sum", labels),
+                &rate("wstether_stage_batch_packets_count", labels),
+            ),
+            "mean batch",
+        )
+        .query(level("wstether_stage_lanes_parked"), "lanes parked"),
+    ]
+}
+
+fn nat_and_tethers() -> Vec<Panel> {
+    let by_protocol = |name: &str| format!("sum by (protocol) ({})", select(name, ""));
+    vec![
+        Panel::graph("NAT mappings", "short", "Mappings that are alive, by protocol.")
+            .query(by_protocol("wstether_nat_mappings"), "{{protocol}}"),
+        Panel::graph("Mappings made", "ops", "New mappings, by protocol. A scan from inside shows here first.")
+            .query(rate_by("protocol", "wstether_nat_mappings_made_total", ""), "{{protocol}}"),
+        Panel::graph(
+            "Ports",
+            "short",
+            "External ports in use by protocol, and how many there are for each; 0 where the kernel translates.",
+        )
+        .query(by_protocol("wstether_nat_ports_in_use"), "{{protocol}}")
+        .query(sum("wstether_nat_ports_limit", ""), "limit"),
+        Panel::graph(
+            "Port blocks",
+            "short",
+            "Port blocks handed out, and how many there are. A tether without one makes no mapping.",
+        )
+        .query(sum("wstether_nat_blocks_in_use", ""), "in use")
+        .query(sum("wstether_nat_blocks_limit", ""), "limit"),
+        Panel::graph(
+            "Tethers and links",
+            "short",
+            "Open tethers and links. More tethers than links: some wait for their phone.",
+        )
+        .query(sum("wstether_tethers", ""), "tethers")
+        .query(sum("wstether_links", ""), "links"),
+        Panel::graph("Tethers opened", "ops", "New tethers, and those that came back with a resume ticket.")
+            .query(or_zero(&rate("wstether_tethers_opened_total", "")), "new")
+            .query(or_zero(&rate("wstether_tethers_resumed_total", "")), "resumed"),
+        Panel::graph("Uplink credit", "bytes", "Uplink bytes of tethers that are inside the gateway.")
+            .query(sum("wstether_credit_in_use_bytes", ""), "in use"),
+        Panel::graph(
+            "Credit granted and overrun",
+            "short",
+            "Bytes granted a second, and how often a second a tether sent more than it was granted.",
+        )
+        .query(or_zero(&rate("wstether_credit_granted_bytes_total", "")), "bytes granted")
+        .query(or_zero(&rate("wstether_credit_overruns_total", "")), "overruns"),
+        Panel::graph(
+            "Downlink windows",
+            "bytes",
+            "Sum of the links' windows, and the bytes sent on them that are not acknowledged.",
+        )
+        .query(sum("wstether_window_bytes", ""), "windows")
+        .query(sum("wstether_window_in_flight_bytes", ""), "in flight"),
+    ]
+}
+
+fn process() -> Vec<Panel> {
+    vec![
+        Panel::graph("Processor", "percentunit", "Cores that the process uses; 100 % is one.")
+            .query(or_zero(&rate("process_cpu_seconds_total", "job=\"wstether\"")), "cores"),
+        Panel::graph("Memory", "bytes", "Resident memory of the process.")
+            .query(sum("process_resident_memory_bytes", "job=\"wstether\""), "resident"),
+        Panel::graph("Packet buffers", "bytes", "Memory held by packet buffers in use, and how much they may hold.")
+            .query(sum("wstether_buffers_held_bytes", ""), "held")
+            .query(sum("wstether_buffers_limit_bytes", ""), "limit"),
+        Panel::graph("Buffers refused", "ops", "Buffers that the pool refused because it was at its limit.")
+            .query(or_zero(&rate("wstether_buffers_refused_total", "")), "refused"),
+        Panel::graph("Threads", "short", "Threads of the process.")
+            .query(sum("process_threads", "job=\"wstether\""), "threads"),
+        Panel::graph("Descriptors", "short", "Open file descriptors, and how many there may be.")
+            .query(sum("process_open_fds", "job=\"wstether\""), "open")
+            .query(sum("process_max_fds", "job=\"wstether\""), "limit"),
+        Panel::graph(
+            "Kernel drops",
+            "pps",
+            "Packets that the kernel dropped because a packet socket's buffer was full.",
+        )
+        .query(or_zero(&rate("wstether_packet_socket_drops_total", "")), "dropped"),
+        Panel::graph("Egress errors", "ops", "Errors of the packet socket or the TUN device, by operation.")
+            .query(rate_by("operation", "wstether_egress_errors_total", ""), "{{operation}}"),
+    ]
+}
+
+mod tests {
+    use super::super::{INSTRUMENTS, Kind};
+    use super::*;
+    use std::fs;
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dashboards/wstether.json");
+    const RULES: &str = include_str!("../../dashboards/prometheus/rules.yml");
+
+    /// The committed file is what this source makes. `UPDATE=1 cargo test dashboard` writes it anew.
+    #[test]
+    fn the_committed_dashboard_is_the_generated_one() {
+        let mut wanted = serde_json::to_string_pretty(&dashboard()).expect("JSON");
+        wanted.push('\n');
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(FILE, &wanted).expect("dashboards/ can be written");
+        }
+        let committed = fs::read_to_string(FILE).unwrap_or_default();
+        assert!(committed == wanted, "dashboards/wstether.json is out of date: run UPDATE=1 cargo test dashboard");
+    }
+
+    fn panels() -> Vec<Value> {
+        let all = dashboard()["panels"].as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|panel| panel["type"] != "row").collect()
+    }
+
+    #[test]
+    fn every_panel_has_a_title_a_unit_a_description_and_a_query() {
+        for panel in panels() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let title = text(&panel["title"]);
+            assert!(!title.is_empty());
+            assert!(!text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty(), "{title}");
+            assert!(text(&panel["description"]).ends_with('.'), "{title}");
+            assert!(!panel["targets"].as_array().expect("targets").is_empty(), "{title}");
+        }
+    }
+
+    #[test]
+    fn no_panels_overlap_and_none_leaves_the_grid() {
+        let mut taken = std::collections::HashSet::new();
+        for panel in dashboard()["panels"].as_array().expect("panels") {
+            let at = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
+            assert!(at("x") + at("w") <= COLUMNS);
+            for cell in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+                assert!(taken.insert(cell), "{} overlaps", panel["title"]);
+            }
+        }
+    }
+
+    /// The words of a query that may be names of series: `a:b` are recording rules.
+    fn names(query: &str) -> impl Iterator<Item = &str> {
+        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+        words.filter(|word| word.starts_with("wstether_") || word.starts_with("process_") || word.contains(':'))
+    }
+
+    fn is_known(name: &str, rules: &[&str]) -> bool {
+        let of = |i: &super::super::Instrument| match i.kind {
+            Kind::Histogram(_) => {
+                name.strip_prefix(i.name).is_some_and(|it| ["_bucket", "_sum", "_count"].contains(&it))
+            }
+            Kind::Counter | Kind::Gauge => i.name == name,
+        };
+        INSTRUMENTS.iter().any(of) || rules.contains(&name)
+    }
+
+    #[test]
+    fn every_query_of_the_dashboard_names_series_of_the_catalogue() {
+        for panel in panels() {
+            for target in panel["targets"].as_array().expect("targets") {
+                let query = target["expr"].as_str().expect("a query");
+                assert!(names(query).count() > 0, "{query}");
+                for name in names(query) {
+                    assert!(is_known(name, &[]), "{}: {name} is not in the catalogue", panel["title"]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instrument_of_a_stage_but_the_high_water_marks_has_its_panel_or_a_rule() {
+        let drawn = dashboard().to_string() + RULES;
+        let elsewhere = ["_max_seen", "_batches_total", "_decisions_total", "_handovers_total"];
+        for name in INSTRUMENTS.iter().map(|it| it.name).filter(|name| name.starts_with("wstether_stage_")) {
+            assert!(drawn.contains(name) || elsewhere.iter().any(|end| name.ends_with(end)), "{name} is drawn nowhere");
+        }
+    }
+
+    #[test]
+    fn every_rule_names_series_of_the_catalogue_or_of_another_rule_and_every_alert_has_its_runbook() {
+        let value = |line: &'static str, key: &str| line.trim().trim_start_matches("- ").strip_prefix(key);
+        let of = |key: &'static str| RULES.lines().filter_map(move |line| value(line, key)).map(str::trim);
+        let rules: Vec<&str> = of("record:").collect();
+        assert!(!rules.is_empty());
+        let queries = RULES.lines().filter(|line| !line.trim_start().starts_with('#') && !line.contains("record:"));
+        for name in queries.flat_map(|line| names(line.split_once("expr:").map_or(line, |(_, query)| query))) {
+            let is_prose = name.ends_with(':');
+            assert!(is_prose || is_known(name, &rules), "{name} is neither in the catalogue nor a rule");
+        }
+        assert_eq!(of("alert:").count(), of("runbook:").count());
+        for runbook in of("runbook:") {
+            assert!(fs::exists(format!("{}/{runbook}", env!("CARGO_MANIFEST_DIR"))).expect("readable"), "{runbook}");
+        }
+    }
+}
