@@ -4,3 +4,8 @@
 
 #[path = "root/kernel/mod.rs"]
 mod kernel;
+//! The tests that need root or a program beside the gateway.
+#![cfg(feature = "kernel")]
+
+#[path = "root/dashboards.rs"]
+mod dashboards;
