@@ -3,6 +3,7 @@
 //! One thread answers one connection after the other, each within a deadline, so the server never holds more than one
 //! connection's memory; who comes meanwhile waits in the listener's backlog.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -108,8 +109,25 @@ fn converse(mut stream: TcpStream, metrics: &Metrics) -> io::Result<()> {
         Ok(head) => answer(&head, metrics),
         Err(refusal) => refusal,
     };
-    stream.set_write_timeout(Some(REQUEST_TIMEOUT))?;
-    answer.write(&mut stream)
+    write_all(&mut stream, answer.to_string().as_bytes())
+}
+
+/// Writes all of `bytes`, or fails when the reader does not take them in time.
+fn write_all(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        match stream.write(bytes) {
+            Ok(taken) => bytes = &bytes[taken..],
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads until the head's end. The answer where there is no whole head within bounds.
@@ -161,16 +179,14 @@ impl Answer {
     fn plain(status: u16, reason: &'static str, text: &str) -> Self {
         Self { status, reason, content_type: "text/plain; charset=utf-8", body: format!("{text}\n"), head_only: false }
     }
+}
 
-    fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, reason, content_type, body, head_only } = self;
-        let head = format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        if *head_only { Ok(()) } else { stream.write_all(body.as_bytes()) }
+        write!(f, "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n", body.len())?;
+        write!(f, "Cache-Control: no-store\r\nConnection: close\r\n\r\n")?;
+        if *head_only { Ok(()) } else { f.write_str(body) }
     }
 }
 

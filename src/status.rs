@@ -1,11 +1,16 @@
 //! What the gateway is doing: the model behind `wstether status` and `/status`, made from the metrics.
 
+#[cfg(feature = "kernel")]
+mod fetch;
 mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "kernel")]
+pub use fetch::{FetchError, fetch};
 
 use crate::metrics::{Gauge, Metrics, Process, StageMetrics};
 

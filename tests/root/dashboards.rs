@@ -49,6 +49,23 @@ pub(crate) fn every_panel_has_data(metrics_addr: SocketAddr, command: impl Fn(&s
     assert_eq!(prometheus.broken_rules(), Vec::<String>::new());
 }
 
+/// Panics unless every drop reason that the rules count is one that the server at `metrics_addr` has: a rule that names
+/// another would never fire.
+pub(crate) fn every_reason_of_the_rules_exists(metrics_addr: SocketAddr) {
+    let rules = fs::read_to_string(dashboards().join("prometheus").join("rules.yml")).expect("the rules");
+    let (_, series) = http_get(metrics_addr, "/metrics").expect("the server answers");
+    let named: Vec<&str> = quoted_after(&rules, "reason=~").flat_map(|names| names.split('|')).collect();
+    assert!(!named.is_empty(), "no rule goes by reason");
+    let unknown: Vec<&&str> =
+        named.iter().filter(|name| !quoted_after(&series, "reason=").any(|it| it == **name)).collect();
+    assert!(unknown.is_empty(), "no stage drops for {unknown:?}");
+}
+
+/// Each text in double quotes that follows `key`.
+fn quoted_after<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(key).skip(1).filter_map(|rest| rest.strip_prefix('"')?.split('"').next())
+}
+
 /// Every query of the dashboard with its panel's title, its variables filled in.
 fn dashboard_queries() -> Vec<(String, String)> {
     let text = fs::read_to_string(dashboards().join("wstether.json")).expect("the dashboard");
@@ -210,6 +227,9 @@ fn percent_encoded(query: &str) -> String {
     query.bytes().map(encode).collect()
 }
 
+/// The drop reasons of the live gateway's stages.
+const REASONS: &[&str] = &["queue_full", "kernel_full", "ring_full", "no_buffer", "port_limit", "malformed"];
+
 /// A metrics server whose figures move, as a gateway's do whose way out is raw.
 struct LiveGateway {
     server: MetricsServer,
@@ -220,7 +240,7 @@ struct LiveGateway {
 
 impl LiveGateway {
     fn start() -> Self {
-        let stage = |name, direction| StageMetrics::new(name, direction, &["queue_full", "malformed"]);
+        let stage = |name, direction| StageMetrics::new(name, direction, REASONS);
         let uplink = ["ws-decode", "ip-parse", "nat-rewrite", "raw-send"].map(|name| stage(name, "uplink"));
         let downlink = ["raw-recv", "ip-parse", "nat-rewrite", "ws-encode"].map(|name| stage(name, "downlink"));
         let stages = uplink.into_iter().chain(downlink).collect();
@@ -272,6 +292,11 @@ fn every_panel_has_data_with_a_live_gateway_whatever_its_graph() {
     let gateway = LiveGateway::start();
     every_panel_has_data(gateway.server.local_addr(), |program| Command::new(program));
     assert!(gateway.metrics.stages.iter().all(|stage| stage.unaccounted() <= 32));
+}
+
+#[test]
+fn every_reason_of_the_rules_is_one_that_a_stage_has() {
+    every_reason_of_the_rules_exists(LiveGateway::start().server.local_addr());
 }
 
 #[test]
