@@ -166,6 +166,7 @@ fn dashboard() -> Value {
     board.row("Overview", 4, overview_figures());
     board.panels(3, overview_graphs());
     board.row("accept: connection, TLS, upgrade, hello", 4, accept());
+    board.panels(4, work("stage=\"accept\""));
     for (stage, direction, what) in STAGES {
         board.row(&format!("{stage} ({direction}): {what}"), 4, stage_panels(stage, direction));
     }
@@ -318,10 +319,16 @@ fn accept() -> Vec<Panel> {
 }
 
 fn stage_panels(stage: &str, direction: &str) -> Vec<Panel> {
-    let labels = &format!("stage=\"{stage}\",direction=\"{direction}\"");
+    let labels = format!("stage=\"{stage}\",direction=\"{direction}\"");
+    traffic(&labels).into_iter().chain(work(&labels)).collect()
+}
+
+/// What goes through a stage, what it loses, and what its controllers do.
+fn traffic(labels: &str) -> Vec<Panel> {
     let flow = |name: &str| or_zero(&rate(name, labels));
     let level = |name: &str| or_zero(&sum(name, labels));
-    let ratio = |part: &str, whole: &str| or_zero(&format!("{part} / {whole}"));
+    let [segments, batches] =
+        ["wstether_stage_batch_packets_sum", "wstether_stage_batch_packets_count"].map(|name| rate(name, labels));
     vec![
         Panel::graph("Packets", "pps", "Segments in and out, turned round, and made by the gateway here.")
             .query(flow("wstether_stage_packets_in_total"), "in")
@@ -331,28 +338,38 @@ fn stage_panels(stage: &str, direction: &str) -> Vec<Panel> {
         Panel::graph("Bytes", "Bps", "Bytes in and out.")
             .query(flow("wstether_stage_bytes_in_total"), "in")
             .query(flow("wstether_stage_bytes_out_total"), "out"),
-        Panel::graph("Utilisation", "percentunit", "Share of its threads' time that the stage works.").query(
-            ratio(&rate("wstether_stage_busy_seconds_total", labels), &sum("wstether_stage_threads", labels)),
-            "busy",
-        ),
         Panel::graph(
             "Drops (errors)",
             "pps",
-            "Segments dropped, by reason. The stage's file and docs/metrics.md tell what each means.",
+            "Segments dropped, by reason. The stage's file tells what each reason means.",
         )
         .query(rate_by("reason", "wstether_stage_drops_total", labels), "{{reason}}"),
+        Panel::graph(
+            "Threads, batch, lanes",
+            "short",
+            "The controllers' work: the pool, segments in a mean batch, lanes that wait for room.",
+        )
+        .query(level("wstether_stage_threads"), "threads")
+        .query(or_zero(&format!("{segments} / {batches}")), "mean batch")
+        .query(level("wstether_stage_lanes_parked"), "lanes parked"),
+    ]
+}
+
+/// How busy a stage is and what waits for it.
+fn work(labels: &str) -> Vec<Panel> {
+    let fill = |unit: &str| {
+        let [queue, capacity] =
+            ["queue", "queue_capacity"].map(|it| sum(&format!("wstether_stage_{it}_{unit}"), labels));
+        or_zero(&format!("{queue} / {capacity}"))
+    };
+    let busy = rate("wstether_stage_busy_seconds_total", labels);
+    let threads = sum("wstether_stage_threads", labels);
+    vec![
+        Panel::graph("Utilisation", "percentunit", "Share of its threads' time that the stage works.")
+            .query(or_zero(&format!("{busy} / {threads}")), "busy"),
         Panel::graph("Queue (saturation)", "percentunit", "How full the queue is, by segments and by memory held.")
-            .query(
-                ratio(
-                    &sum("wstether_stage_queue_packets", labels),
-                    &sum("wstether_stage_queue_capacity_packets", labels),
-                ),
-                "packets",
-            )
-            .query(
-                ratio(&sum("wstether_stage_queue_bytes", labels), &sum("wstether_stage_queue_capacity_bytes", labels)),
-                "bytes",
-            ),
+            .query(fill("packets"), "packets")
+            .query(fill("bytes"), "bytes"),
         Panel::graph(
             "Time in queue (saturation)",
             "s",
@@ -363,20 +380,6 @@ fn stage_panels(stage: &str, direction: &str) -> Vec<Panel> {
         Panel::graph("Time in handler", "s", "Time that the handler takes for a batch; 0 without a sample.")
             .query(quantile(0.5, "wstether_stage_service_seconds", labels), "p50")
             .query(quantile(0.99, "wstether_stage_service_seconds", labels), "p99"),
-        Panel::graph(
-            "Threads, batch, lanes",
-            "short",
-            "The controllers' work: the pool, segments in a mean batch, lanes that wait for room.",
-        )
-        .query(level("wstether_stage_threads"), "threads")
-        .query(
-            ratio(
-                &rate("wstether_stage_batch_packets_sum", labels),
-                &rate("wstether_stage_batch_packets_count", labels),
-            ),
-            "mean batch",
-        )
-        .query(level("wstether_stage_lanes_parked"), "lanes parked"),
     ]
 }
 
