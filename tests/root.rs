@@ -9,3 +9,10 @@ mod kernel;
 
 #[path = "root/dashboards.rs"]
 mod dashboards;
+//! Tests that need root: for network namespaces, or for a browser as it runs there.
+
+#[path = "support/chromium.rs"]
+mod chromium;
+
+#[path = "root/page.rs"]
+mod page;
