@@ -54,7 +54,7 @@ impl HeadError {
 
 /// The header lines of a head, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Headers(Vec<(String, String)>);
+struct Headers(Vec<(String, String)>);
 
 impl Headers {
     /// Values are ASCII or they are not ours to read: a line that is not UTF-8 is kept with its bytes replaced.

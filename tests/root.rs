@@ -10,6 +10,7 @@ mod kernel;
 #[path = "root/dashboards.rs"]
 mod dashboards;
 //! Tests that need root: for network namespaces, or for a browser as it runs there.
+#![cfg(feature = "kernel")]
 
 #[path = "support/chromium.rs"]
 mod chromium;

@@ -262,8 +262,8 @@ fn messages_arrive_as_they_were_sent(base64: bool) {
     let challenge = on_the_wire(CHALLENGE.len());
     assert_eq!(up_sent.hex(), up_received.hex());
     assert_eq!(down_sent.hex(), down_received.hex());
-    chromium.wait("#bytes-up", "data-bytes", &bytes.to_string());
-    chromium.wait("#bytes-down", "data-bytes", &(bytes + challenge).to_string());
+    chromium.wait("#bytes-up", "data-bytes", bytes.to_string().as_str());
+    chromium.wait("#bytes-down", "data-bytes", (bytes + challenge).to_string().as_str());
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_gateway_that_is_not_there_is_told_apart_from_a_laptop_that_is_not() {
     let laptop = Server::laptop(nowhere, false);
     let mut chromium = browser(&laptop);
     let (mut socket, _) = laptop.accept();
-    assert_eq!(closing(&mut socket).0, 4920);
+    assert_eq!(closing(&mut socket), (4920, "not reached".to_owned()));
     chromium.wait("#problem", "data-failure", "gatewayUnreachable");
     assert!(chromium.text("#todo").contains(&nowhere.to_string()), "the page names the gateway");
 }
@@ -369,7 +369,35 @@ fn what_the_laptop_sends_early_is_held_in_order_and_too_much_of_it_ends_the_conn
     let (mut early, subprotocol) = laptop.accept();
     let _dialled = slow.accept().expect("the page");
     (0..=64).for_each(|_| send(&mut early, subprotocol, b"early"));
-    assert_eq!(closing(&mut early), (4921, "overrun".to_owned()));
+    assert_eq!(closing(&mut early), (4921, "too much before the gateway was there".to_owned()));
+}
+
+#[test]
+fn a_gateway_that_says_nothing_is_given_up_and_tried_again() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let laptop = Server::laptop(gateway.address, false);
+    let mut chromium = browser(&laptop);
+    let (mut socket, _) = laptop.accept();
+    let _silent = gateway.accept();
+    assert_eq!(closing(&mut socket), (4922, "no first message in time".to_owned()));
+    chromium.wait("#problem", "data-failure", "gatewaySilent");
+    let _joined = Joined::accept(&laptop, &gateway);
+    wait_connected(&mut chromium);
+}
+
+#[test]
+fn what_a_slow_gateway_does_not_take_waits_in_the_page_and_is_shown_and_nothing_is_lost() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let laptop = Server::laptop(gateway.address, false);
+    let mut chromium = browser(&laptop);
+    let mut joined = Joined::accept(&laptop, &gateway);
+    let message = |seed: usize| vec![seed as u8; 65_536];
+    (0..512).for_each(|seed| send(&mut joined.laptop, Subprotocol::Binary, &message(seed)));
+    chromium.wait("#waiting", "hidden", None);
+    for seed in 0..512 {
+        assert!(receive(&mut joined.gateway, Subprotocol::Binary) == message(seed), "message {seed}");
+    }
+    chromium.wait("#waiting", "hidden", "true");
 }
 
 #[test]

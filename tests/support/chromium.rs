@@ -114,12 +114,13 @@ impl Chromium {
         self.command(&format!("element/{element}/click"), &json!({}));
     }
 
-    /// Waits until an element's attribute has this value.
-    pub(crate) fn wait(&mut self, selector: &str, attribute: &str, value: &str) {
+    /// Waits until an element's attribute has this value, or is not there.
+    pub(crate) fn wait<'a>(&mut self, selector: &str, attribute: &str, value: impl Into<Option<&'a str>>) {
+        let value = value.into();
         let deadline = Instant::now() + Duration::from_secs(WAIT_S_MAX);
         loop {
             let found = self.attribute(selector, attribute);
-            if found.as_deref() == Some(value) {
+            if found.as_deref() == value {
                 return;
             }
             if Instant::now() > deadline {

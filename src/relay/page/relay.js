@@ -4,8 +4,9 @@
 
 // Every text of the page, in one place for translation. {name} is filled in.
 const TEXTS = {
-  laptop: "Laptop", phone: "This phone", gateway: "Gateway",
-  connected: "connected", connecting: "connecting…", closed: "not connected", relaying: "relaying", idle: "waiting",
+  laptop: "Laptop", phone: "Phone", gateway: "Gateway",
+  connected: "connected", connecting: "connecting…", closed: "offline",
+  relaying: "relaying", idle: "waiting", paused: "stopped",
   up: "Upload", down: "Download",
   headline: {
     connected: "Your laptop is online", connecting: "Connecting…", waiting: "Not connected", stopped: "Stopped",
@@ -13,13 +14,13 @@ const TEXTS = {
   uptime: "for {time}", again: "Next try in {seconds} s", trying: "Trying…", pressStart: "Press Start to share this phone's data",
   start: "Start", stop: "Stop",
   hint: "Keep this page open and the screen on while the laptop is online.",
-  total: "{bytes} in all", waitingBytes: "{bytes} wait in this phone: the network ahead is slower than the data comes.",
+  total: "{bytes} total", waitingBytes: "{bytes} wait in this phone: the network ahead is slower than the data comes.",
   details: "Details", gatewayUrl: "Gateway", subprotocol: "Subprotocol", messages: "Messages up / down",
   buffered: "Waiting here up / down", attempts: "Connections tried", lastClose: "Last end",
   said: "It said: {reason}", code: "code {code} from {side}", codeReason: "code {code} from {side}: {reason}",
 };
 
-// Why it does not work, and what to do about it.
+// Why it does not work, and what to do about it. The key starts with the side that is in trouble, if it is one side's.
 const FAILURES = {
   offline: ["This phone has no network.", "Switch on mobile data, and join the laptop's Wi-Fi or cable."],
   laptopUnreachable: ["The phone cannot reach the laptop.",
@@ -28,17 +29,17 @@ const FAILURES = {
     "Is this page open a second time, here or on another phone? Otherwise restart “wstether client”."],
   laptopLost: ["The connection to the laptop ended.",
     "It comes back by itself when the laptop does. Is “wstether client” still running?"],
-  noGateway: ["The laptop has named no gateway.", "Set the gateway's URL in the laptop's configuration, and reload this page."],
-  badGateway: ["The gateway's address is not a WebSocket URL.", "It must start with wss:// or ws://. Correct it on the laptop: {gateway}"],
-  mixedContent: ["This browser forbids an insecure gateway from a secure page.",
+  gatewayUnset: ["The laptop has named no gateway.", "Set the gateway's URL in the laptop's configuration, and reload this page."],
+  gatewayUrlBad: ["The gateway's address is not a WebSocket URL.", "It must start with wss:// or ws://. Correct it on the laptop: {gateway}"],
+  gatewayMixed: ["This browser forbids an insecure gateway from a secure page.",
     "The page came over https, so the gateway's URL must start with wss://. Correct it on the laptop: {gateway}"],
   gatewayUnreachable: ["The laptop is here, but the gateway cannot be reached.",
     "Is mobile data on, and does another site load in this browser? If so, check on the laptop that this is a running gateway: {gateway}"],
   gatewaySilent: ["The gateway was reached but says nothing.",
     "Something between may hold its messages back. The next try uses plain text; or try another network."],
-  subprotocol: ["What answers is not a wstether gateway.", "Check the gateway's URL on the laptop: {gateway}"],
+  gatewayForeign: ["What answers is not a wstether gateway.", "Check the gateway's URL on the laptop: {gateway}"],
   gatewayLost: ["The gateway ended the connection.", "It is dialled again by itself. If it keeps ending, look at the laptop's messages."],
-  overrun: ["The laptop sent too much before the gateway was there.", "It is tried again by itself. If it stays, update wstether on the laptop."],
+  laptopOverrun: ["The laptop sent too much before the gateway was there.", "It is tried again by itself. If it stays, update wstether on the laptop."],
 };
 
 const PATH = "/wstether";
@@ -96,8 +97,8 @@ class Session {
     try {
       ws = new WebSocket(url, this.subprotocol);
     } catch (error) {
-      const why = error.name === "SyntaxError" ? "badGateway" : "mixedContent";
-      this.end(why, CLOSE.unreachable, why);
+      const why = error.name === "SyntaxError" ? "gatewayUrlBad" : "gatewayMixed";
+      this.end(why, CLOSE.unreachable, "the gateway's URL");
       return;
     }
     ws.binaryType = "arraybuffer";
@@ -106,23 +107,23 @@ class Session {
     ws.onclose = (event) => this.over || this.closed(side, event);
     this[side] = ws;
     const late = side === "laptop" ? "laptopUnreachable" : "gatewayUnreachable";
-    this.expect(CONNECT_MS_MAX, late, CLOSE.unreachable);
+    this.expect(CONNECT_MS_MAX, late, CLOSE.unreachable, "no answer in time");
     page.show();
   }
 
-  expect(ms, failure, code) {
+  expect(ms, failure, code, reason) {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.end(failure, code, failure), ms);
+    this.timer = setTimeout(() => this.end(failure, code, reason), ms);
   }
 
   opened(side, ws) {
     if (ws.protocol !== this.subprotocol) {
-      this.end("subprotocol", CLOSE.subprotocol, "subprotocol");
+      this.end(side === "laptop" ? "laptopRefused" : "gatewayForeign", CLOSE.subprotocol, "another subprotocol");
     } else if (side === "laptop") {
       this.dial("gateway", this.gatewayUrl);
     } else {
       this.openedAt = Date.now();
-      this.expect(FIRST_MESSAGE_MS_MAX, "gatewaySilent", CLOSE.silent);
+      this.expect(FIRST_MESSAGE_MS_MAX, "gatewaySilent", CLOSE.silent, "no first message in time");
       for (const data of this.held) this.send(ws, "up", data);
       this.held = [];
       page.show();
@@ -145,7 +146,7 @@ class Session {
     this.heldBytes += sizeOf(data);
     this.held.push(data);
     if (this.held.length > HELD_MESSAGES_MAX || this.heldBytes > HELD_BYTES_MAX) {
-      this.end("overrun", CLOSE.overrun, "overrun");
+      this.end("laptopOverrun", CLOSE.overrun, "too much before the gateway was there");
     }
   }
 
@@ -161,7 +162,7 @@ class Session {
       ? (wasOpen ? "laptopLost" : "laptopRefused")
       : (wasOpen ? "gatewayLost" : "gatewayUnreachable");
     this.lastClose = { side, code: event.code, reason: event.reason };
-    this.end(failure, wasOpen ? codeToPassOn(event.code) : CLOSE.unreachable, event.reason);
+    this.end(failure, wasOpen ? codeToPassOn(event.code) : CLOSE.unreachable, event.reason || (wasOpen ? "" : "not reached"));
   }
 
   // Closes whatever is open with the code, once.
@@ -211,6 +212,7 @@ const keeper = {
     this.failure = null;
     this.tries = this.backoff = 0;
     this.connect();
+    wake.follow();
   },
 
   stop() {
@@ -220,6 +222,7 @@ const keeper = {
     clearTimeout(this.timer);
     this.nextAt = 0;
     if (this.session) this.session.end(null, CLOSE.stopped, "stopped on the phone");
+    wake.follow();
     page.show();
   },
 
@@ -233,8 +236,8 @@ const keeper = {
     if (turn !== this.turn) return;
     if (!settings) return this.ended(navigator.onLine === false ? "offline" : "laptopUnreachable");
     this.gatewayUrl = settings.gateway || "";
-    if (!this.gatewayUrl) return this.ended("noGateway");
-    if (location.protocol === "https:" && this.gatewayUrl.startsWith("ws:")) return this.ended("mixedContent");
+    if (!this.gatewayUrl) return this.ended("gatewayUnset");
+    if (location.protocol === "https:" && this.gatewayUrl.startsWith("ws:")) return this.ended("gatewayMixed");
     const text = settings.base64 || this.tries % TRIES_A_BASE64 === TRIES_A_BASE64 - 1;
     const laptopUrl = (location.protocol === "https:" ? "wss://" : "ws://") + location.host + PATH;
     this.session = new Session(laptopUrl, this.gatewayUrl, text ? BASE64 : BINARY, (failure) => this.ended(failure));
@@ -294,18 +297,14 @@ async function fetchSettings() {
 const wake = {
   lock: null,
   async follow() {
-    const want = keeper.wanted && document.visibilityState === "visible";
-    if (!navigator.wakeLock || want === (this.lock !== null)) return;
-    if (!want) {
-      this.lock.release();
+    if (!navigator.wakeLock) return;
+    if (!keeper.wanted) {
+      if (this.lock) this.lock.release();
       this.lock = null;
-      return;
-    }
-    try {
-      this.lock = await navigator.wakeLock.request("screen");
-      this.lock.addEventListener("release", () => { this.lock = null; });
-    } catch {
-      this.lock = null; // refused, when the battery is low for one
+    } else if (document.visibilityState === "visible" && (!this.lock || this.lock.released)) {
+      // It may be refused, when the battery is low for one; the hint on the page says what to do.
+      this.lock = await navigator.wakeLock.request("screen").catch(() => null);
+      if (!keeper.wanted) this.follow(); // stopped meanwhile
     }
   },
 };
@@ -327,10 +326,11 @@ function bytesText(bytes) {
   return `${unit === 0 || bytes >= 99.5 ? Math.round(bytes) : bytes.toFixed(1)} ${units[unit]}`;
 }
 
+// Figure and unit apart: the figure is what is looked at.
 function rateText(bytesPerSecond) {
   const bits = bytesPerSecond * 8;
-  if (bits >= 1e6) return `${(bits / 1e6).toFixed(bits < 1e8 ? 1 : 0)} Mbit/s`;
-  return `${bits < 1e4 ? (bits / 1e3).toFixed(1) : Math.round(bits / 1e3)} kbit/s`;
+  if (bits >= 1e6) return [(bits / 1e6).toFixed(bits < 1e8 ? 1 : 0), "Mbit/s"];
+  return [bits > 0 && bits < 1e4 ? (bits / 1e3).toFixed(1) : Math.round(bits / 1e3), "kbit/s"];
 }
 
 function timeText(ms) {
@@ -363,23 +363,26 @@ const page = {
     const gateway = session ? session.stateOf("gateway") : "closed";
     const joined = laptop === "connected" && gateway === "connected";
     const whole = joined ? "connected" : !keeper.wanted ? "stopped" : keeper.nextAt ? "waiting" : "connecting";
-    this.node("laptop", laptop);
-    this.node("gateway", gateway);
+    const failure = joined ? null : keeper.failure;
+    // A try after a failure is no news yet: the headline stays, so that neither eye nor screen reader is nagged.
+    const headline = TEXTS.headline[whole === "connecting" && failure ? "waiting" : whole];
+    this.node("laptop", laptop, failure);
+    this.node("gateway", gateway, failure);
     $("page").dataset.state = whole;
     this.state("phone-state", joined ? "connected" : whole === "connecting" ? "connecting" : "closed",
-      joined ? TEXTS.relaying : TEXTS.idle);
-    setText($("headline"), TEXTS.headline[whole]);
-    document.title = `${TEXTS.headline[whole]} · wstether`;
-    this.problem(joined ? null : keeper.failure);
+      joined ? TEXTS.relaying : keeper.wanted ? TEXTS.idle : TEXTS.paused);
+    setText($("headline"), headline);
+    document.title = `${headline} · wstether`;
+    this.problem(failure);
     this.progress(whole, session);
     this.figures(session);
     $("toggle").dataset.action = keeper.wanted ? "stop" : "start";
     setText($("toggle"), keeper.wanted ? TEXTS.stop : TEXTS.start);
-    wake.follow();
   },
 
-  node(side, state) {
+  node(side, state, failure) {
     this.state(`${side}-state`, state, TEXTS[state]);
+    $(`${side}-state`).toggleAttribute("data-trouble", state === "closed" && Boolean(failure) && failure.startsWith(side));
     $(`${side}-wire`).dataset.state = state;
   },
 
@@ -390,12 +393,12 @@ const page = {
 
   problem(failure) {
     $("problem").hidden = !failure;
+    $("problem").dataset.failure = failure || "";
     if (!failure) return;
     const [what, todo] = FAILURES[failure];
     const reason = ["gatewayLost", "laptopLost"].includes(failure) && keeper.lastClose && keeper.lastClose.reason;
     setText($("what"), what);
     setText($("todo"), fill(todo, { gateway: keeper.gatewayUrl }) + (reason ? `\n${fill(TEXTS.said, { reason })}` : ""));
-    $("problem").dataset.failure = failure;
   },
 
   progress(whole, session) {
@@ -410,7 +413,9 @@ const page = {
 
   figures(session) {
     for (const [direction, way] of Object.entries(count)) {
-      setText($(`rate-${direction}`), rateText(way.rate));
+      const [figure, unit] = rateText(way.rate);
+      setText($(`rate-${direction}`).children[0], String(figure));
+      setText($(`rate-${direction}`).children[1], unit);
       setText($(`bytes-${direction}`), fill(TEXTS.total, { bytes: bytesText(way.bytes) }));
       $(`bytes-${direction}`).dataset.bytes = way.bytes;
     }
