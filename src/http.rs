@@ -4,6 +4,9 @@
 //! relay, the metrics server) reads, asks here, and writes the answer. A request with a body is never read past its head,
 //! so every response but a switch of protocols closes the connection.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
 pub mod upgrade;
 pub mod url;
 
@@ -120,6 +123,13 @@ impl Head {
         self.headers.one("host")
     }
 
+    /// The Host header's address; `None` for a name. A page of any site can have its own name point to a local address
+    /// (DNS rebinding) and is then of the same origin: a server on a local address asks for an address here, too.
+    pub fn host_address(&self) -> Option<IpAddr> {
+        let (host, _) = url::split_authority(self.host()?).ok()?;
+        host.parse().ok()
+    }
+
     /// Whether a browser's request comes from a page of this same host (RFC 6454). A request without an Origin does not
     /// come from a page at all, and passes. A server on a local address needs this check: any site's page may try it.
     pub fn is_same_origin(&self) -> bool {
@@ -218,7 +228,7 @@ impl Status {
 pub struct Response<'a> {
     status: Status,
     headers: Vec<(&'static str, String)>,
-    body: std::borrow::Cow<'a, [u8]>,
+    body: Cow<'a, [u8]>,
     without_body: bool,
 }
 
@@ -231,7 +241,7 @@ impl<'a> Response<'a> {
     }
 
     /// A response with a body of this type.
-    pub fn new(status: Status, content_type: &'static str, body: impl Into<std::borrow::Cow<'a, [u8]>>) -> Self {
+    pub fn new(status: Status, content_type: &'static str, body: impl Into<Cow<'a, [u8]>>) -> Self {
         let headers = vec![("Content-Type", content_type.to_owned())];
         Self { status, headers, body: body.into(), without_body: false }
     }
@@ -355,6 +365,15 @@ mod tests {
         assert!(!of("Origin: http://192.0.2.1\r\n"));
         assert!(!of("Origin: null\r\n"));
         assert!(!of("Origin: http://192.0.2.1:7\r\nOrigin: https://elsewhere.example\r\n"));
+    }
+
+    #[test]
+    fn a_host_that_is_a_name_is_told_from_an_address() {
+        let of = |host: &str| head(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).host_address();
+        assert_eq!(of("192.0.2.1:7"), "192.0.2.1".parse().ok());
+        assert_eq!(of("[2001:db8::1]"), "2001:db8::1".parse().ok());
+        assert_eq!(of("rebound.example:7"), None);
+        assert_eq!(of("[2001:db8::1"), None);
     }
 
     #[test]

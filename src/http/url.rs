@@ -86,7 +86,7 @@ impl FromStr for WsUrl {
 }
 
 /// Host (without brackets) and port of an authority.
-fn split_authority(authority: &str) -> Result<(&str, Option<&str>), UrlError> {
+pub(super) fn split_authority(authority: &str) -> Result<(&str, Option<&str>), UrlError> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;
         host.parse::<std::net::Ipv6Addr>().map_err(|_| UrlError::Host)?;

@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
-use wstether::http::upgrade::{PATH, Subprotocol, upgrade};
+use wstether::http::upgrade::{PATH, Refusal, Subprotocol, upgrade};
 use wstether::http::{Head, Response, Status, not_found, parse_head};
 use wstether::relay::page;
 
@@ -98,7 +98,10 @@ fn serve(
         drop(stream.write_all(&answer(&head, settings)));
         return;
     }
-    match upgrade(&head, PATH, speaks) {
+    // The laptop lets its own page in alone; the gateway takes pages from anywhere.
+    let is_welcome = settings.is_none() || (head.is_same_origin() && head.host_address().is_some());
+    let judged = if is_welcome { upgrade(&head, PATH, speaks) } else { Err(Refusal::ForeignOrigin) };
+    match judged {
         Ok(accepted) => {
             stream.write_all(&accepted.response).expect("the response is written");
             let config = WebSocketConfig::default().accept_unmasked_frames(false);
@@ -197,6 +200,11 @@ fn browser(laptop: &Server) -> Chromium {
 fn wait_connected(chromium: &mut Chromium) {
     chromium.wait("#laptop-state", "data-state", "connected");
     chromium.wait("#gateway-state", "data-state", "connected");
+}
+
+/// Has the browser say whether the phone has any network, whatever the machine has.
+fn phone_is_online(chromium: &mut Chromium, online: bool) {
+    chromium.execute(&format!("Object.defineProperty(navigator, 'onLine', {{ value: {online}, configurable: true }})"));
 }
 
 /// Message lengths from 1 byte to 256 KiB, the edges of WebSocket's length fields among them.
@@ -325,12 +333,15 @@ fn when_the_laptop_goes_the_gateway_is_told_and_the_page_says_so_until_it_is_bac
     let mut chromium = browser(&laptop);
 
     let mut joined = Joined::accept(&laptop, &gateway);
+    phone_is_online(&mut chromium, true);
     drop(laptop);
     drop(joined.laptop);
     assert_eq!(closing(&mut joined.gateway).0, 4906, "1006: it ended without a close frame");
     chromium.wait("#problem", "data-failure", "laptopUnreachable");
     chromium.wait("#laptop-state", "data-state", "closed");
     chromium.wait("#gateway-state", "data-state", "closed");
+    phone_is_online(&mut chromium, false);
+    chromium.wait("#problem", "data-failure", "offline");
 
     let laptop = Server::laptop_at(&address, gateway.address, false);
     let _joined = Joined::accept(&laptop, &gateway);
@@ -401,6 +412,22 @@ fn what_a_slow_gateway_does_not_take_waits_in_the_page_and_is_shown_and_nothing_
 }
 
 #[test]
+fn a_page_of_another_site_gets_no_connection_to_the_laptop() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let laptop = Server::laptop(gateway.address, false);
+    let mut chromium = Chromium::launch(|program| Command::new(program));
+    chromium.open(&format!("http://{}/elsewhere", gateway.address));
+    let url = format!("ws://{}{PATH}", laptop.address);
+    chromium.execute(&format!(
+        "const socket = new WebSocket('{url}', 'wstether.v1');
+         socket.onopen = () => document.body.dataset.socket = 'open';
+         socket.onclose = () => document.body.dataset.socket = 'refused';"
+    ));
+    chromium.wait("body", "data-socket", "refused");
+    assert!(laptop.sockets.try_recv().is_err());
+}
+
+#[test]
 fn the_button_stops_and_starts() {
     let gateway = Server::gateway(&Subprotocol::ALL);
     let laptop = Server::laptop(gateway.address, false);
@@ -437,6 +464,7 @@ fn the_page_fits_any_phone_in_light_and_dark() {
     });
     assert!(pictures.iter().all(|picture| picture.starts_with(b"\x89PNG")));
     assert_ne!(pictures[0], pictures[1], "dark looks like light");
+    assert_eq!(chromium.complaints(), Vec::<String>::new());
 }
 
 /// Prints what the page carries; how fast that is depends on the machine.

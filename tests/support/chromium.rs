@@ -81,7 +81,9 @@ impl Chromium {
         let mut arguments: Vec<_> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         arguments.push(format!("--user-data-dir={}", self.folder.join("profile").display()));
         let options = json!({ "args": arguments, "binary": "/usr/bin/chromium" });
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
+        let logs = json!({ "browser": "WARNING" });
+        let match_all = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": logs });
+        let wanted = json!({ "capabilities": { "alwaysMatch": match_all } });
         let answer = self.request("POST", "/session", Some(&wanted));
         answer["sessionId"].as_str().expect("a session").to_owned()
     }
@@ -129,6 +131,12 @@ impl Chromium {
             }
             std::thread::sleep(Duration::from_millis(POLL_MS));
         }
+    }
+
+    /// What the browser complained about in its console since it was last asked.
+    pub(crate) fn complaints(&mut self) -> Vec<String> {
+        let entries = self.command("se/log", &json!({ "type": "browser" }));
+        entries.as_array().expect("a list").iter().map(|entry| entry["message"].to_string()).collect()
     }
 
     /// The page as a PNG, as high as its screen.

@@ -370,7 +370,7 @@ const page = {
     this.node("gateway", gateway, failure);
     $("page").dataset.state = whole;
     this.state("phone-state", joined ? "connected" : whole === "connecting" ? "connecting" : "closed",
-      joined ? TEXTS.relaying : keeper.wanted ? TEXTS.idle : TEXTS.paused);
+      joined ? TEXTS.relaying : this.resting());
     setText($("headline"), headline);
     document.title = `${headline} · wstether`;
     this.problem(failure);
@@ -381,9 +381,14 @@ const page = {
   },
 
   node(side, state, failure) {
-    this.state(`${side}-state`, state, TEXTS[state]);
-    $(`${side}-state`).toggleAttribute("data-trouble", state === "closed" && Boolean(failure) && failure.startsWith(side));
+    const trouble = state === "closed" && Boolean(failure) && failure.startsWith(side);
+    this.state(`${side}-state`, state, state === "closed" && !trouble ? this.resting() : TEXTS[state]);
+    $(`${side}-state`).toggleAttribute("data-trouble", trouble);
     $(`${side}-wire`).dataset.state = state;
+  },
+
+  resting() {
+    return keeper.wanted ? TEXTS.idle : TEXTS.paused;
   },
 
   state(id, state, text) {
