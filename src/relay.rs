@@ -1,3 +1,4 @@
 //! The relay: whatever joins the laptop's WebSocket to the gateway's, one message in, one message out.
 
+pub mod ended;
 pub mod page;

@@ -15,5 +15,8 @@ mod dashboards;
 #[path = "support/chromium.rs"]
 mod chromium;
 
+#[path = "support/servers.rs"]
+mod servers;
+
 #[path = "root/page.rs"]
 mod page;

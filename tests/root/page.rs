@@ -1,139 +1,23 @@
 //! The relay page in a real browser, between a laptop and a gateway on loopback.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::{Role, WebSocketConfig};
-use tungstenite::{Error, Message, WebSocket};
-use wstether::http::upgrade::{PATH, Refusal, Subprotocol, upgrade};
-use wstether::http::{Head, Response, Status, not_found, parse_head};
-use wstether::relay::page;
+use tungstenite::{Error, Message};
+use wstether::http::upgrade::{PATH, Subprotocol};
 
 use crate::chromium::{Chromium, PHONE};
-
-/// How long a test waits for the page to come, or for a message: far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::servers::{Server, Socket, serve};
 
 /// What the gateway says first.
 const CHALLENGE: &[u8] = b"challenge";
-
-type Socket = WebSocket<TcpStream>;
-
-/// A WebSocket server, and a web server if it has a page.
-struct Server {
-    address: SocketAddr,
-    sockets: Receiver<(Socket, Subprotocol)>,
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    fn gateway(speaks: &[Subprotocol]) -> Self {
-        Self::start("127.0.0.1:0", None, speaks)
-    }
-
-    /// Serves the page, which is told of this gateway.
-    fn laptop(gateway: SocketAddr, base64: bool) -> Self {
-        Self::laptop_at("127.0.0.1:0", gateway, base64)
-    }
-
-    fn laptop_at(address: &str, gateway: SocketAddr, base64: bool) -> Self {
-        let url = format!("ws://{gateway}{PATH}").parse().expect("a URL");
-        Self::start(address, Some(page::settings(&url, base64)), &Subprotocol::ALL)
-    }
-
-    fn start(address: &str, settings: Option<Vec<u8>>, speaks: &[Subprotocol]) -> Self {
-        let listener = TcpListener::bind(address).expect("a listener");
-        let address = listener.local_addr().expect("its address");
-        let over = Arc::new(AtomicBool::new(false));
-        let (sender, sockets) = mpsc::channel();
-        let (is_over, speaks) = (Arc::clone(&over), speaks.to_vec());
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if is_over.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (sender, settings, speaks) = (sender.clone(), settings.clone(), speaks.clone());
-                std::thread::spawn(move || serve(stream.expect("a stream"), settings.as_deref(), &speaks, &sender));
-            }
-        });
-        Self { address, sockets, over, thread: Some(thread) }
-    }
-
-    fn accept(&self) -> (Socket, Subprotocol) {
-        self.sockets.recv_timeout(PATIENCE).expect("a WebSocket")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
-        self.thread.take().expect("its thread").join().expect("no panic");
-    }
-}
-
-/// One connection: a request, and its answer. A browser also opens connections on which it then asks nothing.
-fn serve(
-    mut stream: TcpStream,
-    settings: Option<&[u8]>,
-    speaks: &[Subprotocol],
-    sockets: &Sender<(Socket, Subprotocol)>,
-) {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.set_nodelay(true).expect("no delay");
-    let Some((head, tail)) = read_head(&mut stream) else { return };
-    if head.path() != PATH {
-        drop(stream.write_all(&answer(&head, settings)));
-        return;
-    }
-    // The laptop lets its own page in alone; the gateway takes pages from anywhere.
-    let is_welcome = settings.is_none() || (head.is_same_origin() && head.host_address().is_some());
-    let judged = if is_welcome { upgrade(&head, PATH, speaks) } else { Err(Refusal::ForeignOrigin) };
-    match judged {
-        Ok(accepted) => {
-            stream.write_all(&accepted.response).expect("the response is written");
-            let config = WebSocketConfig::default().accept_unmasked_frames(false);
-            let socket = WebSocket::from_partially_read(stream, tail, Role::Server, Some(config));
-            drop(sockets.send((socket, accepted.subprotocol)));
-        }
-        Err(refusal) => drop(stream.write_all(&refusal.response())),
-    }
-}
-
-fn read_head(stream: &mut TcpStream) -> Option<(Head, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut chunk = [0; 1024];
-        let length = stream.read(&mut chunk).ok().filter(|length| *length > 0)?;
-        bytes.extend_from_slice(&chunk[..length]);
-        if let Some((head, consumed)) = parse_head(&bytes).expect("a browser's request") {
-            return Some((head, bytes.split_off(consumed)));
-        }
-    }
-}
-
-fn answer(head: &Head, settings: Option<&[u8]>) -> Vec<u8> {
-    let response = match (page::file(head.path()), settings) {
-        (Some(file), Some(_)) => Response::new(Status::Ok, file.content_type, file.bytes),
-        (None, Some(settings)) if head.path() == page::SETTINGS_PATH => {
-            Response::new(Status::Ok, "application/json", settings)
-        }
-        _ => not_found(head),
-    };
-    response.to_request(head).encode()
-}
 
 /// Both ends of what the page joins.
 struct Joined {
@@ -289,14 +173,12 @@ fn a_gateway_that_refuses_binary_gets_base64_on_both_sides() {
     let gateway = Server::gateway(&[Subprotocol::Base64]);
     let laptop = Server::laptop(gateway.address, false);
     let mut chromium = browser(&laptop);
-    let (gateway_socket, subprotocol) = gateway.accept();
+    let (_gateway_socket, subprotocol) = gateway.accept();
     assert_eq!(subprotocol, Subprotocol::Base64);
-    // The laptop was asked for binary first, in the tries that the gateway refused.
-    let tries: Vec<_> = laptop.sockets.try_iter().map(|(_, subprotocol)| subprotocol).collect();
-    assert_eq!(tries.last(), Some(&Subprotocol::Base64));
-    assert_eq!(tries.first(), Some(&Subprotocol::Binary));
-    drop(gateway_socket);
-    drop(chromium.text("body"));
+    let of_laptop = std::iter::repeat_with(|| laptop.accept().1);
+    let refused_by_gateway = of_laptop.take_while(|asked| *asked != Subprotocol::Base64).count();
+    assert_ne!(refused_by_gateway, 0, "the laptop was asked for binary first");
+    chromium.wait("#gateway-state", "data-state", "connected");
 }
 
 #[test]
@@ -359,6 +241,30 @@ fn a_gateway_that_is_not_there_is_told_apart_from_a_laptop_that_is_not() {
     assert_eq!(closing(&mut socket), (4920, "not reached".to_owned()));
     chromium.wait("#problem", "data-failure", "gatewayUnreachable");
     assert!(chromium.text("#todo").contains(&nowhere.to_string()), "the page names the gateway");
+}
+
+#[test]
+fn a_page_that_waits_tries_at_once_when_the_network_or_the_person_is_back() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let nowhere = gateway.address;
+    drop(gateway);
+    let laptop = Server::laptop(nowhere, false);
+    let mut chromium = browser(&laptop);
+    for event in [
+        "window.dispatchEvent(new Event('online'))",
+        "window.dispatchEvent(new Event('pageshow'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+    ] {
+        let tries = format!(
+            "const tries = () => Number(document.querySelector('#attempts').dataset.count);
+             if (document.querySelector('#page').dataset.state !== 'waiting') return null;
+             const before = tries();
+             {event};
+             return tries() - before;"
+        );
+        let tried = std::iter::repeat_with(|| chromium.execute(&tries)).find(|tried| !tried.is_null());
+        assert_eq!(tried.and_then(|tried| tried.as_i64()), Some(1), "{event}");
+    }
 }
 
 #[test]

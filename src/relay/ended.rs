@@ -1,0 +1,87 @@
+//! What the relay page's close codes mean (RFC 6455 §7.4).
+//!
+//! A page may close with 1000 and 3000 to 4999 alone. What one side closed with goes to the other as it is where that is
+//! allowed, and moved up by 3900 where it is not: 1001 arrives as 4901, 1006 (no close frame) as 4906.
+
+use std::fmt;
+
+/// 1000 moved up to 4900, and so on to 1015: the codes that a page may not send.
+const MAPPED: std::ops::RangeInclusive<u16> = 4900..=4915;
+
+/// How far they are moved.
+const MAPPED_BY: u16 = 3900;
+
+const STOPPED: u16 = 1000;
+const UNREACHABLE: u16 = 4920;
+const OVERRUN: u16 = 4921;
+const SILENT: u16 = 4922;
+const SUBPROTOCOL: u16 = 4923;
+
+/// Why the page closed a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By a person who pressed Stop, or the other side is done.
+    Stopped,
+    /// The page could not reach the gateway.
+    GatewayUnreachable,
+    /// The laptop sent more than the page holds before the gateway was there.
+    Overrun,
+    /// The gateway was reached, and did not speak in time.
+    GatewaySilent,
+    /// The other side agreed on another subprotocol.
+    Subprotocol,
+    /// The other side closed with this code.
+    OtherSide(u16),
+}
+
+impl From<u16> for Ended {
+    fn from(code: u16) -> Self {
+        match code {
+            STOPPED => Self::Stopped,
+            UNREACHABLE => Self::GatewayUnreachable,
+            OVERRUN => Self::Overrun,
+            SILENT => Self::GatewaySilent,
+            SUBPROTOCOL => Self::Subprotocol,
+            mapped if MAPPED.contains(&mapped) => Self::OtherSide(mapped - MAPPED_BY),
+            code => Self::OtherSide(code),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => write!(f, "the phone's page was stopped"),
+            Self::GatewayUnreachable => write!(f, "the phone cannot reach the gateway"),
+            Self::Overrun => write!(f, "more was sent than the phone holds while it dials the gateway"),
+            Self::GatewaySilent => write!(f, "the phone reached the gateway, which said nothing"),
+            Self::Subprotocol => write!(f, "the phone reached something that is not a wstether gateway"),
+            Self::OtherSide(1006) => write!(f, "the phone's connection to the gateway broke"),
+            Self::OtherSide(code) => write!(f, "the gateway closed the phone's connection with code {code}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_a_page_may_not_send_is_found_again() {
+        assert_eq!(Ended::from(4901), Ended::OtherSide(1001));
+        assert_eq!(Ended::from(4906), Ended::OtherSide(1006));
+        assert_eq!(Ended::from(4321), Ended::OtherSide(4321));
+    }
+
+    #[test]
+    fn the_page_sends_these_codes() {
+        let script = super::super::page::file("/relay.js").expect("the script").bytes;
+        let codes = format!(
+            "stopped: {STOPPED}, mapped: {}, unreachable: {UNREACHABLE}, overrun: {OVERRUN}, silent: {SILENT}, \
+             subprotocol: {SUBPROTOCOL} }}",
+            MAPPED.start()
+        );
+        assert!(String::from_utf8_lossy(script).contains(&codes), "{codes}");
+        assert_eq!(MAPPED.start() - MAPPED_BY, 1000);
+    }
+}
