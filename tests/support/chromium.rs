@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ const ANSWER_S_MAX: u64 = 60;
 
 /// How long [`Chromium::wait`] waits.
 const WAIT_S_MAX: u64 = 30;
+
+/// How long the end of the browser's processes is waited for.
+const END_S_MAX: u64 = 10;
 
 const POLL_MS: u64 = 20;
 
@@ -221,16 +224,24 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
+        let browser = descendants(self.driver.id());
         if !self.session.is_empty() {
             let path = format!("/session/{}", self.session);
             drop(self.try_request("DELETE", &path, None));
         }
-        for process in descendants(self.driver.id()) {
-            drop(Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status());
-        }
+        browser.iter().for_each(Process::kill);
         drop(self.driver.kill());
         drop(self.driver.wait());
-        remove_folder(&self.folder);
+        until(|| !browser.iter().any(Process::is_running));
+        until(|| std::fs::remove_dir_all(&self.folder).is_ok() || !self.folder.exists());
+    }
+}
+
+/// The browser's last processes take a moment to go, and may still write.
+fn until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(END_S_MAX);
+    while !condition() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(POLL_MS));
     }
 }
 
@@ -253,33 +264,48 @@ fn fresh_folder() -> PathBuf {
     folder
 }
 
-/// The browser's last processes may still write for a moment.
-fn remove_folder(folder: &Path) {
-    for _ in 0..100 {
-        if std::fs::remove_dir_all(folder).is_ok() || !folder.exists() {
-            return;
+/// A process, told from a later one with the same number by when it started.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    parent: u32,
+    started: u64,
+}
+
+impl Process {
+    /// The process of this number; `None` where there is none, or a dead one that nobody has waited for.
+    fn of(id: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // proc(5): behind the name, which stands in brackets, come state (field 3), parent (4), … start time (22).
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let process = Self { id, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()? };
+        (fields[0] != "Z").then_some(process)
+    }
+
+    /// Its parent may have gone meanwhile.
+    fn is_running(&self) -> bool {
+        Self::of(self.id).is_some_and(|found| found.started == self.started)
+    }
+
+    fn kill(&self) {
+        if self.is_running() {
+            drop(Command::new("kill").args(["-KILL", &self.id.to_string()]).stderr(Stdio::null()).status());
         }
-        std::thread::sleep(Duration::from_millis(POLL_MS));
     }
 }
 
 /// The children of a process, their children, and so on: Chromium puts some in process groups of their own.
-fn descendants(ancestor: u32) -> Vec<u32> {
-    let processes: Vec<(u32, u32)> = std::fs::read_dir("/proc")
-        .expect("/proc")
-        .filter_map(|entry| {
-            let process = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-            // The fields behind the name, which stands in brackets: state, parent.
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-            Some((process, parent))
-        })
-        .collect();
-    let mut family = vec![ancestor];
-    let mut next = 0;
-    while let Some(&member) = family.get(next) {
-        family.extend(processes.iter().filter(|(_, parent)| *parent == member).map(|(process, _)| *process));
-        next += 1;
+fn descendants(ancestor: u32) -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").expect("/proc");
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut others: Vec<_> = ids.filter_map(Process::of).collect();
+    let mut family = Vec::new();
+    let mut parents = vec![ancestor];
+    while let Some(parent) = parents.pop() {
+        let (children, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|process| process.parent == parent);
+        parents.extend(children.iter().map(|child| child.id));
+        family.extend(children);
+        others = rest;
     }
-    family.split_off(1)
+    family
 }
