@@ -9,7 +9,11 @@
 pub mod base64;
 pub mod capsule;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod proof;
+#[cfg(test)]
+mod protocol_doc;
 pub mod token;
 pub mod varint;
 

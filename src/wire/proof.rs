@@ -136,7 +136,7 @@ impl Secret {
         fits(&hmac(&hmac(&self.0, SERVER_KEY_LABEL), message), &proof.0)
     }
 
-    fn client_key(&self) -> Bytes {
+    pub(super) fn client_key(&self) -> Bytes {
         hmac(&self.0, CLIENT_KEY_LABEL)
     }
 }

@@ -150,7 +150,7 @@ pub struct Welcome {
     pub keep_alive_ms: u32,
     /// How long the ticket can be used once the tether has no link, in milliseconds.
     pub ticket_lifetime_ms: u32,
-    /// Resumes this session; replaces every earlier one. Empty where the gateway has no tickets.
+    /// Resumes this session, as often as needed while it lives. Empty where the gateway has no tickets.
     pub ticket: Vec<u8>,
     /// Of the gateway, over [`Welcome::auth_message`].
     pub proof: Proof,

@@ -120,7 +120,7 @@ impl FrameError {
 pub struct Decoder {
     role: Role,
     subprotocol: Subprotocol,
-    payload_bytes_max: usize,
+    message_bytes_max: usize,
     fragments: Fragments,
     ended: bool,
 }
@@ -154,18 +154,22 @@ impl Decoder {
     /// A decoder for a new link. `message_bytes_max` bounds a message (decoded, where it is base64) and so the memory
     /// that fragments may take.
     pub fn new(role: Role, subprotocol: Subprotocol, message_bytes_max: usize) -> Self {
-        let payload_bytes_max = subprotocol.payload_len(message_bytes_max);
-        Self { role, subprotocol, payload_bytes_max, fragments: Fragments::None, ended: false }
+        Self { role, subprotocol, message_bytes_max, fragments: Fragments::None, ended: false }
     }
 
     /// Changes the limit for messages that begin from now on.
     pub fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
-        self.payload_bytes_max = self.subprotocol.payload_len(message_bytes_max);
+        self.message_bytes_max = message_bytes_max;
+    }
+
+    /// The longest payload of a message, as it is on the wire.
+    fn payload_bytes_max(&self) -> usize {
+        self.subprotocol.payload_len(self.message_bytes_max)
     }
 
     /// The longest frame that is not refused, in bytes: the caller's buffer must hold as much.
     pub fn frame_bytes_max(&self) -> usize {
-        self.payload_bytes_max.max(CONTROL_BYTES_MAX) + HEADER_BYTES_MAX
+        self.payload_bytes_max().max(CONTROL_BYTES_MAX) + HEADER_BYTES_MAX
     }
 
     /// Memory held, in bytes.
@@ -297,7 +301,7 @@ impl Decoder {
             Fragments::Open(bytes) if !opcode.is_control() => bytes.len(),
             Fragments::Open(_) | Fragments::None | Fragments::Done(_) => 0,
         };
-        let max = if opcode.is_control() { CONTROL_BYTES_MAX } else { self.payload_bytes_max.saturating_sub(before) };
+        let max = if opcode.is_control() { CONTROL_BYTES_MAX } else { self.payload_bytes_max().saturating_sub(before) };
         usize::try_from(payload_len).ok().filter(|&len| len <= max).ok_or(FrameError::TooBig)
     }
 
@@ -310,7 +314,7 @@ impl Decoder {
         let len = bytes.len() + payload.len();
         if bytes.capacity() < len {
             // Twice as much, for tiny fragments; never more than the longest message.
-            let capacity = len.next_power_of_two().min(self.payload_bytes_max.max(len));
+            let capacity = len.next_power_of_two().min(self.payload_bytes_max().max(len));
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(payload);
@@ -328,7 +332,12 @@ impl Decoder {
     fn decode(&self, payload: &mut [u8]) -> Result<usize, FrameError> {
         match self.subprotocol {
             Subprotocol::Binary => Ok(payload.len()),
-            Subprotocol::Base64 => base64::decode_in_place(payload).map_err(|_| FrameError::NotBase64),
+            // The last four characters may stand for one to three bytes: only now the length is known.
+            Subprotocol::Base64 => match base64::decode_in_place(payload) {
+                Ok(len) if len <= self.message_bytes_max => Ok(len),
+                Ok(_) => Err(FrameError::TooBig),
+                Err(_) => Err(FrameError::NotBase64),
+            },
         }
     }
 }
