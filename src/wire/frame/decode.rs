@@ -169,7 +169,7 @@ impl Decoder {
 
     /// The longest frame that is not refused, in bytes: the caller's buffer must hold as much.
     pub fn frame_bytes_max(&self) -> usize {
-        self.payload_bytes_max().max(CONTROL_BYTES_MAX) + HEADER_BYTES_MAX
+        self.payload_bytes_max().max(CONTROL_BYTES_MAX).saturating_add(HEADER_BYTES_MAX)
     }
 
     /// Memory held, in bytes.
