@@ -10,6 +10,8 @@ mod ipv4;
 pub mod metrics;
 pub mod nat;
 pub mod packet;
+#[cfg(test)]
+mod packet_builder;
 pub mod policy;
 pub mod runtime;
 pub mod stages;

@@ -267,9 +267,13 @@ impl Nat {
             to.source_port = mapping.key.port;
         }
         if mapping.key.dns {
-            let shown = |address| if Some(address) == self.rules.resolver { self.gateway } else { address };
-            to.source = shown(to.source);
-            rewrite.quoted_destination = rewrite.quoted_destination.map(shown);
+            let is_resolver = |address: &IpAddr| Some(*address) == self.rules.resolver;
+            if is_resolver(&to.source) {
+                to.source = self.gateway;
+            }
+            if rewrite.quoted_destination.as_ref().is_some_and(is_resolver) {
+                rewrite.quoted_destination = Some(self.gateway);
+            }
         }
         rewrite
     }

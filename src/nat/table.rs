@@ -142,7 +142,7 @@ impl Table {
         for class in 0..TimerClass::COUNT {
             while ended < budget {
                 let first = self.lists[class].first;
-                if !self.node(first).is_some_and(|node| node.mapping.deadline <= now) {
+                if self.node(first).is_none_or(|node| node.mapping.deadline > now) {
                     break;
                 }
                 self.remove(first);
