@@ -8,6 +8,8 @@ use crate::checksum::{self, Delta};
 
 /// Length of a header without options.
 pub(crate) const HEADER_BYTES: usize = 20;
+/// Differentiated services and ECN (RFC 2474, RFC 3168).
+pub(crate) const TOS: usize = 1;
 pub(crate) const TOTAL_LENGTH: usize = 2;
 pub(crate) const IDENTIFICATION: usize = 4;
 pub(crate) const FRAGMENT: usize = 6;

@@ -22,8 +22,6 @@ mod plan;
 mod random;
 pub(crate) mod rewrite;
 mod table;
-#[cfg(test)]
-mod tests;
 
 /// What the translations of all tethers share.
 #[derive(Clone, Debug)]

@@ -97,3 +97,102 @@ impl<'a> Peek<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nat::Translation;
+    use crate::packet_builder::*;
+
+    const EXTERNAL: &str = "198.51.100.1";
+
+    fn plan(translation: Translation) -> AddressPlan {
+        AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan")
+    }
+
+    fn translating() -> AddressPlan {
+        plan(Translation::Gateway { addresses: vec![ip(EXTERNAL).into()], ports: 10_000..=10_999, block_ports: 100 })
+    }
+
+    fn tether(packet: &Builder) -> Option<u32> {
+        tether_for(&translating(), &packet.bytes()).map(|tether| tether.0)
+    }
+
+    #[test]
+    fn a_packet_from_the_internet_finds_its_tether_by_the_destination_port() {
+        assert_eq!(tether(&udp("192.0.2.80:443", "198.51.100.1:10000", b"x")), Some(0));
+        assert_eq!(tether(&tcp("192.0.2.80:443", "198.51.100.1:10999", SYN_ACK)), Some(9));
+        assert_eq!(tether(&udp("192.0.2.80:443", "198.51.100.1:9999", b"x")), None);
+        assert_eq!(tether(&udp("192.0.2.80:443", "198.51.100.2:10000", b"x")), None);
+    }
+
+    #[test]
+    fn options_move_the_ports() {
+        assert_eq!(tether(&udp("192.0.2.80:443", "198.51.100.1:10250", b"x").options(&[1; 8])), Some(2));
+    }
+
+    #[test]
+    fn an_echo_reply_finds_its_tether_by_the_identifier_and_a_request_finds_none() {
+        assert_eq!(tether(&query("192.0.2.80", EXTERNAL, 0, 10_350)), Some(3));
+        assert_eq!(tether(&query("192.0.2.80", EXTERNAL, 14, 10_350)), Some(3));
+        assert_eq!(tether(&query("192.0.2.80", EXTERNAL, 8, 10_350)), None);
+    }
+
+    #[test]
+    fn an_icmp_error_finds_its_tether_by_the_source_port_that_it_quotes() {
+        for quoted in [
+            udp("198.51.100.1:10450", "192.0.2.80:443", b"x"),
+            tcp("198.51.100.1:10450", "192.0.2.80:443", SYN),
+            query(EXTERNAL, "192.0.2.80", 8, 10_450),
+        ] {
+            assert_eq!(tether(&icmp_error("203.0.113.9", EXTERNAL, 3, 1, &quoted.bytes()[..28])), Some(4));
+        }
+    }
+
+    #[test]
+    fn where_the_destination_is_a_lease_it_decides_for_every_protocol() {
+        for plan in [translating(), plan(Translation::None)] {
+            let gre = other("100.64.0.1", "100.64.0.7", 47, b"gre").bytes();
+            assert_eq!(tether_for(&plan, &gre), Some(TetherId(5)));
+        }
+        assert_eq!(tether(&other("192.0.2.80", EXTERNAL, 47, b"gre")), None);
+    }
+
+    #[test]
+    fn a_fragment_has_no_port() {
+        assert_eq!(tether(&udp("192.0.2.80:443", "198.51.100.1:10000", b"x").fragment(0x2000)), None);
+    }
+
+    #[test]
+    fn packets_of_a_flow_have_one_hash_and_other_flows_others() {
+        let hash = |packet: &Builder| flow_hash(&packet.bytes());
+        let flow = || tcp("192.0.2.80:443", "198.51.100.1:10000", ACK);
+        assert_eq!(hash(&flow()), hash(&flow().ttl(9)));
+        let mut hashes: Vec<_> = (0..1_000)
+            .map(|port| hash(&tcp("192.0.2.80:443", &format!("198.51.100.1:{}", 10_000 + port), ACK)) % 64)
+            .collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 64, "a thousand flows reach each of 64 lanes");
+    }
+
+    #[test]
+    fn all_fragments_of_a_datagram_have_one_hash() {
+        let first = udp("192.0.2.80:443", "198.51.100.1:10000", b"first").fragment(0x2000).bytes();
+        let later = other("192.0.2.80", EXTERNAL, 17, b"anything").fragment(0x0002).bytes();
+        assert_eq!(flow_hash(&first), flow_hash(&later));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_peek_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..120), is_v4 in any::<bool>()) {
+            if is_v4 && let Some(first) = bytes.first_mut() {
+                *first = 0x40 | *first & 0x0f;
+            }
+            flow_hash(&bytes);
+            tether_for(&translating(), &bytes);
+        }
+    }
+}

@@ -51,6 +51,27 @@ impl Translated {
     }
 }
 
+/// The codepoint "congestion experienced", and the bits that hold codepoints (RFC 3168, 5).
+const ECN_CONGESTION_EXPERIENCED: u8 = 0b11;
+
+impl Packet<Translated> {
+    /// Whether its sender understands a mark instead of a drop.
+    pub fn is_ecn_capable(&self) -> bool {
+        self.bytes()[ipv4::TOS] & ECN_CONGESTION_EXPERIENCED != 0
+    }
+
+    /// Marks congestion, where the sender understands it; returns whether it does.
+    pub fn mark_congestion(&mut self) -> bool {
+        let is_capable = self.is_ecn_capable();
+        if is_capable {
+            let bytes = self.bytes_mut();
+            let word = u16::from_be_bytes([bytes[0], bytes[ipv4::TOS] | ECN_CONGESTION_EXPERIENCED]);
+            ipv4::change_word(bytes, 0, 0, word);
+        }
+        is_capable
+    }
+}
+
 /// A packet from a tether's link.
 pub fn outgoing(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
     let inside = *packet.proof().five_tuple();

@@ -66,7 +66,7 @@ fn assert_told(world: &mut World, sent: &Builder, reason: Reason, header: [u8; 8
     assert_checksums(&error);
     let mut expected = icmp(GATEWAY, LEASE, &message).bytes();
     expected[4..6].copy_from_slice(&[0, 0]);
-    let checksum = crate::checksum::Delta::default().word(0x1234, 0);
+    let checksum = Delta::default().word(0x1234, 0);
     ipv4::update(&mut expected, ipv4::CHECKSUM, checksum);
     assert_eq!(error.bytes(), expected);
 }
