@@ -217,13 +217,12 @@ impl Mapping {
 
     /// Whether what comes from `peer` passes the filter.
     pub(super) fn permits(&self, peer: Peer, filtering: Filtering, now: Instant) -> bool {
-        let known = |remote: &Remote| match filtering {
+        let mut live = self.remotes.iter().filter(|remote| remote.deadline > now);
+        match filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => remote.peer.address == peer.address,
-            Filtering::AddressAndPortDependent => remote.peer == peer,
-        };
-        filtering == Filtering::EndpointIndependent
-            || self.remotes.iter().any(|remote| known(remote) && remote.deadline > now)
+            Filtering::AddressDependent => live.any(|remote| remote.peer.address == peer.address),
+            Filtering::AddressAndPortDependent => live.any(|remote| remote.peer == peer),
+        }
     }
 
     /// Whether two peers share an entry: a TCP session is one with a port, other entries are as fine as the filter.

@@ -103,11 +103,11 @@ impl AddressPlan {
     /// Where pool, addresses, ports or block do not fit together.
     pub fn new(pool: Prefix, translation: Translation) -> Result<Self, PlanError> {
         let base = v4(pool.address())?.to_bits();
-        if pool.len() > 30 {
+        if pool.bits() > 30 {
             return Err(PlanError::PoolTooSmall(pool));
         }
         // A pool of length 0 has 2^32 addresses; one less keeps the arithmetic in 32 bits.
-        let addresses = u32::MAX.checked_shr(pool.len().into()).unwrap_or(0);
+        let addresses = u32::MAX.checked_shr(pool.bits().into()).unwrap_or(0);
         let leases = addresses - (ADDRESSES_BEFORE_LEASES + ADDRESSES_AFTER_LEASES - 1);
         let external = External::new(pool, translation)?;
         let capacity = external.as_ref().map_or(leases, |external| external.blocks().min(leases));

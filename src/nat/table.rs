@@ -271,3 +271,24 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a mapping may cost, in bytes, with its places in the look-ups; the lists and its first remote are in it.
+    const MAPPING_BYTES_MAX: usize = 160;
+
+    #[test]
+    fn a_mapping_stays_within_its_memory_and_an_idle_table_has_none() {
+        let look_ups = 2 * (size_of::<Key>() + size_of::<u32>() + 1) + size_of::<u32>();
+        assert!(size_of::<Option<Node>>() + look_ups <= MAPPING_BYTES_MAX, "{} bytes", size_of::<Option<Node>>());
+        let (table, now) = (Table::default(), Instant::now());
+        assert_eq!((table.nodes.capacity(), table.by_inside.capacity(), table.next_deadline()), (0, 0, None));
+        let mut table = table;
+        let key = Key { transport: Transport::Udp, port: 1, dns: false };
+        table.create(key, 100, &mut Random::new(1), now).expect("a free port");
+        assert_eq!(table.expire(now, 1), 1);
+        assert_eq!((table.nodes.capacity(), table.by_inside.capacity(), table.by_port[1].len()), (0, 0, 0));
+    }
+}

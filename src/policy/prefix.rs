@@ -61,13 +61,8 @@ impl Prefix {
     }
 
     /// Number of leading bits that count.
-    pub fn len(&self) -> u8 {
+    pub fn bits(&self) -> u8 {
         self.len
-    }
-
-    /// Whether it holds every address of its family.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Whether `address` is in it. An address of the other family never is.

@@ -246,7 +246,7 @@ impl Guard {
         self.rules = rules;
     }
 
-    fn drop(
+    fn refuse(
         &mut self,
         reason: Reason,
         told: Error,
@@ -293,16 +293,16 @@ pub fn outgoing(guard: &mut Guard, packet: Packet<Raw>, now: Instant) -> Verdict
         return answer_echo(packet);
     }
     if !guard.permits(packet.proof()) {
-        return guard.drop(Reason::Policy, Error::Prohibited, &packet, now);
+        return guard.refuse(Reason::Policy, Error::Prohibited, &packet, now);
     }
     if packet.bytes()[ipv4::TTL] <= 1 {
-        return guard.drop(Reason::TtlExpired, Error::TimeExceeded, &packet, now);
+        return guard.refuse(Reason::TtlExpired, Error::TimeExceeded, &packet, now);
     }
     let mtu_bytes = guard.rules.mtu_bytes;
     if packet_bytes_max(&packet) > usize::from(mtu_bytes) {
         return match is_fragmentable(&packet) {
             true => Verdict::Drop(Reason::TooBig),
-            false => guard.drop(Reason::TooBig, Error::TooBig { mtu_bytes }, &packet, now),
+            false => guard.refuse(Reason::TooBig, Error::TooBig { mtu_bytes }, &packet, now),
         };
     }
     pass_on(&mut packet);

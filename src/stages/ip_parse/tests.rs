@@ -1,3 +1,5 @@
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names the one verdict that it expects")]
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

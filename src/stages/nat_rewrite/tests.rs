@@ -1,7 +1,7 @@
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names the one verdict that it expects")]
+
 use std::sync::Arc;
 use std::time::Duration;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::nat::{AddressPlan, Filtering, Rules, Timers, Translation};
@@ -10,6 +10,12 @@ use crate::packet_builder::*;
 use crate::stages::ip_parse;
 use crate::tether_id::TetherId;
 
+mod icmp_and_dns;
+mod model;
+mod tcp;
+
+const CLIENT: &str = "100.64.0.2:4000";
+const SERVER: &str = "192.0.2.80:443";
 const LEASE: &str = "100.64.0.2";
 const GATEWAY: &str = "100.64.0.1";
 const EXTERNAL: &str = "198.51.100.1";
@@ -190,25 +196,6 @@ fn the_same_seed_gives_the_same_ports_and_another_seed_others() {
 }
 
 #[test]
-fn an_echo_has_its_identifier_mapped_both_ways() {
-    let mut world = world();
-    let sent = world.sent(&query(LEASE, "192.0.2.80", 8, 77));
-    let identifier = reparsed(&sent).source_port;
-    assert_packet(&sent, &query(EXTERNAL, "192.0.2.80", 8, identifier));
-    let came = world.came(&query("192.0.2.80", EXTERNAL, 0, identifier));
-    assert_eq!(came.bytes(), query("192.0.2.80", LEASE, 0, 77).bytes());
-    assert_eq!(came.proof().inside().source_port, 77);
-}
-
-#[test]
-fn nobody_outside_may_ping_the_inside_and_an_answer_from_inside_opens_nothing() {
-    let mut world = world();
-    let identifier = reparsed(&world.sent(&query(LEASE, "192.0.2.80", 8, 77))).source_port;
-    assert_eq!(world.refused(&query("192.0.2.80", EXTERNAL, 8, identifier)), Reason::Filtered);
-    assert!(matches!(world.send(query(LEASE, "192.0.2.80", 0, 78).packet()), Verdict::Drop(Reason::NoMapping)));
-}
-
-#[test]
 fn what_comes_to_a_port_without_a_mapping_or_to_another_address_is_dropped() {
     let mut world = world();
     assert_eq!(world.refused(&udp("192.0.2.80:443", "198.51.100.1:10000", b"x")), Reason::NoMapping);
@@ -304,97 +291,6 @@ fn a_mapping_to_port_53_ends_after_10_s_and_a_query_after_60_s() {
     assert_eq!(world.refused(&query("192.0.2.80", EXTERNAL, 0, identifier)), Reason::NoMapping);
 }
 
-const CLIENT: &str = "100.64.0.2:4000";
-const SERVER: &str = "192.0.2.80:443";
-
-#[test]
-fn a_tcp_connection_lives_240_s_while_it_opens_and_7440_s_once_it_is_established() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.wait(239);
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.wait(7_439);
-    world.came(&tcp(SERVER, &external, ACK));
-    world.wait(7_439);
-    assert_eq!(world.external(&tcp(CLIENT, SERVER, ACK)), external);
-    world.wait(7_440);
-    assert_eq!(world.refused(&tcp(SERVER, &external, ACK)), Reason::NoMapping);
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.wait(240);
-    assert_eq!(world.refused(&tcp(SERVER, &external, SYN_ACK)), Reason::NoMapping);
-}
-
-#[test]
-fn a_fin_from_both_sides_leaves_240_s_and_from_one_side_the_whole_time() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.sent(&tcp(CLIENT, SERVER, FIN));
-    world.wait(7_000);
-    world.came(&tcp(SERVER, &external, FIN));
-    world.wait(239);
-    world.sent(&tcp(CLIENT, SERVER, ACK));
-    world.wait(1);
-    assert_eq!(world.refused(&tcp(SERVER, &external, ACK)), Reason::NoMapping);
-}
-
-#[test]
-fn a_reset_is_translated_leaves_240_s_and_is_forgotten_when_data_follows() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.came(&tcp(SERVER, &external, RST));
-    world.wait(239);
-    world.sent(&tcp(CLIENT, SERVER, ACK));
-    world.wait(7_439);
-    world.came(&tcp(SERVER, &external, RST));
-    world.wait(240);
-    assert_eq!(world.refused(&tcp(SERVER, &external, ACK)), Reason::NoMapping);
-}
-
-#[test]
-fn a_closed_connections_ports_may_be_used_again_at_once() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.came(&tcp(SERVER, &external, RST));
-    assert_eq!(world.external(&tcp(CLIENT, SERVER, SYN)), external);
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.wait(7_439);
-    world.came(&tcp(SERVER, &external, ACK));
-}
-
-#[test]
-fn a_simultaneous_open_establishes_the_connection() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.came(&tcp(SERVER, &external, SYN));
-    world.wait(7_439);
-    world.came(&tcp(SERVER, &external, ACK));
-}
-
-#[test]
-fn an_established_connection_outlives_another_from_the_same_port_that_closes() {
-    let mut world = world();
-    let external = world.external(&tcp(CLIENT, SERVER, SYN));
-    world.came(&tcp(SERVER, &external, SYN_ACK));
-    world.sent(&tcp(CLIENT, "192.0.2.81:443", SYN));
-    world.came(&tcp("192.0.2.81:443", &external, SYN_ACK));
-    world.came(&tcp("192.0.2.81:443", &external, RST));
-    world.wait(7_000);
-    world.came(&tcp(SERVER, &external, ACK));
-    assert_eq!(world.refused(&tcp("192.0.2.81:443", &external, ACK)), Reason::Filtered);
-}
-
-#[test]
-fn a_tcp_segment_that_opens_nothing_makes_no_mapping() {
-    let mut world = world();
-    for flags in [ACK, FIN, RST, SYN | RST] {
-        assert!(matches!(world.send(tcp(CLIENT, SERVER, flags).packet()), Verdict::Drop(Reason::NoMapping)));
-    }
-    assert_eq!(world.nats[0].mappings(), 0);
-}
-
 fn as_sent_with_ttl_of(world: &mut World, sent: &Builder) -> (Reason, Packet<Parsed>) {
     match outgoing(&mut world.nats[0], parse(sent.clone().ttl(63).packet()), world.now) {
         Verdict::Reply(reason, error) => (reason, error),
@@ -459,147 +355,6 @@ fn a_refreshed_mapping_lets_those_behind_it_in_the_list_end_in_time() {
 }
 
 #[test]
-fn an_icmp_error_from_outside_shows_the_packet_as_the_inside_sent_it() {
-    for (sent, kind) in [(question(4_000), 3), (tcp(CLIENT, SERVER, SYN), 11), (query(LEASE, "192.0.2.80", 8, 77), 12)]
-    {
-        let mut world = world();
-        let outside = world.sent(&sent).bytes().to_vec();
-        let came = world.came(&icmp_error("203.0.113.9", EXTERNAL, kind, 4, &outside));
-        assert_checksums(&came);
-        let mut inside = sent.bytes();
-        ipv4::change_word(&mut inside, 0, ipv4::IDENTIFICATION, u16::from_be_bytes([outside[4], outside[5]]));
-        assert_eq!(came.bytes(), icmp_error("203.0.113.9", LEASE, kind, 4, &inside).bytes());
-    }
-}
-
-#[test]
-fn an_icmp_error_neither_refreshes_nor_ends_a_mapping() {
-    let mut world = world();
-    let outside = world.sent(&question(4_000)).bytes().to_vec();
-    world.wait(299);
-    world.came(&icmp_error("203.0.113.9", EXTERNAL, 3, 3, &outside));
-    assert_eq!(world.nats[0].mappings(), 1);
-    world.wait(1);
-    assert_eq!(world.refused(&icmp_error("203.0.113.9", EXTERNAL, 3, 3, &outside)), Reason::NoMapping);
-}
-
-#[test]
-fn an_icmp_error_about_a_packet_that_was_never_sent_is_filtered() {
-    let mut world = world();
-    let external = world.external(&question(4_000));
-    let forged = udp(&external, "203.0.113.77:443", b"x").bytes();
-    assert_eq!(world.refused(&icmp_error("203.0.113.9", EXTERNAL, 3, 3, &forged)), Reason::Filtered);
-}
-
-#[test]
-fn an_icmp_error_from_inside_quotes_what_the_outside_sent() {
-    let mut world = world();
-    let external = world.external(&question(4_000));
-    let inside = world.came(&udp(SERVER, &external, b"answer")).bytes().to_vec();
-    let sent = world.sent(&icmp_error(LEASE, "192.0.2.80", 3, 3, &inside));
-    assert_packet(&sent, &icmp_error(EXTERNAL, "192.0.2.80", 3, 3, &udp(SERVER, &external, b"answer").bytes()));
-    let unknown = udp(SERVER, "100.64.0.2:4001", b"answer").bytes();
-    assert!(matches!(
-        world.send(icmp_error(LEASE, "192.0.2.80", 3, 3, &unknown).packet()),
-        Verdict::Drop(Reason::NoMapping)
-    ));
-}
-
-#[test]
-fn a_cut_off_quote_without_its_checksum_is_translated_too() {
-    let mut world = world();
-    let outside = world.sent(&tcp(CLIENT, SERVER, SYN)).bytes().to_vec();
-    let came = world.came(&icmp_error("203.0.113.9", EXTERNAL, 11, 0, &outside[..28]));
-    assert_checksums(&came);
-    assert_eq!(came.bytes()[48..52], tcp(CLIENT, SERVER, SYN).bytes()[20..24]);
-}
-
-#[test]
-fn a_packet_to_another_tethers_port_turns_round_with_its_external_source() {
-    let mut world = world();
-    let peer = udp("100.64.0.3:5000", &world.external(&question(4_000)), b"hello");
-    let outcome = outgoing(&mut world.nats[1], parse(peer.packet()), world.now);
-    let Verdict::Turn(turned) = outcome else { panic!("not turned: {outcome:?}") };
-    assert_checksums(&turned);
-    let source = *turned.proof().five_tuple();
-    assert_eq!((source.source, source.destination), (ip(EXTERNAL).into(), ip(EXTERNAL).into()));
-    let blocked = incoming(&mut world.nats[0], turned, world.now);
-    assert!(matches!(blocked, Verdict::Drop(Reason::Filtered)), "through the filter: {blocked:?}");
-    let reply = udp(CLIENT, &format!("{EXTERNAL}:{}", source.source_port), b"hello");
-    let Verdict::Turn(turned) = world.send(reply.packet()) else { panic!("not turned") };
-    let came = forwarded(incoming(&mut world.nats[1], turned, world.now));
-    assert_checksums(&came);
-    assert_eq!(reparsed(&came).destination, IpAddr::V4(ip("100.64.0.3")));
-}
-
-#[test]
-fn an_icmp_error_about_a_hairpinned_packet_turns_round_too() {
-    let mut world = translating(|rules| rules.filtering = Filtering::EndpointIndependent);
-    let external = world.external(&question(4_000));
-    let hello = udp("100.64.0.3:5000", &external, b"hello");
-    let Verdict::Turn(turned) = outgoing(&mut world.nats[1], parse(hello.packet()), world.now) else {
-        panic!("not turned")
-    };
-    let came = forwarded(incoming(&mut world.nats[0], turned, world.now));
-    let error = icmp_error(LEASE, EXTERNAL, 3, 3, came.bytes());
-    let Verdict::Turn(turned) = world.send(error.packet()) else { panic!("not turned") };
-    let came = forwarded(incoming(&mut world.nats[1], turned, world.now));
-    assert_checksums(&came);
-    assert_eq!(came.bytes()[48..52], hello.bytes()[20..24], "the ports as they were sent");
-    assert_eq!(came.bytes()[40..48], hello.bytes()[12..20], "the addresses as they were sent");
-}
-
-#[test]
-fn dns_to_the_gateway_goes_to_the_resolver_and_its_answer_comes_from_the_gateway() {
-    for mut world in [world(), untranslated()] {
-        let sent = world.sent(&udp(CLIENT, "100.64.0.1:53", b"name?"));
-        let external = external_end(&sent);
-        assert_packet(&sent, &udp(&external, "192.0.2.53:53", b"name?"));
-        let came = world.came(&udp("192.0.2.53:53", &external, b"name!"));
-        assert_eq!(came.bytes(), udp("100.64.0.1:53", CLIENT, b"name!").bytes());
-        let sent = world.sent(&tcp(CLIENT, "100.64.0.1:53", SYN));
-        let came = world.came(&tcp("192.0.2.53:53", &external_end(&sent), SYN_ACK));
-        assert_eq!(came.bytes(), tcp("100.64.0.1:53", CLIENT, SYN_ACK).bytes());
-    }
-}
-
-#[test]
-fn dns_to_the_gateway_has_a_port_apart_from_what_the_same_port_sends_to_the_resolver_itself() {
-    let mut world = world();
-    let asked = world.external(&udp(CLIENT, "100.64.0.1:53", b"?"));
-    let direct = world.external(&udp(CLIENT, "192.0.2.53:53", b"?"));
-    assert_ne!(asked, direct);
-    assert_eq!(world.came(&udp("192.0.2.53:53", &direct, b"!")).bytes(), udp("192.0.2.53:53", CLIENT, b"!").bytes());
-}
-
-#[test]
-fn icmp_errors_about_dns_are_shown_with_the_gateway_and_the_resolver_on_their_sides() {
-    for mut world in [world(), untranslated()] {
-        let asked = udp(CLIENT, "100.64.0.1:53", b"?");
-        let sent = world.sent(&asked);
-        let external = external_end(&sent);
-        let address = external.split(':').next().expect("an address");
-        let came = world.came(&icmp_error("192.0.2.53", address, 3, 3, sent.bytes()));
-        let mut inside = asked.bytes();
-        ipv4::change_word(&mut inside, 0, ipv4::IDENTIFICATION, u16::from_be_bytes([sent.bytes()[4], sent.bytes()[5]]));
-        assert_eq!(came.bytes(), icmp_error(GATEWAY, LEASE, 3, 3, &inside).bytes());
-        let answer = udp("192.0.2.53:53", &external, b"!");
-        let inside = world.came(&answer).bytes().to_vec();
-        let sent = world.sent(&icmp_error(LEASE, GATEWAY, 3, 3, &inside));
-        assert_packet(&sent, &icmp_error(address, "192.0.2.53", 3, 3, &answer.bytes()));
-    }
-}
-
-#[test]
-fn without_a_resolver_dns_to_the_gateway_is_refused() {
-    let mut world = translating(|rules| rules.resolver = None);
-    let asked = udp(CLIENT, "100.64.0.1:53", b"?");
-    let (reason, error) = as_sent_with_ttl_of(&mut world, &asked);
-    assert_eq!(reason, Reason::NoResolver);
-    assert_packet(&error, &icmp_error(GATEWAY, LEASE, 3, 13, &asked.bytes()));
-}
-
-#[test]
 fn where_the_lease_stays_every_packet_passes_unchanged_and_no_state_is_kept() {
     let mut world = untranslated();
     for packet in [
@@ -617,30 +372,6 @@ fn where_the_lease_stays_every_packet_passes_unchanged_and_no_state_is_kept() {
     }
     assert_eq!(world.nats[0].mappings(), 0);
     assert_eq!(world.refused(&udp(SERVER, "100.64.0.3:4000", b"x")), Reason::NoMapping);
-}
-
-#[test]
-fn the_mss_of_a_syn_is_lowered_to_the_mtu_both_ways_and_never_raised() {
-    let with = |from: &str, to: &str, mss: u16, pad: &[u8]| {
-        let mut options = pad.to_vec();
-        options.extend([2, 4]);
-        options.extend(mss.to_be_bytes());
-        options.resize(options.len().next_multiple_of(4), 0);
-        tcp_with(from, to, SYN, &options, b"")
-    };
-    // Without padding the value is at an even place, behind one no-operation at an odd one.
-    for pad in [&[][..], &[1], &[3, 3, 7], &[1, 3, 3, 7, 1]] {
-        for (mss, expected) in [(1_460, 1_360), (1_361, 1_360), (1_360, 1_360), (536, 536)] {
-            let mut world = world();
-            let sent = world.sent(&with(CLIENT, SERVER, mss, pad));
-            let external = external_end(&sent);
-            assert_packet(&sent, &with(&external, SERVER, expected, pad));
-            let came = world.came(&with(SERVER, &external, mss, pad));
-            assert_packet(&came, &with(SERVER, CLIENT, expected, pad));
-            let partial = forwarded(world.send(with(CLIENT, SERVER, mss, pad).partial()));
-            assert_checksums(&partial);
-        }
-    }
 }
 
 #[test]
@@ -675,100 +406,4 @@ fn congestion_is_marked_only_where_the_sender_understands_it() {
         [0b00, 0b01, 0b1010, 0b11].map(&mut marked),
         [(false, 0b00), (true, 0b11), (true, 0b1011), (true, 0b11)]
     );
-}
-
-#[derive(Clone, Debug)]
-struct Flow {
-    kind: u8,
-    port: u16,
-    remote: [u8; 4],
-    remote_port: u16,
-    payload: Vec<u8>,
-    is_partial: bool,
-}
-
-fn flow() -> impl Strategy<Value = Flow> {
-    let ends = (0..3_u8, any::<u16>(), prop::array::uniform4(1..224_u8), any::<u16>());
-    (ends, prop::collection::vec(any::<u8>(), 0..64), any::<bool>()).prop_map(
-        |((kind, port, remote, remote_port), payload, is_partial)| Flow {
-            kind,
-            port,
-            remote,
-            remote_port,
-            payload,
-            is_partial,
-        },
-    )
-}
-
-impl Flow {
-    fn build(&self, inside: IpAddr, port: u16, outgoing: bool) -> Builder {
-        let (inside_end, remote) = (format!("{inside}:{port}"), std::net::Ipv4Addr::from(self.remote).to_string());
-        let remote_end = format!("{remote}:{}", self.remote_port);
-        let (from, to) = if outgoing { (inside_end, remote_end) } else { (remote_end, inside_end) };
-        match (self.kind, outgoing) {
-            (0, _) => udp(&from, &to, &self.payload),
-            (1, _) => tcp_with(&from, &to, if outgoing { SYN } else { SYN_ACK }, &[], &self.payload),
-            (_, true) => query(&inside.to_string(), &remote, 8, port),
-            (_, false) => query(&remote, &inside.to_string(), 0, port),
-        }
-    }
-
-    fn packet(&self, builder: &Builder) -> Packet<Raw> {
-        if self.is_partial && self.kind < 2 { builder.partial() } else { builder.packet() }
-    }
-}
-
-proptest! {
-    #[test]
-    fn what_goes_out_comes_back_as_it_was_with_right_checksums_and_no_port_is_shared(flows in prop::collection::vec(flow(), 1..60)) {
-        let mut world = world();
-        let mut external = std::collections::HashMap::new();
-        for flow in &flows {
-            let sent = forwarded(world.send(flow.packet(&flow.build(ip(LEASE).into(), flow.port, true))));
-            assert_checksums(&sent);
-            let seen = reparsed(&sent);
-            let known = external.entry((flow.kind, seen.source_port)).or_insert(flow.port);
-            prop_assert_eq!(*known, flow.port, "two inside ports share an external one");
-            let came = forwarded(world.come(flow.packet(&flow.build(seen.source, seen.source_port, false))));
-            assert_checksums(&came);
-            let expected = flow.packet(&flow.build(ip(LEASE).into(), flow.port, false));
-            prop_assert_eq!(came.bytes(), expected.bytes());
-        }
-    }
-
-    #[test]
-    fn whatever_parses_is_judged_without_a_panic_and_leaves_with_a_right_header(
-        kinds in prop::collection::vec((any::<bool>(), 0..4_u8, prop::sample::select(vec![1_u8, 6, 17, 47]), prop::collection::vec(any::<u8>(), 8..90)), 1..20),
-        translates in any::<bool>(),
-    ) {
-        let mut world = if translates { world() } else { untranslated() };
-        for (out, icmp_kind, protocol, mut payload) in kinds {
-            if protocol == 1 {
-                payload[0] = [0, 8, 3, 11][usize::from(icmp_kind)];
-            }
-            let (from, to) = if out { (LEASE, "192.0.2.80") } else { ("192.0.2.80", EXTERNAL) };
-            let Ok(packet) = ip_parse::parse(other(from, to, protocol, &payload).packet()) else { continue };
-            prop_assert_eq!(packet.offload().checksum, Checksum::Complete);
-            let now = world.now;
-            let nat = &mut world.nats[0];
-            let verdict = if out { outgoing(nat, packet, now) } else { incoming(nat, packet, now) };
-            if let Verdict::Forward(packet) = verdict {
-                prop_assert!(crate::checksum::is_valid(&packet.bytes()[..20]));
-            }
-        }
-    }
-}
-
-#[test]
-fn a_super_packet_is_translated_once_and_counts_identifications_for_its_segments() {
-    let mut world = world();
-    world.sent(&tcp(CLIENT, SERVER, SYN));
-    let before = world.nats[0].identification(0);
-    let single = tcp_with(CLIENT, SERVER, ACK, &[], &[7; 4_000]).partial();
-    let offload = Offload { segment_bytes: 1_000, header_bytes: 40, ..single.offload() };
-    let sent = forwarded(world.send(raw(single.bytes(), offload)));
-    assert_checksums(&sent);
-    assert_eq!((sent.offload(), sent.segments()), (offload, 4));
-    assert_eq!(world.nats[0].identification(0), before.wrapping_add(4));
 }
