@@ -31,9 +31,36 @@ pub const DENIED_BY_DEFAULT: &[(Ipv4Addr, u8, &str)] = &[
 /// the denied ranges; what is in neither is permitted. IPv6 is denied as a whole until it is translated.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    own: Vec<Prefix>,
-    allowed: Vec<Prefix>,
-    denied: Vec<Prefix>,
+    own: Ranges,
+    allowed: Ranges,
+    denied: Ranges,
+}
+
+/// IPv4 prefixes in the form that judges a packet in a few nanoseconds.
+#[derive(Clone, Debug)]
+struct Ranges(Vec<Range>);
+
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    address: u32,
+    mask: u32,
+}
+
+impl Ranges {
+    fn new(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
+        let range = |prefix: Prefix| match prefix.address() {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix.bits())).unwrap_or(0);
+                Some(Range { address: address.to_bits(), mask })
+            }
+            IpAddr::V6(_) => None,
+        };
+        Self(prefixes.into_iter().filter_map(range).collect())
+    }
+
+    fn contain(&self, address: Ipv4Addr) -> bool {
+        self.0.iter().any(|range| address.to_bits() & range.mask == range.address)
+    }
 }
 
 impl Policy {
@@ -41,13 +68,13 @@ impl Policy {
     /// gateway's addresses and its lease pool, so that no tether reaches the gateway itself or another's lease.
     pub fn new(denied: Vec<Prefix>, allowed: Vec<Prefix>, own: Vec<Prefix>) -> Self {
         let defaults = DENIED_BY_DEFAULT.iter().filter_map(|&(address, len, _)| Prefix::new(address.into(), len).ok());
-        Self { own, allowed, denied: defaults.chain(denied).collect() }
+        Self { own: Ranges::new(own), allowed: Ranges::new(allowed), denied: Ranges::new(defaults.chain(denied)) }
     }
 
     /// Whether a tether may send to `destination`.
     pub fn permits(&self, destination: IpAddr) -> bool {
-        let within = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains(destination));
-        destination.is_ipv4() && !within(&self.own) && (within(&self.allowed) || !within(&self.denied))
+        let IpAddr::V4(destination) = destination else { return false };
+        !self.own.contain(destination) && (self.allowed.contain(destination) || !self.denied.contain(destination))
     }
 }
 
