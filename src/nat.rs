@@ -67,15 +67,8 @@ pub(crate) struct Rewrite {
 }
 
 impl Rewrite {
-    fn none(parsed: &Parsed) -> Self {
-        Self { five_tuple: *parsed.five_tuple(), quoted_destination: quoted_destination(parsed) }
-    }
-}
-
-fn quoted_destination(parsed: &Parsed) -> Option<IpAddr> {
-    match parsed.kind() {
-        Kind::Error(quoted) => Some(quoted.destination()),
-        Kind::Tcp(_) | Kind::Udp | Kind::Query { .. } | Kind::Other => None,
+    fn none(packet: &Packet<Parsed>) -> Self {
+        Self { five_tuple: *packet.proof().five_tuple(), quoted_destination: packet.quoted_destination() }
     }
 }
 
@@ -153,9 +146,10 @@ impl Nat {
     }
 
     /// What becomes of a packet from the lease.
-    pub(crate) fn translate_outgoing(&mut self, parsed: &Parsed, now: Instant) -> Result<Rewrite, Reason> {
+    pub(crate) fn translate_outgoing(&mut self, packet: &Packet<Parsed>, now: Instant) -> Result<Rewrite, Reason> {
+        let parsed = packet.proof();
         let dns = parsed.is_dns_at(self.gateway);
-        let mut rewrite = Rewrite::none(parsed);
+        let mut rewrite = Rewrite::none(packet);
         if !dns && self.block.is_none() {
             return Ok(rewrite);
         }
@@ -204,18 +198,19 @@ impl Nat {
     }
 
     /// What becomes of a packet to the tether.
-    pub(crate) fn translate_incoming(&mut self, parsed: &Parsed, now: Instant) -> Result<Rewrite, Reason> {
+    pub(crate) fn translate_incoming(&mut self, packet: &Packet<Parsed>, now: Instant) -> Result<Rewrite, Reason> {
+        let parsed = packet.proof();
         let tuple = *parsed.five_tuple();
-        let Some(block) = self.block else { return self.untranslated_incoming(parsed, now) };
+        let Some(block) = self.block else { return self.untranslated_incoming(packet, now) };
         if tuple.destination == self.lease && tuple.source == self.gateway {
             // Made by the gateway itself: an ICMP error, an echo reply.
-            return Ok(Rewrite::none(parsed));
+            return Ok(Rewrite::none(packet));
         }
         let transport = parsed.transport().ok_or(Reason::UnsupportedProtocol)?;
         let offset = block.offset(tuple.destination_port).filter(|_| tuple.destination == block.address);
         let slot = self.table.by_port(transport, offset.ok_or(Reason::NoMapping)?, now).ok_or(Reason::NoMapping)?;
-        if self.passes(slot, parsed, transport, now) {
-            Ok(self.shown_inside(slot, parsed))
+        if self.passes(slot, packet, transport, now) {
+            Ok(self.shown_inside(slot, packet))
         } else {
             Err(Reason::Filtered)
         }
@@ -223,41 +218,43 @@ impl Nat {
 
     /// Where the lease's address stays: only what the resolver answers is shown as from the gateway. A laptop that asks
     /// the resolver itself from the same port at the same time sees that answer from the gateway too.
-    fn untranslated_incoming(&mut self, parsed: &Parsed, now: Instant) -> Result<Rewrite, Reason> {
+    fn untranslated_incoming(&mut self, packet: &Packet<Parsed>, now: Instant) -> Result<Rewrite, Reason> {
+        let parsed = packet.proof();
         let tuple = *parsed.five_tuple();
         if tuple.destination != self.lease {
             return Err(Reason::NoMapping);
         }
-        let remote = quoted_destination(parsed).unwrap_or(tuple.source);
+        let remote = packet.quoted_destination().unwrap_or(tuple.source);
         let from_resolver = Some(remote) == self.rules.resolver && tuple.source_port == DNS_PORT;
-        let Some(transport) = parsed.transport().filter(|_| from_resolver) else { return Ok(Rewrite::none(parsed)) };
+        let Some(transport) = parsed.transport().filter(|_| from_resolver) else { return Ok(Rewrite::none(packet)) };
         let key = Key { transport, port: tuple.destination_port, dns: true };
         match self.table.by_inside(key, now) {
-            Some(slot) if self.passes(slot, parsed, transport, now) => Ok(self.shown_inside(slot, parsed)),
-            _ => Ok(Rewrite::none(parsed)),
+            Some(slot) if self.passes(slot, packet, transport, now) => Ok(self.shown_inside(slot, packet)),
+            _ => Ok(Rewrite::none(packet)),
         }
     }
 
-    fn passes(&mut self, slot: Slot, parsed: &Parsed, transport: Transport, now: Instant) -> bool {
-        let FiveTuple { source, source_port, .. } = *parsed.five_tuple();
-        match parsed.kind() {
-            // Judged by whom the quoted packet went to, for every router on the way may send it. It refreshes nothing
-            // and ends nothing (RFC 4787 REQ-12, RFC 5508 REQ-6).
-            Kind::Error(quoted) => self.table.mapping(slot).is_some_and(|mapping| {
-                let peer = peer(transport, quoted.destination(), source_port);
-                mapping.permits(peer, self.behaviour.filtering, now)
-            }),
+    fn passes(&mut self, slot: Slot, packet: &Packet<Parsed>, transport: Transport, now: Instant) -> bool {
+        let FiveTuple { source, source_port, .. } = *packet.proof().five_tuple();
+        if let Some(destination) = packet.quoted_destination() {
+            // An error is judged by whom the quoted packet went to, for every router on the way may send it. It
+            // refreshes nothing and ends nothing (RFC 4787 REQ-12, RFC 5508 REQ-6).
+            let quoted = peer(transport, destination, source_port);
+            return self
+                .table
+                .mapping(slot)
+                .is_some_and(|mapping| mapping.permits(quoted, self.behaviour.filtering, now));
+        }
+        if packet.proof().kind() == (Kind::Query { reply: false }) {
             // Nobody outside may ask.
-            Kind::Query { reply: false } => false,
-            Kind::Query { reply: true } | Kind::Tcp(_) | Kind::Udp | Kind::Other => {
-                let peer = peer(transport, source, source_port);
-                self.table.received(slot, peer, tcp_flags(parsed), &self.behaviour, now)
-            }
+            return false;
         }
+        let peer = peer(transport, source, source_port);
+        self.table.received(slot, peer, tcp_flags(packet.proof()), &self.behaviour, now)
     }
 
-    fn shown_inside(&self, slot: Slot, parsed: &Parsed) -> Rewrite {
-        let mut rewrite = Rewrite::none(parsed);
+    fn shown_inside(&self, slot: Slot, packet: &Packet<Parsed>) -> Rewrite {
+        let mut rewrite = Rewrite::none(packet);
         let Some(mapping) = self.table.mapping(slot) else { return rewrite };
         let to = &mut rewrite.five_tuple;
         (to.destination, to.destination_port) = (self.lease, mapping.key.port);

@@ -23,7 +23,7 @@ const TCP_HEADER_BYTES: usize = 20;
 /// Writes what `rewrite` says.
 pub(crate) fn apply(mut packet: Packet<Parsed>, rewrite: &Rewrite) -> Packet<Parsed> {
     let parsed = *packet.proof();
-    if *rewrite == Rewrite::none(&parsed) {
+    if *rewrite == Rewrite::none(&packet) {
         return packet;
     }
     let to = rewrite.five_tuple;
@@ -54,7 +54,7 @@ pub(crate) fn apply(mut packet: Packet<Parsed>, rewrite: &Rewrite) -> Packet<Par
         Kind::Error(quoted) => restore_quoted(bytes, at, &quoted, &to, rewrite.quoted_destination),
         Kind::Other => {}
     }
-    packet.prove(parsed.readdressed(to, rewrite.quoted_destination))
+    packet.prove(parsed.readdressed(to))
 }
 
 fn address_delta(from: &FiveTuple, to: &FiveTuple) -> Delta {

@@ -114,7 +114,6 @@ pub struct Quoted {
     at: u16,
     header_bytes: u16,
     transport: Option<Transport>,
-    remote: IpAddr,
 }
 
 impl Quoted {
@@ -126,11 +125,6 @@ impl Quoted {
     /// Where the quoted transport header starts, from the error's first byte.
     pub fn transport_at(&self) -> usize {
         usize::from(self.at) + usize::from(self.header_bytes)
-    }
-
-    /// The quoted packet's destination.
-    pub fn destination(&self) -> IpAddr {
-        self.remote
     }
 }
 
@@ -200,14 +194,17 @@ impl Parsed {
             && matches!(self.transport(), Some(Transport::Tcp | Transport::Udp))
     }
 
-    /// The proof of the same packet after its addresses and ports were rewritten to `five_tuple`, and the destination of
-    /// what an error quotes to `quoted_destination`.
-    pub(crate) fn readdressed(self, five_tuple: FiveTuple, quoted_destination: Option<IpAddr>) -> Self {
-        let kind = match (self.kind, quoted_destination) {
-            (Kind::Error(quoted), Some(remote)) => Kind::Error(Quoted { remote, ..quoted }),
-            (kind, _) => kind,
-        };
-        Self { five_tuple, kind, ..self }
+    /// The proof of the same packet after its addresses and ports were rewritten to `five_tuple`.
+    pub(crate) fn readdressed(self, five_tuple: FiveTuple) -> Self {
+        Self { five_tuple, ..self }
+    }
+}
+
+impl Packet<Parsed> {
+    /// The destination of the packet that an ICMP error quotes; `None` for every other packet.
+    pub fn quoted_destination(&self) -> Option<IpAddr> {
+        let Kind::Error(quoted) = self.proof().kind else { return None };
+        ipv4::address_at(self.bytes(), quoted.at() + ipv4::DESTINATION).map(IpAddr::V4)
     }
 }
 
@@ -260,12 +257,9 @@ impl Guard {
     }
 
     /// Whether the packet is from the lease; for an ICMP error, whether it is about a packet to the lease too.
-    fn is_from_lease(&self, parsed: &Parsed) -> bool {
-        let quotes_lease = match parsed.kind {
-            Kind::Error(quoted) => quoted.remote == self.lease,
-            Kind::Tcp(_) | Kind::Udp | Kind::Query { .. } | Kind::Other => true,
-        };
-        parsed.five_tuple.source == self.lease && quotes_lease
+    fn is_from_lease(&self, packet: &Packet<Parsed>) -> bool {
+        packet.proof().five_tuple.source == self.lease
+            && packet.quoted_destination().is_none_or(|destination| destination == self.lease)
     }
 
     fn permits(&self, parsed: &Parsed) -> bool {
@@ -286,7 +280,7 @@ pub fn outgoing(guard: &mut Guard, packet: Packet<Raw>, now: Instant) -> Verdict
         Ok(packet) => packet,
         Err(reason) => return Verdict::Drop(reason),
     };
-    if !guard.is_from_lease(packet.proof()) {
+    if !guard.is_from_lease(&packet) {
         return Verdict::Drop(Reason::Spoofed);
     }
     if packet.proof().five_tuple.destination == guard.gateway && is_echo(&packet) {

@@ -1,6 +1,6 @@
 //! nat-rewrite: finds or makes the mapping, rewrites, updates checksums incrementally (RFC 1624).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use crate::icmp::Error;
@@ -36,7 +36,6 @@ crate::reasons! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translated {
     inside: FiveTuple,
-    destination: IpAddr,
 }
 
 impl Translated {
@@ -44,17 +43,17 @@ impl Translated {
     pub fn inside(&self) -> &FiveTuple {
         &self.inside
     }
-
-    /// Where the packet goes to now: what a route is looked up for.
-    pub fn destination(&self) -> IpAddr {
-        self.destination
-    }
 }
 
 /// The codepoint "congestion experienced", and the bits that hold codepoints (RFC 3168, 5).
 const ECN_CONGESTION_EXPERIENCED: u8 = 0b11;
 
 impl Packet<Translated> {
+    /// Where the packet goes to now: what a route is looked up for.
+    pub fn destination(&self) -> IpAddr {
+        IpAddr::V4(ipv4::address_at(self.bytes(), ipv4::DESTINATION).unwrap_or(Ipv4Addr::UNSPECIFIED))
+    }
+
     /// Whether its sender understands a mark instead of a drop.
     pub fn is_ecn_capable(&self) -> bool {
         self.bytes()[ipv4::TOS] & ECN_CONGESTION_EXPERIENCED != 0
@@ -75,7 +74,7 @@ impl Packet<Translated> {
 /// A packet from a tether's link.
 pub fn outgoing(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
     let inside = *packet.proof().five_tuple();
-    let rewrite = match nat.translate_outgoing(packet.proof(), now) {
+    let rewrite = match nat.translate_outgoing(&packet, now) {
         Ok(rewrite) => rewrite,
         Err(reason) => return refuse(nat, reason, packet, now),
     };
@@ -88,20 +87,19 @@ pub fn outgoing(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<
     if nat.is_hairpin(packet.proof()) {
         return Verdict::Turn(packet);
     }
-    let destination = packet.proof().five_tuple().destination;
-    Verdict::Forward(packet.prove(Translated { inside, destination }))
+    Verdict::Forward(packet.prove(Translated { inside }))
 }
 
 /// A packet for a tether: from the internet, turned round, or made by the gateway.
 pub fn incoming(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
-    let rewrite = match nat.translate_incoming(packet.proof(), now) {
+    let rewrite = match nat.translate_incoming(&packet, now) {
         Ok(rewrite) => rewrite,
         Err(reason) => return Verdict::Drop(reason),
     };
     let mut packet = rewrite::apply(packet, &rewrite);
     rewrite::clamp_mss(&mut packet, nat.mtu_bytes());
     let inside = *packet.proof().five_tuple();
-    Verdict::Forward(packet.prove(Translated { inside, destination: inside.destination }))
+    Verdict::Forward(packet.prove(Translated { inside }))
 }
 
 /// Tells the sender where an RFC asks for it, quoting the packet as it was sent.

@@ -1,6 +1,6 @@
 //! Validation of an IPv4 packet's headers: the one place where bytes become a proof.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 
@@ -176,12 +176,7 @@ fn judge_quoted(quoted: &[u8], at: usize, destination: Ipv4Addr) -> Result<Layer
         }
         _ => (None, (0, 0)),
     };
-    let quoted = Quoted {
-        at: at as u16,
-        header_bytes: header.slice().len() as u16,
-        transport,
-        remote: IpAddr::V4(header.destination_addr()),
-    };
+    let quoted = Quoted { at: at as u16, header_bytes: header.slice().len() as u16, transport };
     Ok(Layer::whole(Kind::Error(quoted), (ports.1, ports.0)))
 }
 

@@ -148,13 +148,13 @@ fn a_packet_leaves_from_the_external_address_and_its_answer_comes_back_to_the_le
     let external = external_end(&sent);
     assert!(external.starts_with(EXTERNAL) && (FIRST_PORT..FIRST_PORT + BLOCK_PORTS).contains(&port_of(&external)));
     assert_packet(&sent, &udp(&external, "192.0.2.80:443", b"question"));
-    assert_eq!(sent.proof().destination(), IpAddr::V4(ip("192.0.2.80")));
+    assert_eq!(sent.destination(), IpAddr::V4(ip("192.0.2.80")));
     assert_eq!(sent.proof().inside(), parse(question(4_000).packet()).proof().five_tuple());
     let came = world.came(&udp("192.0.2.80:443", &external, b"answer"));
     let answer = udp("192.0.2.80:443", "100.64.0.2:4000", b"answer");
     assert_eq!(came.bytes(), answer.bytes());
     assert_eq!(came.proof().inside(), parse(answer.packet()).proof().five_tuple());
-    assert_eq!(came.proof().destination(), IpAddr::V4(ip(LEASE)));
+    assert_eq!(came.destination(), IpAddr::V4(ip(LEASE)));
 }
 
 #[test]
