@@ -14,23 +14,34 @@ pub fn example<R: Role>() -> String {
          # \"wstether check --role {role} FILE\" judges a file. docs/configuration.md tells how sizes and durations are written.\n",
         role = R::NAME
     );
-    sections.iter().fold(heading, |text, section| text + "\n" + &section_text(section))
+    let mut text = heading;
+    let mut is_first_fallback = true;
+    for section in &sections {
+        match section.fallback {
+            None => text += &section_text(section),
+            Some(fallback) => {
+                if is_first_fallback {
+                    text +=
+                        &format!("\n# A stage may have a section of its own, with any of the keys of [{fallback}].\n");
+                }
+                is_first_fallback = false;
+                text += &format!("#[{}]\n", section.name);
+            }
+        }
+    }
+    text
 }
 
 fn section_text(section: &DeclaredSection) -> String {
-    if let Some(fallback) = section.fallback {
-        return format!("# The keys of [{fallback}], for this stage alone.\n#[{}]\n", section.name);
-    }
-    let mut text = String::new();
-    for line in section.about {
-        text += &format!("#{line}\n");
-    }
-    text += &format!("[{}]\n", section.name);
+    let mut text = format!("\n{}[{}]\n", comment(section.about), section.name);
     for key in &section.keys {
-        for line in key.effect {
-            text += &format!("#{line}\n");
-        }
-        text += &format!("# Allowed: {}.\n{} = {}\n", key.allowed, key.name, key.default);
+        let range = key.range.as_ref().map_or_else(String::new, |range| format!("# Allowed: {range}.\n"));
+        text += &format!("\n{}{range}{} = {}\n", comment(key.effect), key.name, key.default);
     }
     text
+}
+
+/// Lines of documentation, each with its leading space, as comments.
+fn comment(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("#{line}\n")).collect()
 }

@@ -1,13 +1,13 @@
 //! The gateway's configuration.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Role;
 use super::schema::{Reader, settings};
 use super::shared::{Log, Metrics, Runtime};
-use super::values::{Auto, Bytes, InterfaceName, PortRange, Prefix, Prefix4, UrlPath, choices};
+use super::values::{Auto, Bytes, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath, choices};
 
 mod checks;
 mod stages;
@@ -100,7 +100,7 @@ settings! {
     /// Who this gateway is.
     pub struct Identity {
         /// Its name, as clients, the log and the metrics show it.
-        name: String = "wstether",
+        name: Name = "wstether",
     }
 }
 
@@ -347,7 +347,7 @@ settings! {
     /// The gateway answers DNS on its inner address by asking others.
     pub struct Dns {
         /// The resolvers to ask, such as "9.9.9.9". Empty: those of the host (/etc/resolv.conf).
-        upstream: Vec<IpAddr> = [],
+        upstream: Vec<Resolver> = [],
     }
 }
 

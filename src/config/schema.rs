@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::document::{Document, Item, Place, parse_item};
-use super::values::{Ranged, Value};
+use super::values::{Ranged, Value, alternatives};
 use super::{Problem, suggest};
 
 /// Declares one section of a configuration file:
@@ -60,6 +60,8 @@ pub(super) struct DeclaredKey {
     pub(super) name: &'static str,
     pub(super) default: &'static str,
     pub(super) allowed: String,
+    /// The words or the bounds, where it has them.
+    pub(super) range: Option<String>,
     pub(super) effect: &'static [&'static str],
 }
 
@@ -108,6 +110,11 @@ impl Reader {
         }
     }
 
+    /// True where the file or the command line says it.
+    pub(super) fn is_written(&self, path: &str) -> bool {
+        self.document.entries.contains_key(path)
+    }
+
     /// True while nothing is wrong.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()
@@ -146,18 +153,17 @@ impl<'a> Section<'a> {
         default: &'static str,
         effect: &'static [&'static str],
     ) -> Key<'_, 'a, T> {
-        let check = Box::new(|_: &T| true);
-        Key { section: self, name, default, effect, allowed: T::allowed(), check }
+        let choices = T::choices();
+        let range = (!choices.is_empty()).then(|| alternatives(&choices));
+        let declared = DeclaredKey { name, default, allowed: T::allowed(), range, effect };
+        Key { section: self, declared, check: Box::new(|_: &T| true) }
     }
 }
 
 /// One key while it is read.
 pub(super) struct Key<'s, 'a, T> {
     section: &'s mut Section<'a>,
-    name: &'static str,
-    default: &'static str,
-    effect: &'static [&'static str],
-    allowed: String,
+    declared: DeclaredKey,
     check: Box<dyn Fn(&T) -> bool>,
 }
 
@@ -168,21 +174,23 @@ impl<T: Value> Key<'_, '_, T> {
         T: Ranged,
     {
         let (low, high): (T, T) = (read_declared(min), read_declared(max));
-        self.allowed = format!("{} from {min} to {max}", self.allowed);
+        self.declared.allowed += &format!(", from {min} to {max}");
+        self.declared.range = Some(T::between(min, max));
         self.check = Box::new(move |value| value.is_within(&low, &high));
         self
     }
 
     /// The value that was written, or the default; a wrong one is reported.
     pub(super) fn read(self) -> T {
-        let Key { section, name, default, effect, allowed, check } = self;
+        let Key { section, declared, check } = self;
+        let DeclaredKey { name, default, allowed, .. } = &declared;
         let judged = |item: &Item| T::from_item(item).filter(|value| check(value));
         let path = format!("{}.{name}", section.declared.name);
         let own = section.document.entries.get(&path);
         let value = match own {
             Some(entry) => judged(&entry.item).or_else(|| {
                 let hint = match &entry.item {
-                    Item::Text(text) => suggest(text, T::choices().iter().copied()),
+                    Item::Text(text) => suggest(text, T::choices().into_iter()),
                     Item::Integer(_) | Item::Flag(_) | Item::List(_) | Item::Other => String::new(),
                 };
                 let written = if T::is_secret() { "(hidden)" } else { &entry.written };
@@ -195,8 +203,9 @@ impl<T: Value> Key<'_, '_, T> {
                 section.document.entries.get(&format!("{fallback}.{name}")).and_then(|entry| judged(&entry.item))
             }),
         };
-        section.declared.keys.push(DeclaredKey { name, default, allowed, effect });
-        value.unwrap_or_else(|| read_declared(default))
+        let value = value.unwrap_or_else(|| read_declared(default));
+        section.declared.keys.push(declared);
+        value
     }
 }
 
@@ -235,10 +244,19 @@ fn unknown_names(document: &Document, declared: &[DeclaredSection]) -> Vec<Probl
         };
         if find_key(&sections, section, key).is_none() {
             let hint = suggest(key, found.keys.iter().map(|key| key.name));
+            let hint = if hint.is_empty() { elsewhere(declared, key) } else { hint };
             problems.push(Problem { place: entry.place.clone(), what: format!("{path}: unknown key{hint}") });
         }
     }
     problems
+}
+
+/// `; it belongs in …` where other sections have this key.
+fn elsewhere(declared: &[DeclaredSection], key: &str) -> String {
+    let has_it =
+        |section: &&DeclaredSection| section.fallback.is_none() && section.keys.iter().any(|it| it.name == key);
+    let rooms: Vec<String> = declared.iter().filter(has_it).map(|section| format!("[{}]", section.name)).collect();
+    if rooms.is_empty() { rooms.concat() } else { format!("; it belongs in {}", rooms.join(" or ")) }
 }
 
 fn find_key<'a>(sections: &BTreeMap<&str, &'a DeclaredSection>, section: &str, key: &str) -> Option<&'a DeclaredKey> {

@@ -1,1 +1,149 @@
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+
 use super::*;
+
+/// A folder of the test's own, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).unwrap();
+        let path = std::env::temp_dir().join(format!("wstether-credentials-{}", hex(&bytes)));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("credentials.toml")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn fresh(id: &str) -> Fresh {
+    Fresh { token: format!("wst1_{id}_secret"), keys: Keys { stored_key: [1; 32], server_key: [0xab; 32] } }
+}
+
+#[test]
+fn a_first_start_makes_one_token_and_a_second_none() {
+    let folder = Folder::new();
+    let (store, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    let id = store.list()[0].id.clone();
+    assert_eq!(token, Some(format!("wst1_{id}_secret")));
+    let (again, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    assert_eq!((again.list(), token), (store.list(), None));
+}
+
+#[test]
+fn revoking_the_last_one_does_not_make_a_new_one_at_the_next_start() {
+    let folder = Folder::new();
+    let (store, _) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    store.revoke(&store.list()[0].id).unwrap();
+    let (store, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    assert_eq!((store.list(), token), (vec![], None));
+}
+
+#[test]
+fn only_the_owner_may_read_the_file_and_no_secret_is_in_it() {
+    let folder = Folder::new();
+    let (_, token) = CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh).unwrap();
+    assert_eq!(fs::metadata(folder.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(folder.file()).unwrap();
+    assert!(!text.contains(&token) && !text.contains("secret"), "{text}");
+    assert!(text.contains(&"ab".repeat(32)), "{text}");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn another_writers_change_holds_at_the_next_look() {
+    let folder = Folder::new();
+    let (gateway, command) =
+        (CredentialStore::load(&folder.file()).unwrap(), CredentialStore::load(&folder.file()).unwrap());
+    let (credential, _) = command.add("Ada", fresh).unwrap();
+    assert_eq!(gateway.find(&credential.id), Some(credential.clone()));
+    command.revoke(&credential.id).unwrap();
+    assert_eq!(gateway.find(&credential.id), None);
+}
+
+#[test]
+fn two_writers_lose_nothing() {
+    let folder = Folder::new();
+    std::thread::scope(|scope| {
+        for name in ["Ada", "Bob", "Cyd", "Dan"] {
+            let file = folder.file();
+            scope.spawn(move || CredentialStore::load(&file).unwrap().add(name, fresh).unwrap());
+        }
+    });
+    assert_eq!(CredentialStore::load(&folder.file()).unwrap().list().len(), 4);
+}
+
+#[test]
+fn a_file_that_is_gone_revokes_all_and_one_that_is_broken_revokes_none() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let (credential, _) = store.add("Ada", fresh).unwrap();
+    fs::write(folder.file(), "[[credential").unwrap();
+    assert_eq!(store.find(&credential.id), Some(credential.clone()));
+    assert!(matches!(store.add("Bob", fresh), Err(CredentialError::Malformed { .. })), "and it is not written over");
+    fs::remove_file(folder.file()).unwrap();
+    assert_eq!(store.find(&credential.id), None);
+}
+
+#[test]
+fn a_leftover_of_a_killed_writer_is_no_hindrance() {
+    let folder = Folder::new();
+    fs::write(folder.0.join("credentials.toml.new"), "half").unwrap();
+    assert!(CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh).is_ok());
+}
+
+#[test]
+fn errors_name_the_file_or_the_id() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    assert_eq!(store.revoke("00").unwrap_err().to_string(), CredentialError::NoSuchId("00".into()).to_string());
+    assert!(matches!(store.add("a\nb", fresh), Err(CredentialError::BadName)));
+    let nowhere = folder.0.join("nowhere/credentials.toml");
+    let error = CredentialStore::load(&nowhere).unwrap().add("Ada", fresh).unwrap_err();
+    assert!(error.to_string().starts_with(&nowhere.display().to_string()), "{error}");
+    for wrong in ["credential = 1", "x = 1", "[[credential]]\nid = \"1\"", "[[credential]]\nid=1"] {
+        fs::write(folder.file(), wrong).unwrap();
+        assert!(matches!(CredentialStore::load(&folder.file()), Err(CredentialError::Malformed { .. })), "{wrong}");
+    }
+}
+
+#[test]
+fn times_are_written_as_people_read_them() {
+    let cases = [
+        (0, "1970-01-01T00:00:00Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (1_709_251_199, "2024-02-29T23:59:59Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"),
+    ];
+    for (seconds, written) in cases {
+        assert_eq!(rfc3339(UNIX_EPOCH + std::time::Duration::from_secs(seconds)), written);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_credential_is_read_as_it_was_written(name in "\\PC{0,64}", stored_key in any::<[u8; 32]>(), server_key in any::<[u8; 32]>()) {
+        let folder = Folder::new();
+        let keys = Keys { stored_key, server_key };
+        let make = |_: &str| Fresh { token: String::new(), keys };
+        let (credential, _) = CredentialStore::load(&folder.file()).unwrap().add(&name, make).unwrap();
+        prop_assert_eq!((&credential.name, credential.verifier), (&name, keys));
+        prop_assert_eq!(CredentialStore::load(&folder.file()).unwrap().find(&credential.id), Some(credential));
+    }
+
+    #[test]
+    fn any_file_is_read_without_panic(text in "(credential|\\[|\\]|=|\"|id|name|\\PC|\n){0,30}") {
+        let _ = toml::from_str::<Contents>(&text);
+    }
+}

@@ -1,6 +1,6 @@
 //! How the gateway's values fit together.
 
-use super::stages::section_of;
+use super::stages::{DEFAULT_SECTION, section_of};
 use super::{
     Egress, EgressKeys, EgressMode, Gateway, PortBlocks, StageName, Tls, TlsKeys, Translation, Translator, Way,
 };
@@ -120,7 +120,14 @@ fn judge_ports(config: &Gateway, blocks: &PortBlocks, reader: &mut Reader) {
     if ports.first < PORT_UNPRIVILEGED_MIN {
         reader.object(&["egress.ports"], format!("{ports} must not go below {PORT_UNPRIVILEGED_MIN}"));
     }
-    for address in addresses {
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            reader.object(&["egress.addresses"], format!("{address} is given twice"));
+        }
+        if config.lease.pool.contains(*address) {
+            let what = format!("{address} is inside lease.pool = {}", config.lease.pool);
+            reader.object(&["egress.addresses", "lease.pool"], what);
+        }
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
             reader.object(&["egress.addresses"], format!("{address} is no address to send from"));
         }
@@ -146,11 +153,12 @@ fn judge_ports(config: &Gateway, blocks: &PortBlocks, reader: &mut Reader) {
 
 fn judge_stage(config: &Gateway, name: StageName, reader: &mut Reader) {
     let (section, stage) = (section_of(name), config.stages.get(name));
+    // The section that says it: the stage's own, or the one for all stages (then it is told once).
     let mut object = |keys: &[&str], what: String| {
-        let own = keys.iter().map(|key| format!("{section}.{key}"));
-        let default = keys.iter().map(|key| format!("stages.default.{key}"));
-        let paths: Vec<String> = own.chain(default).collect();
-        reader.object(&paths, what);
+        let in_section = |section: &str| keys.iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>();
+        let own = in_section(&section);
+        let said_there = own.iter().any(|path| reader.is_written(path));
+        if said_there { reader.object(&own, what) } else { reader.object(&in_section(DEFAULT_SECTION), what) }
     };
     if let Auto::Is(max) = stage.threads_max
         && max < stage.threads_min
