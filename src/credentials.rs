@@ -4,9 +4,9 @@
 //! reader sees the old or the new one. Writers take turns by a lock on its folder. It keeps its owner: root may run
 //! `wstether token` for a gateway that runs as another user.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -191,6 +191,7 @@ impl CredentialStore {
     ) -> Result<T, CredentialError> {
         let unwritable = |error| CredentialError::Unwritable { path: self.path.clone(), error };
         let folder = folder_of(&self.path);
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unwritable)?;
         let lock = File::open(folder).map_err(unwritable)?;
         lock.lock().map_err(unwritable)?;
         let mut fresh = read(&self.path)?;

@@ -12,9 +12,9 @@ pub enum Status {
     Failed,
     /// The command line is wrong (clap's own status).
     Usage,
-    /// The configuration is wrong, told before any socket opens (EX_USAGE of sysexits, as systemd's units expect it).
+    /// The configuration is wrong, told before any socket opens.
     BadConfiguration,
-    /// A privilege is missing (EX_NOPERM of sysexits).
+    /// A privilege is missing.
     NotPermitted,
 }
 
@@ -72,6 +72,15 @@ impl Capability {
     }
 }
 
+/// What the gateway needs: routes, rules and TUN device, and packet sockets.
+pub const GATEWAY_NEEDS: [Capability; 2] = [Capability::NetAdmin, Capability::NetRaw];
+
+/// What the client needs: routes and TUN device.
+pub const CLIENT_NEEDS: [Capability; 1] = [Capability::NetAdmin];
+
+/// What the demo needs beside: namespaces.
+pub const DEMO_NEEDS: [Capability; 3] = [Capability::SysAdmin, Capability::NetAdmin, Capability::NetRaw];
+
 /// The capabilities that a process has in effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities(u64);
@@ -120,27 +129,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NEEDED: &[Capability] = &[Capability::NetAdmin, Capability::NetRaw];
-
     #[test]
     fn root_has_all_that_is_needed() {
         let root =
             Capabilities::parse("Name:\twstether\nCapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\n").unwrap();
-        assert_eq!(root.require(NEEDED), Ok(()));
+        assert_eq!(root.require(&GATEWAY_NEEDS), Ok(()));
     }
 
     #[test]
     fn each_missing_capability_is_named() {
         let nobody = Capabilities::parse("CapEff:\t0000000000000000\n").unwrap();
-        let error = nobody.require(NEEDED).unwrap_err();
-        assert_eq!(error.missing, NEEDED);
+        let error = nobody.require(&GATEWAY_NEEDS).unwrap_err();
+        assert_eq!(error.missing, GATEWAY_NEEDS);
         assert!(error.to_string().contains("CAP_NET_ADMIN and CAP_NET_RAW"), "{error}");
     }
 
     #[test]
     fn what_the_unit_grants_is_enough_for_the_gateway_and_not_for_the_demo() {
         let granted = Capabilities::parse("CapEff:\t0000000000003000").unwrap();
-        assert_eq!(granted.require(NEEDED), Ok(()));
+        assert_eq!(granted.require(&GATEWAY_NEEDS), Ok(()));
         assert_eq!(granted.require(&[Capability::SysAdmin]).unwrap_err().missing, [Capability::SysAdmin]);
         assert!(!granted.has(Capability::NetBindService));
     }

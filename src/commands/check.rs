@@ -33,3 +33,31 @@ fn run_for<R: Role>(file: Option<&Path>, out: &mut dyn Write) -> Result<(), Chec
     config::load::<R>(Some(file), &[])?;
     Ok(writeln!(out, "{}: a {} can run with this", file.display(), R::NAME)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(role: RoleName, file: Option<&str>) -> Result<String, CheckError> {
+        let mut out = Vec::new();
+        run(&Check { file: file.map(Into::into), role, example: file.is_none() }, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn the_examples_are_right() {
+        for (role, file) in [(RoleName::Gateway, "config/gateway.toml"), (RoleName::Client, "config/client.toml")] {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/").to_owned() + file;
+            let said = check(role, Some(&path)).unwrap();
+            assert!(said.starts_with(&path), "{said}");
+            assert_eq!(check(role, None).unwrap(), std::fs::read_to_string(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_other_role_is_wrong() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/client.toml");
+        let error = check(RoleName::Gateway, Some(path)).unwrap_err();
+        assert!(error.to_string().contains("[client]: unknown section"), "{error}");
+    }
+}

@@ -50,3 +50,41 @@ fn as_json(credentials: &[Credential]) -> serde_json::Value {
         .map(|Credential { id, created, name, .. }| serde_json::json!({ "id": id, "created": created, "name": name }))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::credentials::Keys;
+
+    fn token(file: &Path, action: TokenAction) -> Result<String, TokenError> {
+        let make = |id: &str| Fresh {
+            token: format!("wst1_{id}_secret"),
+            keys: Keys { stored_key: [0; 32], server_key: [0; 32] },
+        };
+        let mut out = Vec::new();
+        run(&Token { file: file.to_owned(), action }, make, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_token_is_made_listed_and_revoked() {
+        let folder = std::env::temp_dir().join(format!("wstether-token-{}", std::process::id()));
+        let file = folder.join("credentials.toml");
+        let made = token(&file, TokenAction::New { name: "Ada's laptop".into() }).unwrap();
+        let id = made.trim().split('_').nth(1).unwrap().to_owned();
+
+        let listed = token(&file, TokenAction::List { json: false }).unwrap();
+        assert!(listed.contains(&id) && listed.contains("Ada's laptop") && !listed.contains("secret"), "{listed}");
+        let json: serde_json::Value =
+            serde_json::from_str(&token(&file, TokenAction::List { json: true }).unwrap()).unwrap();
+        assert_eq!((&json[0]["id"], &json[0]["name"]), (&id.clone().into(), &"Ada's laptop".into()));
+
+        let revoked = token(&file, TokenAction::Revoke { id: id.clone() }).unwrap();
+        assert_eq!(revoked, format!("revoked {id} Ada's laptop\n"));
+        assert!(token(&file, TokenAction::Revoke { id }).is_err());
+        assert!(token(&file, TokenAction::List { json: false }).unwrap().contains("no credentials"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -97,6 +97,14 @@ fn a_file_that_is_gone_revokes_all_and_one_that_is_broken_revokes_none() {
 }
 
 #[test]
+fn the_first_credential_makes_the_folder_for_the_owner_alone() {
+    let folder = Folder::new();
+    let file = folder.0.join("lib/wstether/credentials.toml");
+    CredentialStore::load_or_make(&file, fresh).unwrap();
+    assert_eq!(fs::metadata(folder.0.join("lib/wstether")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
 fn a_leftover_of_a_killed_writer_is_no_hindrance() {
     let folder = Folder::new();
     fs::write(folder.0.join("credentials.toml.new"), "half").unwrap();
@@ -109,8 +117,9 @@ fn errors_name_the_file_or_the_id() {
     let store = CredentialStore::load(&folder.file()).unwrap();
     assert_eq!(store.revoke("00").unwrap_err().to_string(), CredentialError::NoSuchId("00".into()).to_string());
     assert!(matches!(store.add("a\nb", fresh), Err(CredentialError::BadName)));
-    let nowhere = folder.0.join("nowhere/credentials.toml");
-    let error = CredentialStore::load(&nowhere).unwrap().add("Ada", fresh).unwrap_err();
+    fs::write(folder.0.join("file"), "").unwrap();
+    let nowhere = folder.0.join("file/credentials.toml");
+    let error = CredentialStore::load(&nowhere).unwrap_err();
     assert!(error.to_string().starts_with(&nowhere.display().to_string()), "{error}");
     for wrong in ["credential = 1", "x = 1", "[[credential]]\nid = \"1\"", "[[credential]]\nid=1"] {
         fs::write(folder.file(), wrong).unwrap();
