@@ -17,14 +17,16 @@ pub struct Cli {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 failed at run time; 2 wrong usage; 64 bad configuration, told before any socket opens;
+Exit status: 0 done; 1 failed at run time; 2 wrong usage; 64 bad configuration, told before any socket opens; \
 77 not permitted (the missing capability is named).
 
 Examples:
-  wstether demo                                      see the whole thing work on this machine (as root)
-  wstether gateway                                   on a server; prints a token the first time
-  wstether client --gateway wss://gateway.example/wstether --token-file token
-                                                     on the laptop; then scan the QR code with the phone";
+  See the whole thing work on this machine, as root:
+    wstether demo
+  On a server (prints a token the first time):
+    wstether gateway
+  On the laptop (then scan the QR code with the phone):
+    wstether client --gateway wss://gateway.example/wstether --token-file token";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -50,7 +52,7 @@ pub enum Command {
 /// `wstether demo`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Laptop, phone, gateway and internet each get a namespace of their own. Data goes through all four in both directions,
+Laptop, phone, gateway and internet each get a namespace of their own. Data goes through all four in both directions, \
 is compared by SHA-256, and nothing is left behind. Needs root.
 
 Examples:
@@ -91,7 +93,7 @@ pub enum RelayKind {
 /// `wstether gateway`
 #[derive(Args, Debug, Default)]
 #[command(after_help = "\
-With no file the defaults hold, and where there are no credentials yet a fresh token is printed once.
+With no file the defaults hold, and where there are no credentials yet a fresh token is printed once. \
 Needs CAP_NET_ADMIN and CAP_NET_RAW. SIGTERM stops it: it drains, undoes what it set up, and exits 0.
 
 Examples:
@@ -128,7 +130,7 @@ pub struct Gateway {
 /// `wstether client`
 #[derive(Args, Debug, Default)]
 #[command(after_help = "\
-Serves a page for the phone, with its address as a QR code, and sets the TUN device, routes and DNS once the gateway
+Serves a page for the phone, with its address as a QR code, and sets the TUN device, routes and DNS once the gateway \
 answers. All of it is undone at the end, and by --down after a crash. Needs CAP_NET_ADMIN.
 
 Examples:
@@ -187,7 +189,7 @@ pub struct Relay {
 /// `wstether token`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The file holds hashes only, so a token can be shown no second time. A running gateway takes changes up at the next
+The file holds hashes only, so a token can be shown no second time. A running gateway takes changes up at the next \
 connection.
 
 Examples:

@@ -125,6 +125,7 @@ pub fn own_capabilities() -> Capabilities {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

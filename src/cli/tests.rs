@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use clap::{CommandFactory, Parser};
 
 use super::{Cli, Client, Command, Override};
@@ -11,18 +13,14 @@ fn the_definition_has_no_contradiction() {
 
 fn gateway(arguments: &[&str]) -> Vec<Override> {
     let typed = ["wstether", "gateway"].iter().chain(arguments);
-    match Cli::try_parse_from(typed).unwrap().command {
-        Command::Gateway(gateway) => gateway.overrides(),
-        other => panic!("{other:?}"),
-    }
+    let Command::Gateway(gateway) = Cli::try_parse_from(typed).unwrap().command else { panic!("{arguments:?}") };
+    gateway.overrides()
 }
 
 fn client(arguments: &[&str]) -> Vec<Override> {
     let typed = ["wstether", "client"].iter().chain(arguments);
-    match Cli::try_parse_from(typed).unwrap().command {
-        Command::Client(client) => client.overrides(),
-        other => panic!("{other:?}"),
-    }
+    let Command::Client(client) = Cli::try_parse_from(typed).unwrap().command else { panic!("{arguments:?}") };
+    client.overrides()
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn run_for<R: Role>(file: Option<&Path>, out: &mut dyn Write) -> Result<(), Chec
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
 

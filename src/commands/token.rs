@@ -52,6 +52,7 @@ fn as_json(credentials: &[Credential]) -> serde_json::Value {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use std::path::Path;
 

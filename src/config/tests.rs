@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -148,6 +150,8 @@ fn a_stage_takes_from_the_default_section_what_its_own_does_not_say() {
     let (own, other) = (config.stages.get(StageName::IpParse), config.stages.get(StageName::RawSend));
     assert_eq!((own.batch, own.threads_max), (16, Auto::Is(2)));
     assert_eq!((other.batch, other.threads_max), (32, Auto::Is(2)));
+    assert_eq!(own.threads(8), 1..=2);
+    assert_eq!(Gateway::default().stages.get(StageName::IpParse).threads(8), 1..=8);
 }
 
 #[test]
@@ -284,8 +288,8 @@ fn each_error_line_begins_with_the_file() {
 proptest! {
     #[test]
     fn any_text_is_judged_without_panic(text in "(\\[?[a-z.-]{1,12}\\]?( = [\"\\[\\]0-9a-z{}.-]{0,8})?\n){0,8}") {
-        let _ = parse::<Gateway>(&text, &[]);
-        let _ = parse::<Client>(&text, &[]);
+        drop(parse::<Gateway>(&text, &[]));
+        drop(parse::<Client>(&text, &[]));
     }
 
     #[test]

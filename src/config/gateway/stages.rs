@@ -1,6 +1,7 @@
 //! The stages' queues and threads.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use crate::config::schema::{Reader, settings};
 use crate::config::values::{Auto, Bytes, choices};
@@ -21,6 +22,13 @@ settings! {
         /// Whether a batch goes through the next stage on the same thread: "auto" decides by what waits, "always" and
         /// "never" are for measurements.
         hand_over: HandOver = "auto",
+    }
+}
+
+impl Stage {
+    /// The fewest and the most threads of its pool, on a machine with so many cores.
+    pub fn threads(&self, cores: usize) -> RangeInclusive<usize> {
+        self.threads_min..=self.threads_max.unwrap_or_else(|| cores).max(self.threads_min)
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use proptest::prelude::*;
 
 use super::*;
