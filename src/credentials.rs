@@ -22,39 +22,32 @@ const NAME_CHARS_MAX: usize = 64;
 /// The heading of the file.
 const HEADING: &str = "# Credentials of wstether: hashes only. Change it with \"wstether token\".\n\n";
 
-/// What the gateway keeps of a secret: enough to judge a proof, too little to make one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Keys {
-    /// Judges the client's proof.
-    #[serde(with = "hex32")]
-    pub stored_key: [u8; 32],
-    /// Makes the gateway's own proof.
-    #[serde(with = "hex32")]
-    pub server_key: [u8; 32],
-}
+/// Hexadecimal digits of a verifier: two keys of 32 bytes.
+const VERIFIER_DIGITS: usize = 128;
 
-/// A token for a person, and what is kept of it.
+/// A credential that was just made. Its token is for a person and is kept nowhere.
 #[derive(Debug)]
 pub struct Fresh {
+    /// Its public name, a part of the token.
+    pub id: String,
     /// The text that the client needs.
     pub token: String,
-    /// What is kept.
-    pub keys: Keys,
+    /// What is kept to judge proofs: hexadecimal digits.
+    pub verifier: String,
 }
 
 /// One credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
-    /// Eight hexadecimal digits; part of the token.
+    /// Its public name, a part of the token.
     pub id: String,
     /// Whose it is, for people.
     pub name: String,
     /// When it was made (RFC 3339, UTC).
     pub created: String,
-    /// What is kept of the secret.
-    pub verifier: Keys,
+    /// The stored key and the server key, as hexadecimal digits: enough to judge a proof, too little to make one.
+    pub verifier: String,
 }
 
 /// Why a file of credentials cannot be used.
@@ -112,8 +105,9 @@ struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     inode: u64,
-    modified_s: i64,
-    modified_ns: i64,
+    // The change of anything, its rights too, not of the text alone.
+    changed_s: i64,
+    changed_ns: i64,
     length_bytes: u64,
 }
 
@@ -127,7 +121,7 @@ impl CredentialStore {
     /// Reads `path`; where it is not there, makes it with one credential and returns its token, to be printed once.
     pub fn load_or_make(
         path: &Path,
-        make: impl FnOnce(&str) -> Fresh,
+        make: impl Fn() -> Result<Fresh, getrandom::Error>,
     ) -> Result<(Self, Option<String>), CredentialError> {
         let store = Self::load(path)?;
         if store.known().version.is_some() {
@@ -149,16 +143,24 @@ impl CredentialStore {
         self.known().credentials.iter().find(|credential| credential.id == id).cloned()
     }
 
-    /// Makes a credential: `make` turns its id into a token and what is kept. Returns the credential and the token.
-    pub fn add(&self, name: &str, make: impl FnOnce(&str) -> Fresh) -> Result<(Credential, String), CredentialError> {
+    /// Adds the credential that `make` makes, and returns it with its token.
+    pub fn add(
+        &self,
+        name: &str,
+        make: impl Fn() -> Result<Fresh, getrandom::Error>,
+    ) -> Result<(Credential, String), CredentialError> {
         if name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
             return Err(CredentialError::BadName);
         }
         self.change(|credentials| {
-            let id = unused_id(credentials)?;
-            let Fresh { token, keys } = make(&id);
+            let Fresh { id, token, verifier } = loop {
+                let fresh = make().map_err(CredentialError::NoRandomness)?;
+                if credentials.iter().all(|credential| credential.id != fresh.id) {
+                    break fresh;
+                }
+            };
             let created = rfc3339(SystemTime::now());
-            let credential = Credential { id, name: name.to_owned(), created, verifier: keys };
+            let credential = Credential { id, name: name.to_owned(), created, verifier };
             credentials.push(credential.clone());
             Ok((credential, token))
         })
@@ -175,12 +177,17 @@ impl CredentialStore {
     /// Reads the file anew where it changed. A file that is gone revokes all; one that cannot be read leaves what was
     /// known, and the log says so.
     fn refresh(&self) {
-        if version_of(&self.path) == self.known().version {
+        let version = version_of(&self.path);
+        if version == self.known().version {
             return;
         }
         match read(&self.path) {
             Ok(fresh) => *self.known() = fresh,
-            Err(error) => tracing::error!("{error}; the credentials known before still hold"),
+            Err(error) => {
+                tracing::error!("{error}; the credentials known before still hold");
+                // Told once, not at every look.
+                self.known().version = version;
+            }
         }
     }
 
@@ -222,9 +229,14 @@ fn read(path: &Path) -> Result<Known, CredentialError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
         Err(error) => return Err(CredentialError::Unreadable { path: path.to_owned(), error }),
     };
-    let malformed =
-        |error: toml::de::Error| CredentialError::Malformed { path: path.to_owned(), what: error.message().to_owned() };
-    let contents: Contents = toml::from_str(&text).map_err(malformed)?;
+    let malformed = |what: String| CredentialError::Malformed { path: path.to_owned(), what };
+    // The message alone: an error's full text would show the lines around it.
+    let contents: Contents = toml::from_str(&text).map_err(|error| malformed(error.message().to_owned()))?;
+    for Credential { id, verifier, .. } in &contents.credential {
+        if verifier.len() != VERIFIER_DIGITS || !verifier.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(malformed(format!("the verifier of \"{id}\" is not {VERIFIER_DIGITS} hexadecimal digits")));
+        }
+    }
     Ok(Known { version, credentials: contents.credential })
 }
 
@@ -232,8 +244,8 @@ fn version_of(path: &Path) -> Option<Version> {
     let found = fs::metadata(path).ok()?;
     Some(Version {
         inode: found.ino(),
-        modified_s: found.mtime(),
-        modified_ns: found.mtime_nsec(),
+        changed_s: found.ctime(),
+        changed_ns: found.ctime_nsec(),
         length_bytes: found.len(),
     })
 }
@@ -270,42 +282,6 @@ fn give_to_owner(file: &File, beside: &Path, path: &Path, folder: &Path) -> io::
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn unused_id(credentials: &[Credential]) -> Result<String, CredentialError> {
-    loop {
-        let mut bytes = [0; 4];
-        getrandom::fill(&mut bytes).map_err(CredentialError::NoRandomness)?;
-        let id = hex(&bytes);
-        if credentials.iter().all(|credential| credential.id != id) {
-            return Ok(id);
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// 32 bytes as 64 hexadecimal digits.
-mod hex32 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&super::hex(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| D::Error::custom("a key is 64 hexadecimal digits"))
-    }
-
-    fn parse(text: &str) -> Option<[u8; 32]> {
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
-        bytes.filter(|_| rest.is_empty())?.try_into().ok()
-    }
 }
 
 /// A day, in seconds.

@@ -16,8 +16,12 @@ pub enum TokenError {
     Output(#[from] io::Error),
 }
 
-/// Runs the command; `make` turns an id into a token and what is kept of it.
-pub fn run(args: &Token, make: impl FnOnce(&str) -> Fresh, out: &mut dyn Write) -> Result<(), TokenError> {
+/// Runs the command; `make` makes a credential.
+pub fn run(
+    args: &Token,
+    make: impl Fn() -> Result<Fresh, getrandom::Error>,
+    out: &mut dyn Write,
+) -> Result<(), TokenError> {
     let store = CredentialStore::load(&args.file)?;
     match &args.action {
         TokenAction::New { name } => {
@@ -57,13 +61,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::credentials::Keys;
 
     fn token(file: &Path, action: TokenAction) -> Result<String, TokenError> {
-        let make = |id: &str| Fresh {
-            token: format!("wst1_{id}_secret"),
-            keys: Keys { stored_key: [0; 32], server_key: [0; 32] },
-        };
+        let (id, token) = ("7f3a9c21".to_owned(), "wst1_7f3a9c21_secret".to_owned());
+        let make = || Ok(Fresh { id: id.clone(), token: token.clone(), verifier: "0".repeat(128) });
         let mut out = Vec::new();
         run(&Token { file: file.to_owned(), action }, make, &mut out)?;
         Ok(String::from_utf8(out).unwrap())

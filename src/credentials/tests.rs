@@ -29,8 +29,15 @@ impl Drop for Folder {
     }
 }
 
-fn fresh(id: &str) -> Fresh {
-    Fresh { token: format!("wst1_{id}_secret"), keys: Keys { stored_key: [1; 32], server_key: [0xab; 32] } }
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fresh() -> Result<Fresh, getrandom::Error> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes)?;
+    let id = hex(&bytes);
+    Ok(Fresh { token: format!("wst1_{id}_secret"), verifier: hex(&[0xab; 64]), id })
 }
 
 #[test]
@@ -75,6 +82,19 @@ fn another_writers_change_holds_at_the_next_look() {
 }
 
 #[test]
+fn an_id_is_given_once() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let rounds = std::cell::Cell::new(0);
+    let make = || {
+        let round = rounds.replace(rounds.get() + 1);
+        Ok(Fresh { id: format!("id{}", round / 2), ..fresh()? })
+    };
+    let ids = ["Ada", "Bob"].map(|name| store.add(name, make).unwrap().0.id);
+    assert_eq!((ids, rounds.get()), (["id0", "id1"].map(String::from), 3));
+}
+
+#[test]
 fn two_writers_lose_nothing() {
     let folder = Folder::new();
     std::thread::scope(|scope| {
@@ -113,6 +133,8 @@ fn a_leftover_of_a_killed_writer_is_no_hindrance() {
     assert!(CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh).is_ok());
 }
 
+const SHORT_VERIFIER: &str = "[[credential]]\nid = \"1\"\nname = \"\"\ncreated = \"\"\nverifier = \"abcd\"";
+
 #[test]
 fn errors_name_the_file_or_the_id() {
     let folder = Folder::new();
@@ -123,7 +145,7 @@ fn errors_name_the_file_or_the_id() {
     let nowhere = folder.0.join("file/credentials.toml");
     let error = CredentialStore::load(&nowhere).unwrap_err();
     assert!(error.to_string().starts_with(&nowhere.display().to_string()), "{error}");
-    for wrong in ["credential = 1", "x = 1", "[[credential]]\nid = \"1\"", "[[credential]]\nid=1"] {
+    for wrong in ["credential = 1", "x = 1", "[[credential]]\nid = \"1\"", "[[credential]]\nid=1", SHORT_VERIFIER] {
         fs::write(folder.file(), wrong).unwrap();
         assert!(matches!(CredentialStore::load(&folder.file()), Err(CredentialError::Malformed { .. })), "{wrong}");
     }
@@ -144,13 +166,13 @@ fn times_are_written_as_people_read_them() {
 
 proptest! {
     #[test]
-    fn a_credential_is_read_as_it_was_written(name in "\\PC{0,64}", stored_key in any::<[u8; 32]>(), server_key in any::<[u8; 32]>()) {
+    fn a_credential_is_read_as_it_was_written(name in "\\PC{0,64}", id in "[a-z0-9]{8}", keys in any::<[[u8; 32]; 2]>()) {
         let folder = Folder::new();
-        let keys = Keys { stored_key, server_key };
-        let make = |_: &str| Fresh { token: String::new(), keys };
+        let verifier = hex(keys.as_flattened());
+        let make = || Ok(Fresh { id: id.clone(), token: String::new(), verifier: verifier.clone() });
         let (credential, _) = CredentialStore::load(&folder.file()).unwrap().add(&name, make).unwrap();
-        prop_assert_eq!((&credential.name, credential.verifier), (&name, keys));
-        prop_assert_eq!(CredentialStore::load(&folder.file()).unwrap().find(&credential.id), Some(credential));
+        prop_assert_eq!((&credential.id, &credential.name, &credential.verifier), (&id, &name, &verifier));
+        prop_assert_eq!(CredentialStore::load(&folder.file()).unwrap().find(&id), Some(credential));
     }
 
     #[test]
