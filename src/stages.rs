@@ -10,6 +10,8 @@ pub mod accept;
 pub mod ip_parse;
 pub mod nat_rewrite;
 #[cfg(feature = "kernel")]
+pub mod raw_send;
+#[cfg(feature = "kernel")]
 pub mod tethered;
 #[cfg(feature = "kernel")]
 pub mod ws_decode;
