@@ -87,8 +87,8 @@ pub fn complete<Proof>(packet: &mut Packet<Proof>) -> bool {
     if field + 2 > bytes.len() {
         return false;
     }
-    // The field holds the pseudo-header's sum, so that it is part of what is summed. Zero would say "no checksum" in
-    // UDP (RFC 768), and both forms are equal in TCP.
+    // The field holds the pseudo-header's sum, so that it is part of what is summed. A result of zero is written in its
+    // other form: in UDP zero says "no checksum" (RFC 768), and to TCP both are the same.
     let checksum = match of(&bytes[start..]) {
         0 => 0xffff,
         checksum => checksum,
@@ -100,8 +100,32 @@ pub fn complete<Proof>(packet: &mut Packet<Proof>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet_builder::*;
+
+    #[test]
+    fn a_partial_checksum_is_completed_to_what_the_sender_would_have_written() {
+        for builder in [
+            udp("100.64.0.2:4000", "192.0.2.80:443", b"an odd one"),
+            tcp_with("100.64.0.2:4000", "192.0.2.80:443", ACK, &[], b"data"),
+        ] {
+            let mut packet = builder.partial();
+            assert!(complete(&mut packet));
+            assert_eq!((packet.bytes(), packet.offload().checksum), (&builder.bytes()[..], Checksum::Complete));
+            assert!(complete(&mut packet), "a complete one stays");
+            assert_eq!(packet.bytes(), builder.bytes());
+        }
+    }
+
+    #[test]
+    fn a_checksum_field_outside_the_packet_is_not_written() {
+        let mut packet =
+            raw(&[0; 30], Offload { checksum: Checksum::Partial { start: 20, offset: 9 }, ..Offload::default() });
+        assert!(!complete(&mut packet));
+        assert_eq!(packet.bytes(), [0; 30]);
+    }
 
     #[test]
     fn the_sum_is_that_of_rfc_1071_section_3() {

@@ -104,3 +104,56 @@ fn make(pool: &BufPool, gateway: Ipv4Addr, to: Ipv4Addr, error: Error, about: &[
     }
     ip_parse::parse(Packet::raw(buf, Offload::default())).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet_builder::*;
+
+    fn errors() -> Errors {
+        Errors::new(ip("100.64.0.1").into(), BufPool::new(1 << 20))
+    }
+
+    fn parsed(builder: &Builder) -> Packet<Parsed> {
+        ip_parse::parse(builder.packet()).expect("a valid packet")
+    }
+
+    #[test]
+    fn an_error_has_type_code_and_mtu_of_its_cause() {
+        let about = parsed(&udp("100.64.0.2:4000", "192.0.2.80:443", b"x"));
+        let causes =
+            [Error::HostUnreachable, Error::TooBig { mtu_bytes: 1_280 }, Error::Prohibited, Error::TimeExceeded];
+        let expected = [[3, 1, 0, 0], [3, 4, 5, 0], [3, 13, 0, 0], [11, 0, 0, 0]];
+        for (cause, [kind, code, high, low]) in causes.into_iter().zip(expected) {
+            let error = errors().about(&about, cause, Instant::now()).expect("an error");
+            assert_eq!(error.bytes()[20..22], [kind, code], "{cause:?}");
+            assert_eq!(error.bytes()[24..28], [0, 0, high, low], "{cause:?}");
+            assert_checksums(&error);
+        }
+    }
+
+    #[test]
+    fn no_error_is_made_about_an_error_or_a_packet_to_many() {
+        let quoted = udp("192.0.2.80:443", "100.64.0.2:4000", b"x").bytes();
+        for about in [
+            icmp_error("100.64.0.2", "192.0.2.80", 3, 3, &quoted),
+            udp("100.64.0.2:5353", "224.0.0.251:5353", b"x"),
+            udp("100.64.0.2:68", "255.255.255.255:67", b"x"),
+        ] {
+            assert!(errors().about(&parsed(&about), Error::Prohibited, Instant::now()).is_none());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_quotes_as_much_as_fits_in_576_bytes(payload in prop::collection::vec(any::<u8>(), 0..1_400)) {
+            let about = parsed(&udp("100.64.0.2:4000", "192.0.2.80:443", &payload));
+            let error = errors().about(&about, Error::Prohibited, Instant::now()).expect("an error");
+            prop_assert_eq!(error.len(), (28 + about.len()).min(ERROR_BYTES_MAX));
+            prop_assert_eq!(&error.bytes()[28..], &about.bytes()[..error.len() - 28]);
+            assert_checksums(&error);
+        }
+    }
+}

@@ -28,7 +28,7 @@ fn flow() -> impl Strategy<Value = Flow> {
 
 impl Flow {
     fn build(&self, inside: IpAddr, port: u16, outgoing: bool) -> Builder {
-        let (inside_end, remote) = (format!("{inside}:{port}"), std::net::Ipv4Addr::from(self.remote).to_string());
+        let (inside_end, remote) = (format!("{inside}:{port}"), Ipv4Addr::from(self.remote).to_string());
         let remote_end = format!("{remote}:{}", self.remote_port);
         let (from, to) = if outgoing { (inside_end, remote_end) } else { (remote_end, inside_end) };
         match (self.kind, outgoing) {
