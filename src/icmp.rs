@@ -47,7 +47,8 @@ impl Error {
     }
 }
 
-/// Makes the errors of one tether, from the gateway's inner address, no faster than [`INTERVAL`] and [`BURST`] allow.
+/// Makes the errors of one tether, from the gateway's inner address, at most 100 a second in the long run and 50
+/// at once.
 #[derive(Debug)]
 pub struct Errors {
     gateway: IpAddr,

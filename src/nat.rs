@@ -1,4 +1,4 @@
-//! The translation's state: mappings, filters, timers (docs of the RFCs: 4787, 5382, 5508, 7857, 6888, 7422).
+//! The translation's state: mappings, filters, timers (RFC 4787, 5382, 5508, 7857, 6888, 7422).
 //!
 //! A [`Nat`] belongs to one tether. What it shares with others never changes ([`Rules`]).
 

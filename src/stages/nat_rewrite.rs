@@ -85,6 +85,7 @@ pub fn outgoing(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<
         ipv4::change_word(packet.bytes_mut(), 0, ipv4::IDENTIFICATION, identification);
     }
     if nat.is_hairpin(packet.proof()) {
+        // It goes on at nat-rewrite: to ip-parse it would be a land packet where both tethers have one address.
         return Verdict::Turn(packet);
     }
     Verdict::Forward(packet.prove(Translated { inside }))
