@@ -6,15 +6,15 @@
 pub mod bpf;
 pub mod ethtool;
 pub mod link_socket;
-//X pub mod listeners;
+pub mod listeners;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod next_hop;
-//X pub mod nft;
+pub mod nft;
 pub mod packet_socket;
 pub(crate) mod receive;
 pub(crate) mod sys;
-//X pub mod sysctl;
+pub mod sysctl;
 pub mod tun;
 pub mod virtio;
 

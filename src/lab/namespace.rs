@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::io::ethtool::{self, Offloads};
 use crate::io::netlink::{self, Netlink, Prefix, Route};
 use crate::io::netns::{self, Isolation};
+use crate::io::sysctl;
 
 /// Why the lab could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -117,10 +119,15 @@ impl Namespace {
     /// # Errors
     /// No such sysctl, or a value that it does not take.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<(), Error> {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        self.run(|| std::fs::write(&path, value))?.map_err(|source| {
-            self.io_error(io::Error::new(source.kind(), format!("setting {name} to {value}: {source}")))
-        })
+        self.run(|| sysctl::write(name, value))?.map_err(|source| self.io_error(io::Error::other(source)))
+    }
+
+    /// Switches the offloads of an interface.
+    ///
+    /// # Errors
+    /// No such interface, or a device that cannot.
+    pub fn offloads(&self, interface: &str, offloads: Offloads) -> Result<(), Error> {
+        self.run(|| ethtool::set_offloads(interface, offloads))?.map_err(|source| self.io_error(source))
     }
 
     pub(super) fn io_error(&self, source: io::Error) -> Error {
