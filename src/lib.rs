@@ -33,6 +33,8 @@ pub mod http;
 #[cfg(feature = "kernel")]
 pub mod io;
 #[cfg(feature = "kernel")]
+pub mod kernel_state;
+#[cfg(feature = "kernel")]
 pub mod lab;
 #[cfg(feature = "kernel")]
 pub mod link;

@@ -3,4 +3,7 @@
 mod support;
 
 mod devices;
+mod egress;
 mod netlink;
+mod slow_link;
+mod state;
