@@ -143,8 +143,9 @@ impl KernelState {
     /// # Errors
     /// The first thing that could not be undone; the state file then stays for the next start.
     pub fn undo(mut self) -> Result<(), Error> {
+        // Forwarding ends before the guards go.
         let undone =
-            [self.memory.undo_table(), self.undo_tun(), self.memory.undo_reserved(), self.memory.undo_sysctls()];
+            [self.memory.undo_sysctls(), self.undo_tun(), self.memory.undo_table(), self.memory.undo_reserved()];
         undone.into_iter().collect::<Result<(), Error>>()?;
         Memory::forget(&self.path)
     }
@@ -210,7 +211,7 @@ impl KernelState {
     /// Lets a TUN of ours vanish, with its address and routes, as soon as nobody holds it any more.
     fn undo_tun(&mut self) -> Result<(), Error> {
         let open = self.tun.take();
-        let Some(memory) = self.memory.tun.take_if(|tun| tun.ours) else { return Ok(()) };
+        let Some(memory) = self.memory.tun.take().filter(|tun| tun.ours) else { return Ok(()) };
         let done = match open {
             Some(tun) => tun.set_persistent(false).map_err(Error::Tun),
             None => Netlink::open().and_then(|mut netlink| netlink.delete_link(&memory.name)).map_err(Error::Netlink),

@@ -1,12 +1,13 @@
 //! The TUN device.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use wstether::io::Received;
 use wstether::io::tun::{Features, Tun};
 use wstether::lab::Namespace;
-use wstether::packet::{BufPool, Offload, Packet};
+use wstether::packet::{BufPool, Checksum, Offload, Packet};
 
 use super::support::{in_24, udp};
 
@@ -69,10 +70,88 @@ fn a_persistent_tun_is_adopted_with_its_address() {
 }
 
 #[test]
-fn a_tcp_super_packet_comes_out_whole_and_goes_in_whole() {
-    with_tun(Features { vnet_hdr: true, persistent: false }, |tun, _| {
-        assert!(tun.offloads().tcp);
+fn tcp_super_packets_come_out_whole_and_go_in_whole_and_without_the_virtio_header_there_are_none() {
+    for vnet_hdr in [true, false] {
+        let largest = bulk_between_two_tuns(vnet_hdr);
+        assert_eq!(largest > 1_500, vnet_hdr, "the largest packet had {largest} bytes");
+    }
+}
+
+#[test]
+fn a_partial_checksum_is_completed_for_a_tun_that_cannot_be_told_of_it() {
+    let (left, right) = (Side::new(HERE, true), Side::new(THERE, false));
+    let receiver = right.namespace.run(|| UdpSocket::bind((THERE, 9)).unwrap()).unwrap();
+    left.namespace.run(|| UdpSocket::bind((HERE, 7)).unwrap().send_to(b"sum me", (THERE, 9)).unwrap()).unwrap();
+    let (pool, mut batch) = (BufPool::new(1 << 20), Vec::new());
+    left.tun.read_batch(&pool, 8, &mut batch).unwrap();
+    assert_eq!(batch[0].offload().checksum, Checksum::Partial { start: 20, offset: 6 });
+    right.tun.write(&mut batch[0]).unwrap();
+    assert_eq!(batch[0].offload(), Offload::default());
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(receiver.recv(&mut [0; 16]).unwrap(), 6);
+}
+
+#[test]
+fn a_super_packet_for_a_tun_without_the_virtio_header_is_refused() {
+    let pool = BufPool::new(1 << 20);
+    let offload =
+        Offload { checksum: Checksum::Partial { start: 20, offset: 6 }, segment_bytes: 100, header_bytes: 28 };
+    let mut packet = Packet::raw(pool.copy(&udp((THERE, 9), (HERE, 7), &[0; 500])).unwrap(), offload);
+    let error = Side::new(HERE, false).tun.write(&mut packet).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+/// A namespace whose only way out is a TUN.
+struct Side {
+    namespace: Namespace,
+    tun: Tun,
+}
+
+impl Side {
+    fn new(address: Ipv4Addr, vnet_hdr: bool) -> Self {
+        let namespace = Namespace::new("side").unwrap();
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
+        let tun = namespace.run(|| Tun::open("wst0", Features { vnet_hdr, persistent: false }).unwrap()).unwrap();
+        namespace.address("wst0", in_24(address)).unwrap();
+        Self { namespace, tun }
+    }
+
+    /// Passes what has come out on to `other`, and tells the length of the largest packet.
+    fn pass_on(&self, other: &Self, pool: &BufPool) -> usize {
+        let mut batch = Vec::new();
+        assert_eq!(self.tun.read_batch(pool, 64, &mut batch).unwrap().lost, 0);
+        for packet in &mut batch {
+            other.tun.write(packet).unwrap();
+        }
+        batch.iter().map(Packet::len).max().unwrap_or_default()
+    }
+}
+
+/// A TCP stream between two namespaces whose TUNs are joined packet by packet; the length of the largest.
+fn bulk_between_two_tuns(vnet_hdr: bool) -> usize {
+    const STREAM_BYTES: usize = 4 << 20;
+    let (left, right) = (Side::new(HERE, vnet_hdr), Side::new(THERE, vnet_hdr));
+    assert_eq!(left.tun.offloads().tcp, vnet_hdr);
+    let listener = right.namespace.run(|| TcpListener::bind((THERE, 443)).unwrap()).unwrap();
+    let inside = left.namespace.clone();
+    let sending = std::thread::spawn(move || {
+        let stream: Vec<u8> = (0..STREAM_BYTES).map(|at| (at % 251) as u8).collect();
+        inside.run(|| TcpStream::connect((THERE, 443)).unwrap().write_all(&stream).unwrap()).unwrap();
     });
+    let receiving = std::thread::spawn(move || {
+        let (mut accepted, mut arrived) = (listener.accept().unwrap().0, Vec::new());
+        accepted.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        accepted.read_to_end(&mut arrived).unwrap();
+        arrived.len() == STREAM_BYTES && arrived.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8)
+    });
+    let (pool, mut largest) = (BufPool::new(64 << 20), 0);
+    while !receiving.is_finished() {
+        largest = largest.max(left.pass_on(&right, &pool)).max(right.pass_on(&left, &pool));
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    sending.join().unwrap();
+    assert!(receiving.join().unwrap(), "the stream arrived changed");
+    largest
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_route_is_added_listed_asked_for_and_removed() {
         netlink.replace_route(&route)?;
         let ours: Vec<Route> =
             netlink.routes(true)?.into_iter().filter(|route| route.protocol == PROTOCOL_WSTETHER).collect();
-        assert_eq!(ours, [route.clone()]);
+        assert_eq!(ours, std::slice::from_ref(&route));
         let hop = netlink.next_hop(Ipv4Addr::new(203, 0, 113, 9).into())?;
         assert_eq!(
             (hop.interface, hop.neighbour, hop.source, hop.local),
