@@ -100,6 +100,16 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(|message| new_route(message, any)).collect())
     }
 
+    /// The default route of a family in the main table that the kernel prefers.
+    ///
+    /// # Errors
+    /// The kernel's, with what was tried.
+    pub fn default_route(&mut self, ipv4: bool) -> Result<Option<Route>, Error> {
+        let all = self.routes(ipv4)?.into_iter();
+        let defaults = all.filter(|route| route.destination.bits == 0 && route.table == MAIN_TABLE);
+        Ok(defaults.filter(|route| route.interface.is_some()).min_by_key(|route| route.metric))
+    }
+
     /// Adds a route, or replaces the one to the same destination with the same metric in the same table.
     ///
     /// # Errors

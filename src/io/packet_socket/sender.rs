@@ -162,8 +162,11 @@ impl RawSender {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    report.refuse(&chunk[frames.packets[next]], refusal(&error));
-                    next += 1;
+                    // A full socket buffer (EAGAIN) takes none of the rest; anything else concerns one packet.
+                    let full = error.kind() == io::ErrorKind::WouldBlock;
+                    let end = if full { frames.count } else { next + 1 };
+                    frames.packets[next..end].iter().for_each(|&at| report.refuse(&chunk[at], refusal(&error)));
+                    next = end;
                 }
             }
         }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use wstether::io::nft::{Rules, Table};
 use wstether::io::packet_socket::{self, EgressSettings, RawReceiver, RawSender, Refusal, SendReport};
+use wstether::io::tun::{Features, Tun};
 use wstether::lab::{Capture, Namespace, Offloads};
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 use wstether::stages::Reason as _;
 
-use super::support::{LEFT, RIGHT, pair, udp};
+use super::support::{LEFT, RIGHT, in_24, pair, udp};
 
 const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
@@ -127,6 +128,50 @@ fn a_new_route_is_used_at_once() {
     assert_eq!(sender.send_batch(&mut batch).sent_packets, 1);
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 3);
+}
+
+#[test]
+fn a_stale_neighbour_is_used_on_and_confirmed() {
+    let (left, right) = pair();
+    // Whoever asks for our hardware address tells us theirs, and the kernel notes it as stale.
+    let heard = left.run(|| UdpSocket::bind((LEFT, 7)).unwrap()).unwrap();
+    right.run(|| UdpSocket::bind((RIGHT, 9)).unwrap().send_to(b"x", (LEFT, 7)).unwrap()).unwrap();
+    heard.recv(&mut [0; 8]).unwrap();
+    let (sender, _receiver) = open(&left);
+    let pool = BufPool::new(1 << 20);
+    let mut batch = [packet(&pool, &udp((LEFT, 20_000), (RIGHT, 9), b"x"))];
+    let stale = |wanted: bool, deadline: Instant| loop {
+        let index = left.netlink(|netlink| Ok(netlink.link("eth0")?.index)).unwrap();
+        let known = left.netlink(|netlink| netlink.neighbours(index)).unwrap();
+        if known.iter().any(|found| found.mac.is_some() && found.stale == wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{known:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stale(true, Instant::now() + Duration::from_secs(5));
+    let capture = Capture::start(&right, "eth0", |frame| frame.get(12..14) == Some(&[8, 0][..])).unwrap();
+    assert_eq!(sender.send_batch(&mut batch).sent_packets, 1);
+    stale(false, Instant::now() + Duration::from_secs(5));
+    assert!(capture.finish().0 >= 1, "the packet did not wait for the confirmation");
+}
+
+#[test]
+fn an_interface_without_link_headers_needs_no_neighbour() {
+    let namespace = Namespace::new("point to point").unwrap();
+    namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
+    let features = Features { vnet_hdr: true, persistent: false };
+    let tun = namespace.run(|| Tun::open("eth0", features).unwrap()).unwrap();
+    namespace.address("eth0", in_24(LEFT)).unwrap();
+    let (sender, receiver) = open(&namespace);
+    let pool = BufPool::new(1 << 20);
+    let (out, back) = (udp((LEFT, 20_000), (RIGHT, 9), b"out"), udp((RIGHT, 9), (LEFT, 20_000), b"back"));
+    assert_eq!(sender.send_batch(&mut [packet(&pool, &out)]).sent_packets, 1);
+    let mut left = Vec::new();
+    tun.read_batch(&pool, 8, &mut left).unwrap();
+    assert_eq!(left[0].bytes(), out);
+    tun.write(&mut packet(&pool, &back)).unwrap();
+    assert_eq!(read(&receiver, &pool, 1)[0].bytes(), back);
 }
 
 #[test]

@@ -54,6 +54,21 @@ fn a_route_is_added_listed_asked_for_and_removed() {
 }
 
 #[test]
+fn of_two_default_routes_the_one_with_the_smaller_metric_is_preferred() {
+    let (left, _right) = pair();
+    left.netlink(|netlink| {
+        assert_eq!(netlink.default_route(true)?, None);
+        let index = netlink.link("eth0")?.index;
+        for metric in [200, 100, 300] {
+            netlink.replace_route(&Route { metric, ..Route::new(Prefix::ALL_V4, index).via(RIGHT.into()) })?;
+        }
+        assert_eq!(netlink.default_route(true)?.unwrap().metric, 100);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
 fn addresses_are_replaced_as_a_set() {
     let (left, _right) = pair();
     let other = in_24(Ipv4Addr::new(192, 0, 2, 1));

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
+use wstether::io::tun::{Features, Tun};
 use wstether::io::{netlink::Netlink, nft, sysctl};
 use wstether::kernel_state::{Egress, Error, KernelState, Plan};
 use wstether::lab::Namespace;
@@ -150,6 +151,16 @@ fn a_start_that_fails_half_way_leaves_nothing_behind() {
     let failed = place.namespace.run(|| KernelState::adopt(&place.plan(bad))).unwrap();
     assert!(matches!(failed, Err(Error::Netlink(_))), "{failed:?}");
     assert_eq!(place.picture(), before);
+}
+
+#[test]
+fn a_tun_that_somebody_else_made_is_used_and_left() {
+    let place = Place::new("foreign");
+    let persistent = Features { vnet_hdr: false, persistent: true };
+    place.namespace.run(|| drop(Tun::open("wst0", persistent).unwrap())).unwrap();
+    place.undo(place.adopt(tun()));
+    place.namespace.netlink(|netlink| netlink.link("wst0")).unwrap();
+    place.namespace.netlink(|netlink| netlink.delete_link("wst0")).unwrap();
 }
 
 #[test]
