@@ -84,7 +84,7 @@ pub enum CapsuleError {
     },
 }
 
-/// One capsule of a message.
+/// One capsule of a message. The large and rare ones are boxed, so that a packet is moved cheaply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capsule<'a> {
     /// A packet, or something in a context that we do not know: dropped, but counted.
@@ -98,11 +98,11 @@ pub enum Capsule<'a> {
     /// The gateway's first word.
     Challenge(Challenge),
     /// The client's answer.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// A CHALLENGE or HELLO of this other version; its version is all that can be read of it.
     OtherVersion(u64),
     /// The session's terms.
-    Welcome(Welcome),
+    Welcome(Box<Welcome>),
     /// The gateway will not serve.
     Refusal(Refusal),
     /// The client may send DATAGRAM capsules on this link up to this offset, in bytes since the link began.
@@ -181,8 +181,8 @@ fn parse(mut reader: Reader<'_>, bytes: usize) -> Result<Option<Capsule<'_>>, Ca
             return Ok(Some(Capsule::OtherVersion(reader.own_varint("version")?)));
         }
         kind::CHALLENGE => Capsule::Challenge(Challenge::read(&mut reader)?),
-        kind::HELLO => Capsule::Hello(Hello::read(&mut reader)?),
-        kind::WELCOME => Capsule::Welcome(Welcome::read(&mut reader)?),
+        kind::HELLO => Capsule::Hello(Box::new(Hello::read(&mut reader)?)),
+        kind::WELCOME => Capsule::Welcome(Box::new(Welcome::read(&mut reader)?)),
         kind::REFUSAL => Capsule::Refusal(Refusal::read(&mut reader)?),
         kind::CREDIT => Capsule::Credit(reader.own_varint("offset")?),
         kind::ACK => Capsule::Ack(reader.own_varint("offset")?),

@@ -196,11 +196,11 @@ fn a_proven_field_has_one_form_only() {
 fn values_outside_their_limits_are_refused() {
     let bad = |kind, field| Err(CapsuleError::BadValue { kind, field });
     let written = |capsule: Capsule<'_>| fuzz::write(&capsule).expect("bytes");
-    assert_eq!(one(&written(Capsule::Hello(Hello { mtu: 1_279, ..hello() }))), bad(kind::HELLO, "MTU"));
-    assert_eq!(one(&written(Capsule::Welcome(Welcome { mtu: 0, ..welcome() }))), bad(kind::WELCOME, "MTU"));
+    assert_eq!(one(&written(Capsule::Hello(Box::new(Hello { mtu: 1_279, ..hello() })))), bad(kind::HELLO, "MTU"));
+    assert_eq!(one(&written(Capsule::Welcome(Box::new(Welcome { mtu: 0, ..welcome() })))), bad(kind::WELCOME, "MTU"));
     assert_eq!(one(&own(kind::CLOSE, b"\0\xff")), bad(kind::CLOSE, "text"));
     assert_eq!(one(&own(kind::CLOSE, &[0; 1 + TEXT_BYTES_MAX + 1])), bad(kind::CLOSE, "text"));
-    let mut upper_case = written(Capsule::Hello(hello()));
+    let mut upper_case = written(Capsule::Hello(Box::new(hello())));
     let id = upper_case.windows(8).position(|bytes| bytes == b"k7m2p9xq").expect("the id");
     upper_case[id] = b'K';
     assert_eq!(one(&upper_case), bad(kind::HELLO, "credential"));
@@ -313,8 +313,8 @@ fn any_welcome() -> impl Strategy<Value = Welcome> {
 fn any_capsule() -> impl Strategy<Value = Capsule<'static>> {
     prop_oneof![
         any::<[u8; 32]>().prop_map(|nonce| Capsule::Challenge(Challenge { nonce: Nonce(nonce) })),
-        any_hello().prop_map(Capsule::Hello),
-        any_welcome().prop_map(Capsule::Welcome),
+        any_hello().prop_map(|hello| Capsule::Hello(Box::new(hello))),
+        any_welcome().prop_map(|welcome| Capsule::Welcome(Box::new(welcome))),
         (any_varint(), any::<u32>(), any_text()).prop_map(|(code, retry_after_ms, text)| {
             Capsule::Refusal(Refusal { reason: RefusalReason::from_code(code), retry_after_ms, text })
         }),
