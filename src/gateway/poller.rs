@@ -1,0 +1,200 @@
+//! The poller: who is ready. It accepts connections and turns readiness into signals; it reads and writes nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::{ServerConfig, ServerConnection};
+use tracing::{debug, warn};
+
+use super::registry::Registry;
+use crate::http::upgrade::Refusal;
+use crate::link::Link;
+use crate::runtime::inlet::Inlet;
+use crate::runtime::lanes::{Entry, LaneId};
+use crate::runtime::queue::Signal;
+use crate::stages::accept::{Pending, Reason, RETRY_AFTER_MS};
+use crate::stages::ws_decode::LinkKeeper as _;
+use crate::transport::Transport;
+use crate::wire::frame::Role;
+
+/// Events taken at once. A thousand ready links are looked at in a few turns.
+const EVENTS: usize = 256;
+
+/// Connections accepted in one turn, so that a storm of them does not keep ready links waiting.
+const ACCEPTS_A_TURN: usize = 32;
+
+/// How long a listener rests after an error that trying again at once would only repeat (no file descriptors).
+const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// Tokens from here on are listeners; below it they are links' lanes.
+const LISTENERS: usize = 1 << 32;
+
+/// The token of the waker.
+const WAKER: Token = Token(usize::MAX);
+
+/// The poller's thread, before it runs.
+pub(super) struct Poller {
+    poll: Poll,
+    listeners: Vec<TcpListener>,
+    registry: Arc<Registry>,
+    tls: Option<Arc<ServerConfig>>,
+    accept: Inlet<Signal>,
+    ws_decode: Inlet<Signal>,
+    link_signals: Vec<Entry<Signal>>,
+    accept_signals: Vec<Entry<Signal>>,
+}
+
+impl Poller {
+    /// Binds `addresses`.
+    ///
+    /// # Errors
+    /// An address that cannot be had.
+    pub(super) fn bind(
+        addresses: &[SocketAddr],
+        registry: Arc<Registry>,
+        tls: Option<Arc<ServerConfig>>,
+        accept: Inlet<Signal>,
+        ws_decode: Inlet<Signal>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let mut listener = TcpListener::bind(*address)
+                .map_err(|error| io::Error::new(error.kind(), format!("listening on {address}: {error}")))?;
+            poll.registry().register(&mut listener, Token(LISTENERS + listeners.len()), Interest::READABLE)?;
+            listeners.push(listener);
+        }
+        let (link_signals, accept_signals) = (Vec::new(), Vec::new());
+        Ok(Self { poll, listeners, registry, tls, accept, ws_decode, link_signals, accept_signals })
+    }
+
+    /// The addresses that were bound.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// What wakes the poller so that it sees that the gateway stops.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKER)
+    }
+
+    /// Runs until `is_over` says so after a wake-up. Once the gateway stops, nobody is accepted any more.
+    pub(super) fn run(mut self, is_over: impl Fn() -> bool) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !is_over() {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    warn!(%error, "the poller failed");
+                    return;
+                }
+                Ok(()) => {}
+            }
+            if self.registry.is_stopping() {
+                self.listeners.clear();
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    Token(token) if token >= LISTENERS => self.accept_all(token - LISTENERS),
+                    Token(token) => self.signal(LaneId(token as u32), event),
+                }
+            }
+            let now = Instant::now();
+            let behind = self.link_signals.len() + self.accept_signals.len() > 1;
+            self.ws_decode.push(now, behind, &mut self.link_signals);
+            self.accept.push(now, true, &mut self.accept_signals);
+        }
+    }
+
+    fn signal(&mut self, lane: LaneId, event: &mio::event::Event) {
+        let Some(link) = self.registry.links.get(lane) else { return };
+        let entry = Entry { origin: lane, lane, item: Signal };
+        if !link.is_open() {
+            self.accept_signals.push(entry);
+            return;
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.link_signals.push(entry);
+        }
+        if event.is_writable()
+            && link.is_blocked()
+            && let Some(owner) = link.owner()
+        {
+            self.registry.has_control(owner.lane());
+        }
+    }
+
+    fn accept_all(&mut self, index: usize) {
+        for _ in 0..ACCEPTS_A_TURN {
+            let Some(listener) = self.listeners.get(index) else { return };
+            match listener.accept() {
+                Ok((stream, _)) => self.take_in(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    debug!(%error, "a connection could not be accepted");
+                    std::thread::sleep(REST_AFTER_ERROR);
+                    return self.come_back(index);
+                }
+            }
+        }
+        // Readiness is told once: what was left is come back to in the next turn.
+        self.come_back(index);
+    }
+
+    fn come_back(&mut self, index: usize) {
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        if let Err(error) = self.poll.registry().reregister(listener, Token(LISTENERS + index), Interest::READABLE) {
+            warn!(%error, "a listener was lost");
+        }
+    }
+
+    fn take_in(&mut self, stream: TcpStream) {
+        self.registry.metrics.connections_accepted.inc();
+        let is_full = self.registry.metrics.handshakes.get() >= self.registry.terms.handshakes_max as u64;
+        let place = if is_full { None } else { self.registry.links.reserve() };
+        let Some(lane) = place else {
+            self.registry.count_refused(Reason::Full);
+            return refuse_busy(stream, self.tls.is_some());
+        };
+        match self.open(lane, stream) {
+            Ok(link) => {
+                self.registry.links.put(lane, Arc::clone(&link));
+                self.registry.pending.put(lane, Arc::new(Pending::new(link)));
+                self.registry.metrics.handshakes.add(1);
+            }
+            Err(error) => {
+                debug!(%error, "a connection was lost before it began");
+                self.registry.links.release(lane);
+            }
+        }
+    }
+
+    fn open(&self, lane: LaneId, stream: TcpStream) -> io::Result<Arc<Link>> {
+        let tls = match &self.tls {
+            Some(config) => Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into()),
+            None => None,
+        };
+        let mut transport = Transport::new(stream, tls)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(transport.source(), Token(lane.0 as usize), interest)?;
+        Ok(Arc::new(Link::new(lane, transport, Role::Server, Instant::now())))
+    }
+}
+
+/// Says in plain HTTP that there is no room; over TLS a handshake would cost more than the refusal is worth.
+fn refuse_busy(stream: TcpStream, is_encrypted: bool) {
+    if !is_encrypted {
+        let refusal = Refusal::Busy { retry_after_s: RETRY_AFTER_MS.div_ceil(1_000) };
+        // Who cannot be told is closed without a word.
+        drop(io::Write::write(&mut &stream, &refusal.response()));
+    }
+}

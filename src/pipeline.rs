@@ -1,0 +1,253 @@
+//! The gateway's pipeline: the diagram, as code. Sinks are made first, so the graph has no cycle.
+//!
+//! ```text
+//! uplink    ws-decode → ip-parse → nat-rewrite → raw-send | tun-write
+//! downlink  raw-recv | tun-read → ip-parse → nat-rewrite → ws-encode
+//! ```
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
+use crate::gateway::egress::{Egress, Way};
+use crate::gateway::registry::{self, Registry};
+use crate::metrics::{StageMetrics, labels};
+use crate::nat::AddressPlan;
+use crate::packet::{Packet, Raw};
+use crate::runtime::attend::Attend;
+use crate::runtime::hand_over::Rule;
+use crate::runtime::inlet::Inlet;
+use crate::runtime::keeper::Keeper;
+use crate::runtime::lanes::{Limits, Quota};
+use crate::runtime::queue::{Fifo, Signal};
+use crate::runtime::stage::{Cores, Handler, Kept, Port, RUNTIME_REASONS, Settings, Stage, WhenFull};
+use crate::stages::accept::{self, Accept};
+use crate::stages::raw_send::{self, RawSend};
+use crate::stages::tethered::{Steered, Tethered};
+use crate::stages::tun_write::{self, TunWrite};
+use crate::stages::ws_decode::{self, WsDecode};
+use crate::stages::ws_encode::{self, WsEncode};
+use crate::stages::{ip_parse, nat_rewrite};
+
+/// Lanes of the downlink's ip-parse, where no tether is known yet: flows are spread over them. Enough that a few busy
+/// flows seldom share one.
+pub const FLOW_LANES: u32 = 64;
+
+/// The running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Starts, drains and stops the stages.
+    pub keeper: Keeper,
+    /// Signals of links before their welcome.
+    pub accept: Inlet<Signal>,
+    /// Signals of readable links.
+    pub ws_decode: Inlet<Signal>,
+    /// Where the source from the internet pushes, by flow.
+    pub downlink: Inlet<Packet<Raw>>,
+    /// Figures of the source from the internet.
+    pub source_metrics: Arc<StageMetrics>,
+    /// Figures of every stage, in the order of the data's way.
+    pub metrics: Vec<Arc<StageMetrics>>,
+}
+
+/// Builds the pipeline and makes it known to the registry.
+pub fn gateway(registry: &Arc<Registry>, plan: &Arc<AddressPlan>, egress: &Egress, config: &Stages, cores: usize) -> Pipeline {
+    let mut build = Build { config, cores_count: cores, cores: Cores::new(cores), stages: Vec::new(), metrics: Vec::new() };
+    let (tethers, links) = (registry.tethers.capacity(), registry.links.capacity());
+    let tethered = |table: &Arc<_>| Arc::clone(table);
+
+    // downlink, from its end
+    let ws_encode = build.stage(
+        Place { name: StageName::WsEncode, direction: "downlink", lanes: tethers, when_full: WhenFull::Drop },
+        &labels::<ws_encode::Reason>(),
+        WsEncode::<_, Fifo<Packet<nat_rewrite::Translated>>> {
+            tethers: Arc::clone(&registry.tether_links),
+            pool: registry.pool.clone(),
+            keeper: Arc::clone(registry),
+            queue: PhantomData,
+        },
+        Ends::default(),
+    );
+    let nat_in = build.stage(
+        Place { name: StageName::NatRewrite, direction: "downlink", lanes: tethers, when_full: WhenFull::Drop },
+        &labels::<nat_rewrite::Reason>(),
+        Tethered {
+            tethers: tethered(&registry.tethers),
+            plan: Arc::clone(plan),
+            state: |tether| &tether.nat,
+            function: nat_rewrite::incoming,
+        },
+        Ends { next: Some(Arc::clone(&ws_encode) as _), turn: None },
+    );
+    let parse_in = build.stage(
+        Place { name: StageName::IpParse, direction: "downlink", lanes: FLOW_LANES, when_full: WhenFull::Drop },
+        &labels::<ip_parse::Reason>(),
+        Steered { plan: Arc::clone(plan), function: ip_parse::incoming, reasons: PhantomData },
+        Ends { next: Some(Arc::clone(&nat_in) as _), turn: Some(Arc::clone(&nat_in) as _) },
+    );
+    let source_metrics = build.source(egress);
+
+    // uplink, from its end
+    let out: Sink<nat_rewrite::Translated> = match &egress.way {
+        Way::Raw { sender, .. } => build.sink(StageName::RawSend, tethers, &labels::<raw_send::Reason>(), RawSend::new(Arc::clone(sender))),
+        Way::Tun(tun) => build.sink(StageName::TunWrite, tethers, &labels::<tun_write::Reason>(), TunWrite::new(Arc::clone(tun))),
+    };
+    let turn: Arc<dyn Port<_>> = nat_in.clone();
+    let nat_out = build.stage(
+        Place { name: StageName::NatRewrite, direction: "uplink", lanes: tethers, when_full: WhenFull::Park },
+        &labels::<nat_rewrite::Reason>(),
+        Tethered {
+            tethers: tethered(&registry.tethers),
+            plan: Arc::clone(plan),
+            state: |tether| &tether.nat,
+            function: nat_rewrite::outgoing,
+        },
+        Ends { next: Some(out.port), turn: Some(Arc::clone(&turn)) },
+    );
+    let parse_out = build.stage(
+        Place { name: StageName::IpParse, direction: "uplink", lanes: tethers, when_full: WhenFull::Park },
+        &labels::<ip_parse::Reason>(),
+        Tethered {
+            tethers: tethered(&registry.tethers),
+            plan: Arc::clone(plan),
+            state: |tether| &tether.guard,
+            function: ip_parse::outgoing,
+        },
+        Ends { next: Some(Arc::clone(&nat_out) as _), turn: Some(turn) },
+    );
+    let ws_decode = build.stage(
+        Place { name: StageName::WsDecode, direction: "uplink", lanes: links, when_full: WhenFull::Park },
+        &labels::<ws_decode::Reason>(),
+        WsDecode {
+            links: Arc::clone(&registry.links),
+            pool: registry.pool.clone(),
+            message_bytes_max: registry.terms.message_bytes_max,
+            keeper: Arc::clone(registry),
+        },
+        Ends { next: Some(Arc::clone(&parse_out) as _), turn: None },
+    );
+    let accept = build.stage(
+        Place { name: StageName::Accept, direction: "uplink", lanes: links, when_full: WhenFull::Park },
+        &labels::<accept::Reason>(),
+        Accept {
+            pending: Arc::clone(&registry.pending),
+            pool: registry.pool.clone(),
+            path: registry.terms.path.clone(),
+            door: Arc::clone(registry),
+        },
+        Ends::default(),
+    );
+
+    registry.attend(registry::Stages {
+        accept: Arc::clone(&accept) as _,
+        ws_decode: Arc::clone(&ws_decode) as _,
+        ws_encode: Arc::clone(&ws_encode) as _,
+        tethered: vec![Arc::clone(&parse_out) as _, Arc::clone(&nat_out) as _, out.attend, Arc::clone(&nat_in) as _],
+    });
+    let inlet_cores = Arc::clone(&build.cores);
+    let (keeper, metrics) = build.finish();
+    Pipeline {
+        keeper,
+        accept: Inlet::new(accept, Arc::clone(&inlet_cores)),
+        ws_decode: Inlet::new(ws_decode, Arc::clone(&inlet_cores)),
+        downlink: Inlet::new(parse_in, inlet_cores),
+        source_metrics,
+        metrics,
+    }
+}
+
+/// Where a stage stands.
+struct Place {
+    name: StageName,
+    direction: &'static str,
+    lanes: u32,
+    when_full: WhenFull,
+}
+
+/// What follows a stage.
+struct Ends<Out, Turned> {
+    next: Option<Arc<dyn Port<Out>>>,
+    turn: Option<Arc<dyn Port<Turned>>>,
+}
+
+impl<Out, Turned> Default for Ends<Out, Turned> {
+    fn default() -> Self {
+        Self { next: None, turn: None }
+    }
+}
+
+/// The uplink's last stage, whichever it is.
+struct Sink<Proof> {
+    port: Arc<dyn Port<Packet<Proof>>>,
+    attend: Arc<dyn Attend>,
+}
+
+struct Build<'a> {
+    config: &'a Stages,
+    cores_count: usize,
+    cores: Arc<Cores>,
+    /// In the order they are built: each direction from its end.
+    stages: Vec<Arc<dyn Kept>>,
+    metrics: Vec<Arc<StageMetrics>>,
+}
+
+impl Build<'_> {
+    fn stage<H: Handler>(&mut self, place: Place, reasons: &[&'static str], handler: H, ends: Ends<H::Out, H::Turned>) -> Arc<Stage<H>> {
+        let reasons: Vec<&'static str> = RUNTIME_REASONS.into_iter().chain(reasons.iter().copied()).collect();
+        let metrics = StageMetrics::new(place.name.word(), place.direction, &reasons);
+        let settings = settings(self.config.get(place.name), &place, self.cores_count);
+        let stage = Stage::new(
+            place.name.word(),
+            settings,
+            handler,
+            ends.next,
+            ends.turn,
+            Arc::clone(&self.cores),
+            Arc::clone(&metrics),
+        );
+        self.stages.push(Arc::clone(&stage) as _);
+        self.metrics.push(metrics);
+        stage
+    }
+
+    fn sink<H, Proof>(&mut self, name: StageName, lanes: u32, reasons: &[&'static str], handler: H) -> Sink<Proof>
+    where
+        H: Handler<Queue = Fifo<Packet<Proof>>>,
+        Proof: Send + 'static,
+    {
+        let place = Place { name, direction: "uplink", lanes, when_full: WhenFull::Park };
+        let stage = self.stage(place, reasons, handler, Ends::default());
+        Sink { port: Arc::clone(&stage) as _, attend: stage }
+    }
+
+    fn source(&mut self, egress: &Egress) -> Arc<StageMetrics> {
+        let (name, reasons) = egress.source();
+        let metrics = StageMetrics::new(name, "downlink", &reasons);
+        self.metrics.push(Arc::clone(&metrics));
+        metrics
+    }
+
+    /// The stages and their figures in the order of the data's way: the uplink, then the downlink.
+    fn finish(mut self) -> (Keeper, Vec<Arc<StageMetrics>>) {
+        self.stages.reverse();
+        self.metrics.reverse();
+        (Keeper::new(self.stages, self.cores), self.metrics)
+    }
+}
+
+fn settings(config: &StageConfig, place: &Place, cores: usize) -> Settings {
+    let threads = config.threads(cores);
+    Settings {
+        lanes: place.lanes,
+        limits: Limits { segments: config.queue_packets as u64, held_bytes: config.queue_bytes.0 },
+        quota: Quota { segments: config.batch as u32, lane_bytes: crate::link::BATCH_BYTES_MAX },
+        threads: (*threads.start(), *threads.end()),
+        hand_over: match config.hand_over {
+            HandOver::Auto => Rule::Auto,
+            HandOver::Always => Rule::Always,
+            HandOver::Never => Rule::Never,
+        },
+        when_full: place.when_full,
+    }
+}
+
