@@ -10,9 +10,17 @@ pub mod accept;
 pub mod ip_parse;
 pub mod nat_rewrite;
 #[cfg(feature = "kernel")]
+pub mod raw_recv;
+#[cfg(feature = "kernel")]
 pub mod raw_send;
 #[cfg(feature = "kernel")]
+pub mod source;
+#[cfg(feature = "kernel")]
 pub mod tethered;
+#[cfg(feature = "kernel")]
+pub mod tun_read;
+#[cfg(feature = "kernel")]
+pub mod tun_write;
 #[cfg(feature = "kernel")]
 pub mod ws_decode;
 #[cfg(feature = "kernel")]

@@ -1,0 +1,129 @@
+//! tun-write: packets into a TUN device, in the order of their lane.
+
+use std::io;
+use std::marker::PhantomData;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use crate::io::tun::Tun;
+use crate::ipv4;
+use crate::packet::{Family, Packet};
+use crate::runtime::queue::Fifo;
+use crate::runtime::stage::{Handler, WorkOf};
+use crate::stages::Reason as _;
+use crate::stages::ip_parse::Parsed;
+
+crate::reasons! {
+    /// Why tun-write drops a packet.
+    pub enum Reason {
+        /// The device's queue takes no more.
+        KernelFull = "kernel_full",
+        /// The kernel does not take such a packet, or the device is down or gone.
+        Refused = "refused",
+        /// It is for another address than the one that packets may be for.
+        NotOurs = "not_ours",
+    }
+}
+
+/// The one address that packets may be for. It changes with the lease while the stage runs.
+#[derive(Debug)]
+pub struct Destination(AtomicU32);
+
+impl Destination {
+    /// Packets may be for `address` alone.
+    pub fn new(address: Ipv4Addr) -> Self {
+        Self(AtomicU32::new(address.to_bits()))
+    }
+
+    /// From now on packets may be for `address` alone.
+    pub fn set(&self, address: Ipv4Addr) {
+        self.0.store(address.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether a packet of this family is for the address.
+    fn is_of(&self, family: Option<Family>, packet: &[u8]) -> bool {
+        let ours = Ipv4Addr::from_bits(self.0.load(Ordering::Relaxed));
+        family == Some(Family::V4) && ipv4::address_at(packet, ipv4::DESTINATION) == Some(ours)
+    }
+}
+
+/// The stage's handler.
+#[derive(Debug)]
+pub struct TunWrite<Proof> {
+    /// The device.
+    pub tun: Arc<Tun>,
+    /// The one address that packets may be for; `None` where an earlier stage has judged that.
+    pub only_to: Option<Arc<Destination>>,
+    /// What was proven about the packets.
+    pub proof: PhantomData<fn() -> Proof>,
+}
+
+impl<Proof> TunWrite<Proof> {
+    /// Writes every packet to `tun`.
+    pub fn new(tun: Arc<Tun>) -> Self {
+        Self { tun, only_to: None, proof: PhantomData }
+    }
+
+    /// The same for packets to one address alone.
+    #[must_use]
+    pub fn only_to(self, destination: Arc<Destination>) -> Self {
+        Self { only_to: Some(destination), ..self }
+    }
+
+    fn write(&self, packet: &mut Packet<Proof>) -> Result<(), Reason> {
+        if let Some(destination) = &self.only_to
+            && !destination.is_of(packet.family(), packet.bytes())
+        {
+            return Err(Reason::NotOurs);
+        }
+        self.tun.write(packet).map_err(|error| reason_of(error.kind()))
+    }
+}
+
+fn reason_of(error: io::ErrorKind) -> Reason {
+    if error == io::ErrorKind::WouldBlock { Reason::KernelFull } else { Reason::Refused }
+}
+
+impl<Proof: Send + 'static> Handler for TunWrite<Proof> {
+    type Queue = Fifo<Packet<Proof>>;
+    type Out = Packet<Proof>;
+    type Turned = Packet<Parsed>;
+
+    fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+        for mut entry in work.batch.items.drain(..) {
+            match self.write(&mut entry.item) {
+                Ok(()) => work.tally.sent.add(&entry.item),
+                Err(reason) => work.tally.drop(reason.index(), &entry.item),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+
+    #[test]
+    fn a_packet_is_for_us_only_by_its_version_and_its_destination() {
+        let destination = Destination::new(OURS);
+        let packet = ipv4::header(Ipv4Addr::new(192, 0, 2, 1), OURS, ipv4::UDP, 0, 64);
+        assert!(destination.is_of(Some(Family::V4), &packet));
+        assert!(!destination.is_of(Some(Family::V6), &packet));
+        assert!(!destination.is_of(Some(Family::V4), &packet[..18]), "a header that was cut off");
+        let other = ipv4::header(OURS, Ipv4Addr::new(100, 64, 0, 3), ipv4::UDP, 0, 64);
+        assert!(!destination.is_of(Some(Family::V4), &other));
+    }
+
+    #[test]
+    fn another_lease_is_another_destination() {
+        let (destination, next) = (Destination::new(OURS), Ipv4Addr::new(100, 64, 0, 3));
+        destination.set(next);
+        let packet = |to| ipv4::header(Ipv4Addr::new(192, 0, 2, 1), to, ipv4::UDP, 0, 64);
+        assert!(destination.is_of(Some(Family::V4), &packet(next)));
+        assert!(!destination.is_of(Some(Family::V4), &packet(OURS)));
+    }
+}
