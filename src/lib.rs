@@ -27,6 +27,8 @@ pub mod commands;
 #[cfg(feature = "kernel")]
 pub mod credentials;
 #[cfg(feature = "kernel")]
+pub mod dial;
+#[cfg(feature = "kernel")]
 pub mod exit;
 #[cfg(feature = "kernel")]
 pub mod http;
@@ -42,6 +44,8 @@ pub mod link;
 pub mod metrics_server;
 #[cfg(feature = "kernel")]
 pub mod relay;
+#[cfg(feature = "kernel")]
+pub mod stop;
 #[cfg(feature = "kernel")]
 pub mod table;
 #[cfg(feature = "kernel")]
