@@ -229,14 +229,14 @@ pub enum TokenAction {
 
 /// `wstether status`
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  wstether status --url http://127.0.0.1:9321")]
+#[command(after_help = "Example:\n  wstether status --address 127.0.0.1:9321")]
 pub struct Status {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
     /// Where the gateway's figures are (metrics.listen)
-    #[arg(long, default_value = "http://127.0.0.1:9321")]
-    pub url: String,
+    #[arg(long, default_value = "127.0.0.1:9321", value_name = "ADDRESS:PORT")]
+    pub address: SocketAddr,
 }
 
 /// `wstether pipeline`

@@ -31,6 +31,8 @@ pub mod dial;
 #[cfg(feature = "kernel")]
 pub mod exit;
 #[cfg(feature = "kernel")]
+pub mod gateway;
+#[cfg(feature = "kernel")]
 pub mod http;
 #[cfg(feature = "kernel")]
 pub mod io;
@@ -41,7 +43,11 @@ pub mod lab;
 #[cfg(feature = "kernel")]
 pub mod link;
 #[cfg(feature = "kernel")]
+pub mod log;
+#[cfg(feature = "kernel")]
 pub mod metrics_server;
+#[cfg(feature = "kernel")]
+pub mod pipeline;
 #[cfg(feature = "kernel")]
 pub mod relay;
 #[cfg(feature = "kernel")]

@@ -35,7 +35,10 @@ struct Pool {
 
 impl fmt::Debug for BufPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BufPool").field("held_bytes", &self.held_bytes()).field("limit_bytes", &self.0.limit_bytes).finish()
+        f.debug_struct("BufPool")
+            .field("held_bytes", &self.held_bytes())
+            .field("limit_bytes", &self.0.limit_bytes)
+            .finish()
     }
 }
 
@@ -67,7 +70,14 @@ impl BufPool {
             return None;
         }
         let data = pool.spare[class].pop().unwrap_or_else(|| vec![0; CLASS_BYTES[class]].into_boxed_slice());
-        Some(Buf { data, start: HEADROOM_BYTES, end: HEADROOM_BYTES, class, pool: Self(Arc::clone(&self.0)), charge: None })
+        Some(Buf {
+            data,
+            start: HEADROOM_BYTES,
+            end: HEADROOM_BYTES,
+            class,
+            pool: Self(Arc::clone(&self.0)),
+            charge: None,
+        })
     }
 
     /// A buffer that holds a copy of `bytes`.
@@ -80,6 +90,11 @@ impl BufPool {
     /// Memory held by buffers in use, in bytes.
     pub fn held_bytes(&self) -> u64 {
         self.0.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Memory that buffers in use may hold, in bytes.
+    pub fn limit_bytes(&self) -> u64 {
+        self.0.limit_bytes
     }
 
     /// How often a buffer was refused because the pool was at its limit.
@@ -372,7 +387,12 @@ mod tests {
     #[test]
     fn the_class_is_the_smallest_that_takes_headroom_and_packet() {
         let pool = BufPool::new(1 << 24);
-        for (len, held) in [(1, 0), (CLASS_BYTES[0] - HEADROOM_BYTES, 0), (CLASS_BYTES[0] - HEADROOM_BYTES + 1, 1), (PACKET_BYTES_MAX, 2)] {
+        for (len, held) in [
+            (1, 0),
+            (CLASS_BYTES[0] - HEADROOM_BYTES, 0),
+            (CLASS_BYTES[0] - HEADROOM_BYTES + 1, 1),
+            (PACKET_BYTES_MAX, 2),
+        ] {
             assert_eq!(pool.take(len).expect("a class").held_bytes(), CLASS_BYTES[held], "for {len} bytes");
         }
         assert!(pool.take(CLASS_BYTES[2]).is_none());

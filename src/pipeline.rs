@@ -51,8 +51,15 @@ pub struct Pipeline {
 }
 
 /// Builds the pipeline and makes it known to the registry.
-pub fn gateway(registry: &Arc<Registry>, plan: &Arc<AddressPlan>, egress: &Egress, config: &Stages, cores: usize) -> Pipeline {
-    let mut build = Build { config, cores_count: cores, cores: Cores::new(cores), stages: Vec::new(), metrics: Vec::new() };
+pub fn gateway(
+    registry: &Arc<Registry>,
+    plan: &Arc<AddressPlan>,
+    egress: &Egress,
+    config: &Stages,
+    cores: usize,
+) -> Pipeline {
+    let mut build =
+        Build { config, cores_count: cores, cores: Cores::new(cores), stages: Vec::new(), metrics: Vec::new() };
     let (tethers, links) = (registry.tethers.capacity(), registry.links.capacity());
     let tethered = |table: &Arc<_>| Arc::clone(table);
 
@@ -89,8 +96,12 @@ pub fn gateway(registry: &Arc<Registry>, plan: &Arc<AddressPlan>, egress: &Egres
 
     // uplink, from its end
     let out: Sink<nat_rewrite::Translated> = match &egress.way {
-        Way::Raw { sender, .. } => build.sink(StageName::RawSend, tethers, &labels::<raw_send::Reason>(), RawSend::new(Arc::clone(sender))),
-        Way::Tun(tun) => build.sink(StageName::TunWrite, tethers, &labels::<tun_write::Reason>(), TunWrite::new(Arc::clone(tun))),
+        Way::Raw { sender, .. } => {
+            build.sink(StageName::RawSend, tethers, &labels::<raw_send::Reason>(), RawSend::new(Arc::clone(sender)))
+        }
+        Way::Tun(tun) => {
+            build.sink(StageName::TunWrite, tethers, &labels::<tun_write::Reason>(), TunWrite::new(Arc::clone(tun)))
+        }
     };
     let turn: Arc<dyn Port<_>> = nat_in.clone();
     let nat_out = build.stage(
@@ -192,7 +203,13 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn stage<H: Handler>(&mut self, place: Place, reasons: &[&'static str], handler: H, ends: Ends<H::Out, H::Turned>) -> Arc<Stage<H>> {
+    fn stage<H: Handler>(
+        &mut self,
+        place: Place,
+        reasons: &[&'static str],
+        handler: H,
+        ends: Ends<H::Out, H::Turned>,
+    ) -> Arc<Stage<H>> {
         let reasons: Vec<&'static str> = RUNTIME_REASONS.into_iter().chain(reasons.iter().copied()).collect();
         let metrics = StageMetrics::new(place.name.word(), place.direction, &reasons);
         let settings = settings(self.config.get(place.name), &place, self.cores_count);
@@ -250,4 +267,3 @@ fn settings(config: &StageConfig, place: &Place, cores: usize) -> Settings {
         when_full: place.when_full,
     }
 }
-

@@ -1,22 +1,13 @@
-//! The tests that need root: each makes network namespaces of its own and leaves nothing behind.
-#![cfg(feature = "kernel")]
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
-#[path = "root/kernel/mod.rs"]
-mod kernel;
-//! The tests that need root or a program beside the gateway.
-#![cfg(feature = "kernel")]
-
-#[path = "root/dashboards.rs"]
-mod dashboards;
-//! Tests that need root: for network namespaces, or for a browser as it runs there.
+//! Tests that need root, for network namespaces, or a program of Debian's beside wstether.
 #![cfg(feature = "kernel")]
 
 #[path = "support/chromium.rs"]
 mod chromium;
-
-#[path = "support/servers.rs"]
-mod servers;
-
+#[path = "root/dashboards.rs"]
+mod dashboards;
+#[path = "root/kernel/mod.rs"]
+mod kernel;
 #[path = "root/page.rs"]
 mod page;
+#[path = "support/servers.rs"]
+mod servers;

@@ -11,7 +11,7 @@ use crate::io::tun::Tun;
 use crate::kernel_state::{self, KernelState};
 use crate::nat::{AddressPlan, PlanError, Translation};
 use crate::policy::{Policy, Prefix, PrefixError};
-use crate::stages::source;
+use crate::stages::{raw_recv, tun_read};
 
 /// What the kernel may hold of packets that were not read, or not sent, in bytes of its own accounting: a few
 /// milliseconds at 10 Gbit/s.
@@ -67,7 +67,7 @@ impl Surroundings {
     pub fn look(config: &Gateway) -> Result<Self, EgressError> {
         let mut netlink = Netlink::open()?;
         let link = match &config.egress.interface {
-            Auto::Given(name) => netlink.link(name.as_str())?,
+            Auto::Is(name) => netlink.link(name.as_str())?,
             Auto::Auto => {
                 let route = netlink.default_route(true)?.and_then(|route| route.interface);
                 netlink.link_by_index(route.ok_or(EgressError::NoDefaultRoute)?)?
@@ -156,7 +156,12 @@ impl Egress {
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn open(config: &Gateway, around: &Surroundings, plan: &AddressPlan, mtu_bytes: u16) -> Result<Self, EgressError> {
+    pub fn open(
+        config: &Gateway,
+        around: &Surroundings,
+        plan: &AddressPlan,
+        mtu_bytes: u16,
+    ) -> Result<Self, EgressError> {
         let state = |egress| kernel_state::Plan {
             instance: config.gateway.name.as_str().to_owned(),
             state_dir: config.runtime.directory.clone(),
@@ -203,8 +208,8 @@ impl Egress {
     /// The name and drop reasons of the stage that reads from the internet.
     pub fn source(&self) -> (&'static str, Vec<&'static str>) {
         match &self.way {
-            Way::Raw { .. } => ("raw-recv", crate::metrics::labels::<source::Reason>()),
-            Way::Tun(_) => ("tun-read", crate::metrics::labels::<source::Reason>()),
+            Way::Raw { .. } => ("raw-recv", crate::metrics::labels::<raw_recv::Reason>()),
+            Way::Tun(_) => ("tun-read", crate::metrics::labels::<tun_read::Reason>()),
         }
     }
 }

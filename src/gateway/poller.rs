@@ -16,7 +16,7 @@ use crate::link::Link;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Signal;
-use crate::stages::accept::{Pending, Reason, RETRY_AFTER_MS};
+use crate::stages::accept::{Pending, RETRY_AFTER_MS, Reason};
 use crate::stages::ws_decode::LinkKeeper as _;
 use crate::transport::Transport;
 use crate::wire::frame::Role;

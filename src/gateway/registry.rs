@@ -34,6 +34,8 @@ use crate::wire::proof::Verifier;
 pub struct Terms {
     /// The largest packet inside the tunnel, in bytes.
     pub mtu_bytes: u16,
+    /// The path of the WebSocket.
+    pub path: String,
     /// Whether the gateway's egress takes super-packets.
     pub features: Features,
     /// Bytes a tether may have inside the gateway.
@@ -185,7 +187,8 @@ impl Registry {
     }
 
     fn new_tether(&self, now: Instant, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
-        let no_address = || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
+        let no_address =
+            || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
         let lane = self.tethers.reserve().ok_or_else(no_address)?;
         let id = TetherId(lane.0);
         let made = self.make_tether(now, hello, id);
@@ -215,7 +218,10 @@ impl Registry {
     }
 
     fn verifier(&self, hello: &Hello) -> Verifier {
-        self.credentials.find(hello.credential.as_str()).map_or(Verifier::NOBODY, |credential| credential.verifier)
+        self.credentials
+            .find(hello.credential.as_str())
+            .and_then(|credential| credential.verifier.parse().ok())
+            .unwrap_or(Verifier::NOBODY)
     }
 
     fn welcome(&self, tether: &Tether, features: Features, hello: &[u8], verifier: &Verifier) -> Welcome {
@@ -388,9 +394,9 @@ impl Doorkeeper for Registry {
     fn admit(&self, now: Instant, link: &Arc<Link>, challenge: &Challenge, hello: &Hello) -> Result<(), Refusal> {
         let verifier = self.verifier(hello);
         let message = hello.auth_message(challenge);
-        verifier
-            .check_client(&message, &hello.proof)
-            .map_err(|_| refusal(RefusalReason::BadCredential, 0, "the token is unknown, revoked, or not this gateway's"))?;
+        verifier.check_client(&message, &hello.proof).map_err(|_| {
+            refusal(RefusalReason::BadCredential, 0, "the token is unknown, revoked, or not this gateway's")
+        })?;
         if self.is_stopping() {
             return Err(refusal(RefusalReason::ShuttingDown, RETRY_AFTER_MS, "the gateway stops"));
         }
@@ -404,7 +410,8 @@ impl Doorkeeper for Registry {
         }
         let features = hello.features.and(self.terms.features);
         let welcome = self.welcome(&tether, features, &message, &verifier);
-        let lease = self.guard_rules.plan.lease(tether.id).ok_or_else(|| refusal(RefusalReason::NoAddress, 0, "no lease"))?;
+        let lease =
+            self.guard_rules.plan.lease(tether.id).ok_or_else(|| refusal(RefusalReason::NoAddress, 0, "no lease"))?;
         link.outbox().control(|out| {
             welcome.append(out);
             append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(lease) }], out);

@@ -149,7 +149,10 @@ impl Outbox {
     }
 
     /// Gives as many slices as there are to `write`, and takes off what it took.
-    pub(super) fn write_to(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<Written>) -> io::Result<Written> {
+    pub(super) fn write_to(
+        &mut self,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<Written>,
+    ) -> io::Result<Written> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
         for (slice, buf) in slices.iter_mut().zip(&self.framed) {
@@ -199,7 +202,8 @@ impl Keys {
             }
             self.used = 0;
         }
-        let key = [self.bytes[self.used], self.bytes[self.used + 1], self.bytes[self.used + 2], self.bytes[self.used + 3]];
+        let key =
+            [self.bytes[self.used], self.bytes[self.used + 1], self.bytes[self.used + 2], self.bytes[self.used + 3]];
         self.used += 4;
         key
     }

@@ -12,10 +12,10 @@ use crate::runtime::queue::Latch;
 use crate::runtime::stage::{Handler, WorkOf};
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
+use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::{Capsule, Capsules, Challenge, Hello, Refusal, RefusalReason};
 use crate::wire::frame::Subprotocol;
 use crate::wire::proof::Nonce;
-use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 
 crate::reasons! {
     /// Why a connection comes to nothing.
@@ -242,7 +242,7 @@ fn read_hello(now: Instant, link: &Link) -> Result<Option<Hello>, Stop> {
 fn hello_of(message: &[u8]) -> Result<Hello, Stop> {
     let refuse = |reason, text: String| Stop::Refuse(Refusal { reason, retry_after_ms: 0, text });
     match Capsules::new(message).next() {
-        Some(Ok(Capsule::Hello(hello))) => Ok(hello),
+        Some(Ok(Capsule::Hello(hello))) => Ok(*hello),
         Some(Ok(Capsule::OtherVersion(_))) => {
             Err(refuse(RefusalReason::UnsupportedVersion, "this gateway speaks version 1".to_owned()))
         }

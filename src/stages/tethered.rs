@@ -49,7 +49,8 @@ where
         let mut items = work.batch.items.drain(..).peekable();
         while let Some(lane) = items.peek().map(|entry| entry.lane) {
             let tether = self.tethers.get(lane);
-            let mut state = tether.as_ref().map(|tether| (self.state)(tether).lock().unwrap_or_else(PoisonError::into_inner));
+            let mut state =
+                tether.as_ref().map(|tether| (self.state)(tether).lock().unwrap_or_else(PoisonError::into_inner));
             while let Some(entry) = items.next_if(|entry| entry.lane == lane) {
                 let Some(state) = &mut state else {
                     work.tally.no_owner(&entry.item);
@@ -106,7 +107,9 @@ impl<R: Reason + Send + Sync> Handler for Steered<R> {
                     Some(tether) => work.out.push(Entry { origin: entry.lane, lane: LaneId(tether.0), item }),
                     None => work.tally.no_owner(&item),
                 },
-                Verdict::Turn(item) => work.turned.push(Entry { origin: entry.lane, lane: owner(&self.plan, &item), item }),
+                Verdict::Turn(item) => {
+                    work.turned.push(Entry { origin: entry.lane, lane: owner(&self.plan, &item), item })
+                }
                 Verdict::Reply(reason, item) => {
                     work.tally.drop_segments(reason.index(), segments, bytes);
                     work.made.push(Entry { origin: entry.lane, lane: owner(&self.plan, &item), item });

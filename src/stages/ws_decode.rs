@@ -192,9 +192,10 @@ impl<K: LinkKeeper> WsDecode<K> {
             Stop::Link(LinkError::Frame(error)) => self.keeper.close(link, error.close_code(), &error.to_string()),
             Stop::Link(error @ (LinkError::Ended | LinkError::Socket(_))) => self.keeper.ended(link, error),
             Stop::Capsule(error) => self.keeper.close(link, capsule::CLOSE_CODE, &error.to_string()),
-            Stop::Unexpected => self.keeper.close(link, capsule::CLOSE_CODE, "a capsule of the handshake came after it"),
+            Stop::Unexpected => {
+                self.keeper.close(link, capsule::CLOSE_CODE, "a capsule of the handshake came after it")
+            }
             Stop::Close => self.keeper.close(link, close_code::NORMAL, ""),
         }
     }
 }
-

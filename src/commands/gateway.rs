@@ -1,0 +1,89 @@
+//! `wstether gateway`: the server.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::cli;
+use crate::config::{self, ConfigError};
+use crate::exit::{self, NotPermitted, Status};
+use crate::gateway::{Gateway, StartError};
+use crate::log;
+use crate::stop::Stop;
+
+/// How often the figures of systemd's status line are brought up to date.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The configuration.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// A privilege is missing.
+    #[error("{0}")]
+    NotPermitted(#[from] NotPermitted),
+    /// It did not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// Signals or the output.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It could not undo what it had set up.
+    #[error("stopping: {0}; the next start adopts what is left")]
+    Undo(#[from] crate::kernel_state::Error),
+}
+
+impl GatewayError {
+    /// How the command ends.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Config(_) => Status::BadConfiguration,
+            Self::NotPermitted(_) => Status::NotPermitted,
+            Self::Start(_) | Self::Io(_) | Self::Undo(_) => Status::Failed,
+        }
+    }
+}
+
+/// Runs the gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`GatewayError`].
+pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError> {
+    let config: config::Gateway = config::load(args.config.as_deref(), &args.overrides())?;
+    log::start(&config.log);
+    exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
+    let stop = Stop::on_signals()?;
+    let gateway = Gateway::start(&config)?;
+    if let Some(token) = gateway.fresh_token() {
+        writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
+    }
+    for address in gateway.addresses() {
+        writeln!(out, "Listening on {address}{}", config.listen.path.as_str())?;
+    }
+    out.flush()?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    while !stop.wait(STATUS_EVERY)? {
+        notify(&[sd_notify::NotifyState::Status(&summary(&gateway))]);
+    }
+    info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let late = gateway.stop()?;
+    if !late.is_empty() {
+        warn!(stages = late.join(", "), "late at the stop deadline");
+    }
+    Ok(())
+}
+
+fn summary(gateway: &Gateway) -> String {
+    let figures = &gateway.metrics().gateway;
+    format!("{} tethers, {} links", figures.tethers.get(), figures.links.get())
+}
+
+/// Tells systemd, where it listens.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd could not be told");
+    }
+}

@@ -1,0 +1,390 @@
+//! The gateway: put together, run, and stopped in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::config;
+use crate::credentials::{CredentialError, CredentialStore};
+use crate::metrics::{Egress as EgressInfo, GatewayMetrics, Metrics, labels};
+use crate::metrics_server::MetricsServer;
+use crate::nat::{self, AddressPlan};
+use crate::packet::{BufPool, Packet, Raw};
+use crate::pipeline::{self, FLOW_LANES};
+use crate::runtime::inlet::Inlet;
+use crate::runtime::keeper::Keeper;
+use crate::runtime::lanes::LaneId;
+use crate::stages::source::{PacketSource, Source, SourceStop};
+use crate::stages::{accept, ip_parse};
+use crate::steer;
+use crate::wire::capsule::Features;
+use crate::wire::token::Token;
+use egress::{Egress, EgressError, Surroundings, Way};
+use poller::Poller;
+use registry::{Parts, Registry, Terms};
+
+pub mod egress;
+mod poller;
+pub mod registry;
+mod resolver;
+mod tls;
+
+/// How often links, handshakes, tethers and mappings are looked over.
+const TIDY_EVERY: Duration = Duration::from_millis(250);
+
+/// The part of the memory budget that packet buffers may hold. The rest is for queues, links and mappings.
+const POOL_SHARE_PERCENT: u64 = 75;
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The way out.
+    #[error("{0}")]
+    Egress(#[from] EgressError),
+    /// The file of credentials.
+    #[error("{0}")]
+    Credentials(#[from] CredentialError),
+    /// Certificate or key.
+    #[error("{file}: {what}")]
+    Tls {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A socket or a thread.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    registry: Arc<Registry>,
+    keeper: Keeper,
+    metrics: Arc<Metrics>,
+    egress: Egress,
+    addresses: Vec<SocketAddr>,
+    metrics_server: Option<MetricsServer>,
+    source: Option<(Arc<SourceStop>, JoinHandle<()>)>,
+    poller: Option<(mio::Waker, JoinHandle<()>)>,
+    over: Arc<AtomicBool>,
+    housekeepers: Vec<JoinHandle<()>>,
+    stop_deadline: Duration,
+    fresh_token: Option<String>,
+}
+
+impl Gateway {
+    /// Starts a gateway in this thread's network namespace. When it returns, the gateway serves.
+    ///
+    /// # Errors
+    /// [`StartError`]; what was set up in the kernel until then is undone.
+    pub fn start(config: &config::Gateway) -> Result<Self, StartError> {
+        let tls = config.tls.as_ref().map(tls::load).transpose()?;
+        let (credentials, fresh_token) = CredentialStore::load_or_make(&config.tethers.credentials, fresh)?;
+        let around = Surroundings::look(config)?;
+        let plan = Arc::new(egress::address_plan(config, &around)?);
+        let mtu_bytes = config.lease.mtu.clone().unwrap_or_else(|| around.mtu_bytes);
+        let budget = config.memory.budget.0;
+        let pool = BufPool::new(budget / 100 * POOL_SHARE_PERCENT);
+        let gateway_metrics = GatewayMetrics::new(&labels::<accept::Reason>());
+        let registry = Registry::new(Parts {
+            terms: terms(config, mtu_bytes),
+            links_max: u32::try_from(config.listen.links_max + config.listen.handshakes_max).unwrap_or(u32::MAX),
+            credentials,
+            guard_rules: Arc::new(ip_parse::Rules {
+                plan: Arc::clone(&plan),
+                policy: Arc::new(egress::policy(config, &around, &plan)?),
+                mtu_bytes,
+                pool: pool.clone(),
+            }),
+            nat_rules: Arc::new(nat_rules(config, &plan, mtu_bytes, &pool)),
+            pool: pool.clone(),
+            metrics: Arc::clone(&gateway_metrics),
+        });
+        let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
+        for listener in egress.kernel.listeners() {
+            warn!(%listener, "a program listens on a port of ours, and will receive nothing: end it, or change egress.ports");
+        }
+        let mode = match &egress.way {
+            Way::Raw { .. } => "raw",
+            Way::Tun(_) => "tun",
+        };
+        gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
+        let joined = Self::join(config, registry, &plan, egress, tls, fresh_token);
+        match joined {
+            Ok(gateway) => {
+                gateway_metrics.ready.set_ready();
+                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers = plan.capacity(), "the gateway serves");
+                Ok(gateway)
+            }
+            Err((error, egress)) => {
+                // The first error is the one to tell.
+                drop(egress.kernel.undo());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Builds the pipeline and starts every thread.
+    fn join(
+        config: &config::Gateway,
+        registry: Arc<Registry>,
+        plan: &Arc<AddressPlan>,
+        egress: Egress,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        fresh_token: Option<String>,
+    ) -> Result<Self, (io::Error, Egress)> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores);
+        let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
+        let started = || -> io::Result<_> {
+            pipeline.keeper.start()?;
+            let poller =
+                Poller::bind(&config.listen.address, Arc::clone(&registry), tls, pipeline.accept, pipeline.ws_decode)?;
+            let server =
+                config.metrics.listen.map(|address| MetricsServer::bind(address, Arc::clone(&metrics))).transpose()?;
+            let pool = registry.pool.clone();
+            let source = match &egress.way {
+                Way::Raw { receiver, .. } => {
+                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
+                }
+                Way::Tun(tun) => {
+                    start_source(Arc::clone(tun), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
+                }
+            };
+            Ok((poller, server, source))
+        };
+        let (poller, metrics_server, source) = match started() {
+            Ok(started) => started,
+            Err(error) => {
+                pipeline.keeper.stop();
+                return Err((error, egress));
+            }
+        };
+        let mut gateway = Self {
+            registry,
+            keeper: pipeline.keeper,
+            metrics,
+            egress,
+            addresses: poller.addresses(),
+            metrics_server,
+            source: Some(source),
+            poller: None,
+            over: Arc::default(),
+            housekeepers: Vec::new(),
+            stop_deadline: config.runtime.stop_deadline,
+            fresh_token,
+        };
+        match gateway.start_threads(poller) {
+            Ok(()) => Ok(gateway),
+            Err(error) => {
+                gateway.stop_threads();
+                gateway.keeper.stop();
+                Err((error, gateway.egress))
+            }
+        }
+    }
+
+    fn start_threads(&mut self, poller: Poller) -> io::Result<()> {
+        let waker = poller.waker()?;
+        let over = Arc::clone(&self.over);
+        let thread = spawn("poller", move || poller.run(|| over.load(Ordering::Acquire)))?;
+        self.poller = Some((waker, thread));
+        let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
+        self.housekeepers.push(spawn("acks", move || {
+            while !over.load(Ordering::Acquire) {
+                registry.send_acks(TIDY_EVERY);
+            }
+        })?);
+        let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
+        self.housekeepers.push(spawn("tidy", move || {
+            while !over.load(Ordering::Acquire) {
+                registry.tidy(Instant::now());
+                std::thread::park_timeout(TIDY_EVERY);
+            }
+        })?);
+        Ok(())
+    }
+
+    /// Where clients and relays come in.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the figures are read, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_server.as_ref().map(MetricsServer::local_addr)
+    }
+
+    /// The figures.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The token that was made because there was none; to be shown once.
+    pub fn fresh_token(&self) -> Option<&str> {
+        self.fresh_token.as_deref()
+    }
+
+    /// Stops in the data's order: accepts nobody, ends the source, drains, closes every link with 1001, undoes the
+    /// kernel's state. Returns who was late.
+    ///
+    /// # Errors
+    /// What could not be undone; the state file stays for the next start.
+    pub fn stop(mut self) -> Result<Vec<&'static str>, crate::kernel_state::Error> {
+        self.metrics.gateway.ready.set_not_ready("stopping");
+        let deadline = Instant::now() + self.stop_deadline;
+        self.registry.stop_accepting();
+        self.stop_source();
+        let mut late = self.keeper.drain(deadline);
+        self.registry.close_all();
+        self.stop_threads();
+        late.extend(self.keeper.stop());
+        late.sort_unstable();
+        late.dedup();
+        drop(self.metrics_server.take());
+        let Self { egress: Egress { way, kernel }, .. } = self;
+        drop(way);
+        kernel.undo()?;
+        Ok(late)
+    }
+
+    fn stop_source(&mut self) {
+        if let Some((stop, thread)) = self.source.take() {
+            stop.stop();
+            join(thread);
+        }
+    }
+
+    fn stop_threads(&mut self) {
+        self.stop_source();
+        self.registry.stop_accepting();
+        self.over.store(true, Ordering::Release);
+        if let Some((waker, thread)) = self.poller.take() {
+            if let Err(error) = waker.wake() {
+                warn!(%error, "the poller cannot be woken");
+            }
+            join(thread);
+        }
+        for thread in self.housekeepers.drain(..) {
+            thread.thread().unpark();
+            join(thread);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        warn!("a thread had panicked");
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+}
+
+fn start_source<S: PacketSource>(
+    source: Arc<S>,
+    pool: BufPool,
+    metrics: Arc<crate::metrics::StageMetrics>,
+    inlet: Inlet<Packet<Raw>>,
+    registry: &Arc<Registry>,
+) -> io::Result<(Arc<SourceStop>, JoinHandle<()>)> {
+    let source = Source::new(source, pool, metrics)?;
+    let (stopper, figures) = (source.stopper(), Arc::clone(&registry.metrics));
+    let failed = move |error: &io::Error| {
+        figures.egress_read_errors.inc();
+        tracing::debug!(%error, "reading from the egress failed");
+    };
+    let thread =
+        spawn("source", move || source.run(inlet, |bytes| LaneId(steer::flow_hash(bytes) % FLOW_LANES), failed))?;
+    Ok((stopper, thread))
+}
+
+/// A fresh credential and its token.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn fresh() -> Result<crate::credentials::Fresh, getrandom::Error> {
+    let token = Token::random()?;
+    Ok(crate::credentials::Fresh {
+        id: token.id.to_string(),
+        token: token.reveal().to_string(),
+        verifier: token.secret.verifier().to_hex(),
+    })
+}
+
+fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
+    Terms {
+        mtu_bytes,
+        path: config.listen.path.as_str().to_owned(),
+        features: Features::SUPER_PACKETS,
+        credit_bytes: config.tethers.credit_window.0,
+        window_bytes: config.tethers.downlink_window.0,
+        message_bytes_max: config.tethers.message_max.as_len(),
+        keep_alive: config.listen.keepalive,
+        linger: config.tethers.linger,
+        handshake_timeout: config.listen.handshake_timeout,
+        handshakes_max: config.listen.handshakes_max,
+        tethers_max: config.tethers.max,
+    }
+}
+
+fn nat_rules(config: &config::Gateway, plan: &Arc<AddressPlan>, mtu_bytes: u16, pool: &BufPool) -> nat::Rules {
+    let nat = &config.nat;
+    let resolver = resolver::find(&config.dns.upstream);
+    match resolver {
+        Some(resolver) => info!(%resolver, "DNS goes to"),
+        None => warn!("no resolver that can be reached by translation: name one in dns.upstream; clients get no DNS"),
+    }
+    nat::Rules {
+        plan: Arc::clone(plan),
+        timers: nat::Timers {
+            udp: nat.udp,
+            udp_dns: nat.udp_dns,
+            tcp_opening: nat.tcp_opening,
+            tcp_established: nat.tcp_established,
+            tcp_closing: nat.tcp_closing,
+            query: nat.icmp_query,
+        },
+        filtering: match nat.filtering {
+            config::gateway::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
+            config::gateway::Filtering::AddressDependent => nat::Filtering::AddressDependent,
+            config::gateway::Filtering::AddressAndPortDependent => nat::Filtering::AddressAndPortDependent,
+        },
+        resolver,
+        mtu_bytes,
+        mappings_max: nat.mappings_per_tether,
+        remotes_max: REMOTES_A_MAPPING,
+        pool: pool.clone(),
+    }
+}
+
+/// Remotes that a mapping remembers. A browser's socket has one; a peer-to-peer program's some dozens at a time.
+const REMOTES_A_MAPPING: usize = 64;
+
+/// All figures, with those that live elsewhere copied in at each reading.
+fn figures(registry: &Arc<Registry>, egress: &Egress, stages: Vec<Arc<crate::metrics::StageMetrics>>) -> Metrics {
+    let pool = registry.pool.clone();
+    let receiver = match &egress.way {
+        Way::Raw { receiver, .. } => Some(Arc::clone(receiver)),
+        Way::Tun(_) => None,
+    };
+    Metrics::new(stages, Arc::clone(&registry.metrics)).refreshed_by(move |metrics| {
+        let gateway = &metrics.gateway;
+        gateway.buffers_held_bytes.set(pool.held_bytes());
+        gateway.buffers_limit_bytes.set(pool.limit_bytes());
+        gateway.buffers_refused.follow(pool.refused());
+        if let Some(Ok(drops)) = receiver.as_ref().map(|receiver| receiver.kernel_drops()) {
+            gateway.packet_socket_drops.follow(drops);
+        }
+    })
+}
