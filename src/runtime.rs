@@ -10,3 +10,4 @@ pub mod lanes;
 pub mod queue;
 pub mod stage;
 mod sync;
+mod waiting;

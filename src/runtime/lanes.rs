@@ -73,6 +73,11 @@ impl<T> Batch<T> {
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.settling.is_empty()
     }
+
+    /// Whether the lane is the batch's.
+    pub fn has(&self, lane: LaneId) -> bool {
+        self.lanes.contains(&lane) || self.settling.contains(&lane)
+    }
 }
 
 /// Whether a batch may run on through this stage on the thread that brings it.
@@ -100,7 +105,7 @@ pub struct Outcome {
 pub struct Taken {
     /// When the oldest item of the batch came in; `None` for a batch of signals alone.
     pub oldest: Option<Instant>,
-    /// Whether work still waits in this stage.
+    /// Whether work still waits in this stage, behind the batch in its lanes or in others.
     pub behind: bool,
     /// Load that left the queue, shed items included.
     pub freed: Load,
@@ -126,8 +131,10 @@ struct Lane<Q> {
     parked: bool,
     /// A resume came while it still ran.
     resumed: bool,
-    /// It has been resumed, and what it left over must go first.
+    /// It has been resumed, and what it left over must go first: its next run is for that alone.
     settling: bool,
+    /// Its owner went while it ran, so that what the handler says of it is of no more interest.
+    orphaned: bool,
     allowance_bytes: Option<u64>,
     /// Segments that it may still take in this round (deficit round robin).
     deficit_segments: i64,
@@ -145,6 +152,7 @@ impl<Q: Queue> Lane<Q> {
             parked: false,
             resumed: false,
             settling: false,
+            orphaned: false,
             allowance_bytes: None,
             deficit_segments: 0,
             entered_in: 0,
@@ -162,8 +170,22 @@ impl<Q: Queue> Lane<Q> {
         }
     }
 
+    fn has_work(&self) -> bool {
+        !self.queue.is_empty() && self.has_allowance()
+    }
+
+    /// Whether a batch that is brought may run on in this lane: nothing of it waits, and nobody has it.
+    fn is_free(&self) -> bool {
+        self.state == State::Idle && !self.parked && self.queue.is_empty() && self.has_allowance()
+    }
+
+    /// Whether it entered in this offer, and nothing of it had to queue since.
+    fn is_entering(&self, offer: u64) -> bool {
+        self.state == State::Running && self.entered_in == offer && self.queue.is_empty() && self.has_allowance()
+    }
+
     fn is_runnable(&self) -> bool {
-        !self.parked && (self.poked || (!self.queue.is_empty() && self.has_allowance()))
+        !self.parked && (self.settling || self.poked || self.has_work())
     }
 }
 
@@ -221,12 +243,10 @@ impl<Q: Queue> Lanes<Q> {
                 refused.push(entry);
                 continue;
             };
-            let entered_now = lane.state == State::Running && lane.entered_in == self.offers;
-            let is_free = lane.state == State::Idle && !lane.parked && lane.queue.is_empty() && lane.has_allowance();
-            if hand_over == HandOver::RunOn
-                && (is_free || (entered_now && lane.queue.is_empty() && lane.has_allowance()))
-            {
-                if is_free {
+            if lane.refused_in == self.offers {
+                refused.push(entry);
+            } else if hand_over == HandOver::RunOn && (lane.is_free() || lane.is_entering(self.offers)) {
+                if lane.state == State::Idle {
                     lane.state = State::Running;
                     lane.entered_in = self.offers;
                     self.running += 1;
@@ -234,23 +254,28 @@ impl<Q: Queue> Lanes<Q> {
                 }
                 lane.spend(entry.item.bytes());
                 entered.items.push(entry);
-            } else if lane.refused_in == self.offers || !self.has_room(entry.lane, &entry.item) {
+            } else if self.has_room(entry.lane, &entry.item) {
+                self.push(now, entry.lane, entry.item);
+            } else {
                 self.lanes[entry.lane.index()].refused_in = self.offers;
                 refused.push(entry);
-            } else {
-                self.push(now, entry.lane, entry.item);
             }
         }
     }
 
     /// A lane may hold as much as is still free in the whole queue (dynamic thresholds, Choudhury and Hahne 1998): one
     /// busy lane gets half of the space, two a third each, and a newcomer always finds room. An empty lane takes any
-    /// one item while there is space at all.
+    /// one item that fits, and an empty stage any one at all: an item larger than the queue would otherwise wait for
+    /// ever.
     fn has_room(&self, lane: LaneId, item: &Q::Item) -> bool {
+        if Q::COALESCES || self.load == Load::default() {
+            return true;
+        }
         let (mine, new) = (self.lanes[lane.index()].queue.load(), Load::of(item));
+        let is_first = mine == Load::default();
         let fits = |mine: u64, new: u64, held: u64, limit: u64| {
             let free = limit.saturating_sub(held);
-            new <= free && (mine == 0 || mine + new <= free)
+            new <= free && (is_first || mine + new <= free)
         };
         fits(mine.segments, new.segments, self.load.segments, self.limits.segments)
             && fits(mine.held_bytes, new.held_bytes, self.load.held_bytes, self.limits.held_bytes)
@@ -288,24 +313,38 @@ impl<Q: Queue> Lanes<Q> {
         if self.ready.is_empty() {
             return None;
         }
+        // At least one segment and byte, or a lane would run for ever without an item.
+        let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
         let quantum = i64::from(quota.segments).div_euclid(self.ready.len() as i64).max(QUANTUM_SEGMENTS_MIN);
-        let (mut left, mut oldest) = (i64::from(quota.segments), None::<Instant>);
+        let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
+        let (mut unvisited, mut found) = (self.ready.len(), false);
         while left > 0 {
+            // A lane has one turn in a batch: those that were served are no longer on the list, and one that was passed
+            // over would get the share that they can no longer claim. Unless all were.
+            if unvisited == 0 && !found {
+                unvisited = self.ready.len();
+            }
+            if unvisited == 0 {
+                break;
+            }
             let Some(id) = self.ready.pop_front() else { break };
+            unvisited -= 1;
             let lane = &mut self.lanes[id.index()];
             lane.deficit_segments = (lane.deficit_segments + quantum).min(quantum);
-            if lane.deficit_segments <= 0 && !lane.poked {
+            if lane.deficit_segments <= 0 && !lane.poked && !lane.settling {
                 self.ready.push_back(id);
                 continue;
             }
+            found = true;
             lane.state = State::Running;
-            lane.poked = false;
             self.running += 1;
-            if std::mem::take(&mut lane.settling) {
+            if lane.settling {
+                // A poke outlives this: the lane is not handled now.
                 batch.settling.push(id);
                 continue;
             }
+            lane.poked = false;
             batch.lanes.push(id);
             let load_before = lane.queue.load();
             let mut lane_bytes = 0;
@@ -321,6 +360,7 @@ impl<Q: Queue> Lanes<Q> {
             if lane.queue.is_empty() {
                 lane.deficit_segments = 0;
             }
+            rest |= lane.has_work();
             let load_after = lane.queue.load();
             self.load.segments -= load_before.segments - load_after.segments;
             self.load.held_bytes -= load_before.held_bytes - load_after.held_bytes;
@@ -333,7 +373,7 @@ impl<Q: Queue> Lanes<Q> {
             segments: before.segments - self.load.segments,
             held_bytes: before.held_bytes - self.load.held_bytes,
         };
-        Some(Taken { oldest, behind: !self.ready.is_empty(), freed })
+        Some(Taken { oldest, behind: rest || !self.ready.is_empty(), freed })
     }
 
     /// Gives a lane back that [`Lanes::take`] or [`Lanes::offer`] handed out.
@@ -343,26 +383,28 @@ impl<Q: Queue> Lanes<Q> {
             lane.state = State::Idle;
         }
         self.running = self.running.saturating_sub(1);
-        lane.allowance_bytes = outcome.allowance_bytes;
-        lane.poked |= outcome.again;
-        if outcome.park && !lane.parked {
+        let (settled, orphaned) = (std::mem::take(&mut lane.settling), std::mem::take(&mut lane.orphaned));
+        // A lane that only settled was not handled, so nobody had a say about it.
+        if !settled && !orphaned {
+            lane.allowance_bytes = outcome.allowance_bytes;
+            lane.poked |= outcome.again;
+        }
+        let resumed = std::mem::take(&mut lane.resumed);
+        if outcome.park && !resumed {
             lane.parked = true;
             self.parked += 1;
         }
-        if std::mem::take(&mut lane.resumed) {
-            self.resume(id);
-        } else {
-            self.make_ready(id);
-        }
+        lane.settling = outcome.park && resumed;
+        self.make_ready(id);
     }
 
-    /// Lets a parked lane run again.
+    /// Lets a parked lane run again. One that still runs, and will be parked when it is given back, runs again at once
+    /// then; to any other it means nothing.
     pub fn resume(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         if lane.parked {
             lane.parked = false;
             self.parked -= 1;
-            lane.poked = true;
             lane.settling = true;
             self.make_ready(id);
         } else if lane.state == State::Running {
@@ -377,7 +419,8 @@ impl<Q: Queue> Lanes<Q> {
         self.make_ready(id);
     }
 
-    /// Empties a lane whose owner has gone; what waited in it goes to `shed`.
+    /// Empties a lane whose owner has gone; what waited in it goes to `shed`. The next owner of the lane begins
+    /// without the last one's allowance.
     pub fn clear(&mut self, now: Instant, id: LaneId, shed: &mut Vec<Q::Item>) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         let before = lane.queue.load();
@@ -386,6 +429,8 @@ impl<Q: Queue> Lanes<Q> {
         }
         self.load -= before;
         lane.deficit_segments = 0;
+        lane.allowance_bytes = None;
+        lane.orphaned = lane.state == State::Running;
     }
 
     /// Whether a thread would find work.
@@ -423,3 +468,6 @@ impl<Q: Queue> Lanes<Q> {
         self.limits
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,10 @@ pub trait Queue: Default {
     /// What waits.
     type Item: Weigh;
 
+    /// Whether items melt into those that wait, so that a lane holds one at most. Such a queue is bounded by the number
+    /// of lanes, and never refuses: a signal that is refused is lost, and nobody repeats it.
+    const COALESCES: bool = false;
+
     /// Takes an item in.
     fn push(&mut self, now: Instant, item: Self::Item);
 
@@ -140,6 +144,8 @@ pub struct Latch(Option<Instant>);
 
 impl Queue for Latch {
     type Item = Signal;
+
+    const COALESCES: bool = true;
 
     fn push(&mut self, now: Instant, _signal: Signal) {
         self.0.get_or_insert(now);

@@ -3,8 +3,8 @@
 //! The lock of a stage covers the bookkeeping of its lanes only: no handler, system call or log runs inside it.
 
 use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -16,13 +16,15 @@ use super::hand_over::{self, Rule};
 use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Outcome, Quota};
 use super::queue::{Load, Queue, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock, spawn};
+use super::waiting::Waiting;
 use crate::metrics::StageMetrics;
 
 /// Drop reasons that every stage has, before those of its handler.
-pub const RUNTIME_REASONS: [&str; 3] = ["queue_full", "shed", "no_owner"];
+pub const RUNTIME_REASONS: [&str; 4] = ["queue_full", "shed", "no_owner", "panicked"];
 const QUEUE_FULL: usize = 0;
 const SHED: usize = 1;
 const NO_OWNER: usize = 2;
+const PANICKED: usize = 3;
 
 /// What happens to an item that does not fit into the queue of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,15 +129,15 @@ impl Tally {
 
     /// Counts an item whose owner is not there.
     pub fn no_owner(&mut self, item: &impl Weigh) {
-        self.add(NO_OWNER, u64::from(item.segments()), item.bytes() as u64);
+        self.count_drop(NO_OWNER, u64::from(item.segments()), item.bytes() as u64);
     }
 
     /// Counts segments dropped under the handler's reason of that index.
     pub fn drop_segments(&mut self, reason: usize, segments: u64, bytes: u64) {
-        self.add(RUNTIME_REASONS.len() + reason, segments, bytes);
+        self.count_drop(RUNTIME_REASONS.len() + reason, segments, bytes);
     }
 
-    fn add(&mut self, index: usize, segments: u64, bytes: u64) {
+    fn count_drop(&mut self, index: usize, segments: u64, bytes: u64) {
         if self.drops.len() <= index {
             self.drops.resize(index + 1, Count::default());
         }
@@ -159,6 +161,8 @@ pub struct Work<In, Out, Turned> {
     pub outcomes: Vec<(LaneId, Outcome)>,
     /// Counts.
     pub tally: Tally,
+    /// What the batch weighed when it came.
+    weight: Count,
 }
 
 impl<In, Out, Turned> Default for Work<In, Out, Turned> {
@@ -170,7 +174,23 @@ impl<In, Out, Turned> Default for Work<In, Out, Turned> {
             made: Vec::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            weight: Count::default(),
         }
+    }
+}
+
+impl<In, Out, Turned> Work<In, Out, Turned> {
+    /// Forgets what became of the batch so far, except what cannot be undone: what was sent and what was dropped.
+    fn abandon(&mut self, counts_items: bool) {
+        self.batch.items.clear();
+        self.out.clear();
+        self.turned.clear();
+        self.made.clear();
+        self.outcomes.clear();
+        let came = if counts_items { self.weight } else { self.tally.received };
+        let dropped: u64 = self.tally.drops.iter().map(|drops| drops.segments).sum();
+        let lost = came.segments.saturating_sub(self.tally.sent.segments + dropped);
+        self.tally.count_drop(PANICKED, lost, 0);
     }
 }
 
@@ -195,8 +215,8 @@ type In<H> = <<H as Handler>::Queue as Queue>::Item;
 pub type WorkOf<H> = Work<In<H>, <H as Handler>::Out, <H as Handler>::Turned>;
 
 /// Who offers, so that it can be resumed when there is room again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Upstream(usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream(pub(super) usize);
 
 /// Something that can be given items: the next stage.
 pub trait Port<T>: Send + Sync {
@@ -237,8 +257,12 @@ pub trait Resume: Send + Sync {
 
 struct Inner<Q: Queue> {
     lanes: Lanes<Q>,
-    /// Lanes of upstream stages that wait for room here, first come first.
-    waiting: VecDeque<(Upstream, LaneId)>,
+    waiting: Waiting,
+    /// Batches taken, and how many there were at the last look.
+    takes: u64,
+    takes_looked: u64,
+    /// When the last look was.
+    looked: Option<Instant>,
     threads: usize,
     threads_wanted: usize,
     threads_idle: usize,
@@ -248,6 +272,18 @@ struct Inner<Q: Queue> {
     stopping: bool,
 }
 
+/// The next stage, and who this one is to it.
+type Next<T> = (Arc<dyn Port<T>>, Upstream);
+
+impl<Q: Queue> Inner<Q> {
+    /// Lanes of upstream stages that may try again: one a segment of room, and all once nothing waits here any more.
+    fn let_in(&mut self, resume: &mut Vec<(Upstream, LaneId)>) {
+        let (load, limits) = (self.lanes.load(), self.lanes.limits());
+        let room = limits.segments.saturating_sub(load.segments);
+        self.waiting.first(if load == Load::default() { u64::MAX } else { room }, resume);
+    }
+}
+
 /// A stage of a pipeline.
 pub struct Stage<H: Handler> {
     name: &'static str,
@@ -255,7 +291,7 @@ pub struct Stage<H: Handler> {
     handler: H,
     inner: Mutex<Inner<H::Queue>>,
     work_came: Condvar,
-    next: Option<(Arc<dyn Port<H::Out>>, Upstream)>,
+    next: Option<Next<H::Out>>,
     turn: Option<Arc<dyn Port<H::Turned>>>,
     upstreams: Mutex<Vec<Weak<dyn Resume>>>,
     /// What lanes left over that the next stage had no room for.
@@ -272,6 +308,8 @@ struct Scratch<H: Handler> {
     work: WorkOf<H>,
     onward: Batch<H::Out>,
     refused: Vec<Entry<H::Out>>,
+    /// Lanes of this batch that left something over.
+    parked: Vec<LaneId>,
     turn_entered: Batch<H::Turned>,
     turn_refused: Vec<Entry<H::Turned>>,
     shed: Vec<In<H>>,
@@ -284,6 +322,7 @@ impl<H: Handler> Default for Scratch<H> {
             work: Work::default(),
             onward: Batch::default(),
             refused: Vec::new(),
+            parked: Vec::new(),
             turn_entered: Batch::default(),
             turn_refused: Vec::new(),
             shed: Vec::new(),
@@ -315,6 +354,7 @@ impl<H: Handler> Stage<H> {
         cores: Arc<Cores>,
         metrics: Arc<StageMetrics>,
     ) -> Arc<Self> {
+        debug_assert!(metrics.reasons.starts_with(&RUNTIME_REASONS), "the runtime's reasons come first");
         metrics.queue_capacity_packets.set(settings.limits.segments);
         metrics.queue_capacity_bytes.set(settings.limits.held_bytes);
         Arc::new_cyclic(|this: &Weak<Self>| Self {
@@ -323,7 +363,10 @@ impl<H: Handler> Stage<H> {
             handler,
             inner: Mutex::new(Inner {
                 lanes: Lanes::new(settings.lanes, settings.limits),
-                waiting: VecDeque::new(),
+                waiting: Waiting::default(),
+                takes: 0,
+                takes_looked: 0,
+                looked: None,
                 threads: 0,
                 threads_wanted: 0,
                 threads_idle: 0,
@@ -362,21 +405,23 @@ impl<H: Handler> Stage<H> {
 
     /// Empties a lane whose owner has gone.
     pub fn clear(&self, now: Instant, lane: LaneId) {
-        let mut shed = Vec::new();
-        let mut leftover = Vec::new();
-        {
+        let (mut shed, mut resume) = (Vec::new(), Vec::new());
+        let leftover = {
             let mut inner = lock(&self.inner);
             inner.lanes.clear(now, lane, &mut shed);
-            if let Some(rest) = lock(&self.leftovers).remove(&lane) {
-                leftover = rest;
-            }
+            let leftover = lock(&self.leftovers).remove(&lane);
             inner.lanes.resume(lane);
+            // What was cleared makes room, and no take may follow that would tell.
+            inner.let_in(&mut resume);
             self.gauge(&inner);
-        }
+            self.wake(&mut inner);
+            leftover.unwrap_or_default()
+        };
         if H::COUNTS_ITEMS {
             self.count_drops(NO_OWNER, shed.iter());
         }
         self.count_drops(NO_OWNER, leftover.iter().map(|entry| &entry.item));
+        self.resume_upstream(&mut resume);
     }
 
     /// Wakes one thread where a lane is ready that no woken thread will take.
@@ -387,12 +432,18 @@ impl<H: Handler> Stage<H> {
         }
     }
 
+    fn add_threads(&self, inner: &mut Inner<H::Queue>, more: isize) {
+        inner.threads = inner.threads.saturating_add_signed(more);
+        self.metrics.threads.set(inner.threads as u64);
+        self.metrics.threads_max_seen.raise(inner.threads as u64);
+    }
+
     fn gauge(&self, inner: &Inner<H::Queue>) {
         let (load, max) = (inner.lanes.load(), inner.lanes.load_max());
         self.metrics.queue_packets.set(load.segments);
         self.metrics.queue_bytes.set(load.held_bytes);
         self.metrics.queue_packets_max_seen.set(max.segments);
-        self.metrics.lanes_parked.set(inner.lanes.parked() as u64);
+        self.metrics.lanes_parked.set(inner.waiting.len() as u64);
     }
 
     fn count_drops<'a, T: Weigh + 'a>(&self, reason: usize, items: impl Iterator<Item = &'a T>) {
@@ -412,26 +463,19 @@ impl<H: Handler> Stage<H> {
         self.service_ns_a_segment.store(next, Ordering::Relaxed);
     }
 
-    /// Handles `scratch.work`, hands on, gives the lanes back, and runs on.
+    /// Handles `scratch.work`, hands on, gives the lanes back, and runs on. In this order: a lane that is given back
+    /// before its items are with the next stage could be overtaken by its next batch.
     fn process(&self, started: Instant, behind: bool, scratch: &mut Scratch<H>) {
-        let segments: u64 = scratch.work.batch.items.iter().map(|entry| u64::from(entry.item.segments())).sum();
+        let mut now = started;
         if !scratch.work.batch.lanes.is_empty() {
-            self.handler.handle(started, &mut scratch.work);
+            self.handle(started, &mut scratch.work);
+            now = Instant::now();
+            self.count_batch(now.saturating_duration_since(started), &mut scratch.work);
+            self.turn_round(now, scratch);
         }
-        let now = Instant::now();
-        self.count_batch(now.saturating_duration_since(started), segments, &mut scratch.work);
-        self.turn_round(now, scratch);
         self.take_up_leftovers(scratch);
-        if let Some((next, upstream)) = &self.next {
-            let offer = Offer { upstream: Some(*upstream), behind, may_run_on: true };
-            let offered = Count::of(&scratch.work.out);
-            next.offer(now, offer, &mut scratch.work.out, &mut scratch.onward, &mut scratch.refused);
-            let refused = Count::of(&scratch.refused);
-            self.metrics.packets_out.add(offered.segments - refused.segments);
-            self.metrics.bytes_out.add(offered.bytes - refused.bytes);
-            self.leave_over(scratch);
-        }
-        self.give_back(&mut scratch.work);
+        self.hand_on(now, behind, scratch);
+        self.give_back(scratch);
         if let Some((next, _)) = &self.next
             && !scratch.onward.is_empty()
         {
@@ -439,7 +483,20 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    fn count_batch(&self, service: Duration, segments: u64, work: &mut WorkOf<H>) {
+    /// Runs the handler. One that panics loses its batch and nothing else: what it put out so far is forgotten, what
+    /// came in and has not left is counted as dropped. What the handler itself guards is its own affair.
+    fn handle(&self, started: Instant, work: &mut WorkOf<H>) {
+        // Known before the handler drains the items.
+        work.weight = Count::of(&work.batch.items);
+        if catch_unwind(AssertUnwindSafe(|| self.handler.handle(started, work))).is_err() {
+            tracing::error!(stage = self.name, "a handler panicked; its batch is dropped");
+            work.abandon(H::COUNTS_ITEMS);
+        }
+        debug_assert!(work.batch.items.is_empty(), "a handler drains its batch");
+        work.batch.items.clear();
+    }
+
+    fn count_batch(&self, service: Duration, work: &mut WorkOf<H>) {
         let metrics = &self.metrics;
         let tally = &mut work.tally;
         let sent = std::mem::take(&mut tally.sent);
@@ -450,19 +507,26 @@ impl<H: Handler> Stage<H> {
         metrics.bytes_out.add(sent.bytes);
         metrics.turned.add(Count::of(&work.turned).segments);
         metrics.made.add(Count::of(&work.made).segments);
+        debug_assert!(tally.drops.len() <= metrics.drops.len(), "every reason has its counter");
         for (counter, drops) in metrics.drops.iter().zip(&mut tally.drops) {
             counter.add(std::mem::take(drops).segments);
         }
-        let handled = segments.max(received.segments);
         metrics.batches.add(1);
-        metrics.batch_packets.observe(handled);
+        metrics.batch_packets.observe(work.weight.segments.max(received.segments));
         metrics.service_seconds.observe(service);
         metrics.busy_seconds.add(service);
-        self.learn_service(service, handled);
+        // By what was offered, since that is what the next batch's service is reckoned from: a signal, not the packets
+        // that were read because of it. A lane may have been poked and bring nothing.
+        self.learn_service(service, work.weight.segments.max(work.batch.lanes.len() as u64));
     }
 
     fn turn_round(&self, now: Instant, scratch: &mut Scratch<H>) {
-        let Some(turn) = &self.turn else { return };
+        let Some(turn) = &self.turn else {
+            debug_assert!(scratch.work.turned.is_empty() && scratch.work.made.is_empty(), "a stage with a way back");
+            scratch.work.turned.clear();
+            scratch.work.made.clear();
+            return;
+        };
         let offer = Offer { upstream: None, behind: true, may_run_on: false };
         for items in [&mut scratch.work.turned, &mut scratch.work.made] {
             if !items.is_empty() {
@@ -483,33 +547,56 @@ impl<H: Handler> Stage<H> {
         }
     }
 
+    fn hand_on(&self, now: Instant, behind: bool, scratch: &mut Scratch<H>) {
+        let Some((next, upstream)) = &self.next else {
+            debug_assert!(scratch.work.out.is_empty(), "a stage with a next one");
+            scratch.work.out.clear();
+            return;
+        };
+        if scratch.work.out.is_empty() {
+            return;
+        }
+        let offer = Offer { upstream: Some(*upstream), behind, may_run_on: true };
+        let offered = Count::of(&scratch.work.out);
+        next.offer(now, offer, &mut scratch.work.out, &mut scratch.onward, &mut scratch.refused);
+        let refused = Count::of(&scratch.refused);
+        self.metrics.packets_out.add(offered.segments - refused.segments);
+        self.metrics.bytes_out.add(offered.bytes - refused.bytes);
+        self.leave_over(scratch);
+    }
+
+    /// Keeps what the next stage had no room for, and notes the lanes that have to wait for it.
     fn leave_over(&self, scratch: &mut Scratch<H>) {
         if scratch.refused.is_empty() {
             return;
         }
         let mut leftovers = lock(&self.leftovers);
         for entry in scratch.refused.drain(..) {
-            let lane = entry.origin;
-            let rest = leftovers.entry(lane).or_default();
-            if rest.is_empty() {
-                match scratch.work.outcomes.iter_mut().find(|(named, _)| *named == lane) {
-                    Some((_, outcome)) => outcome.park = true,
-                    None => scratch.work.outcomes.push((lane, Outcome { park: true, ..Outcome::default() })),
-                }
-            }
-            rest.push(entry);
+            debug_assert!(scratch.work.batch.has(entry.origin), "what a lane puts out names it");
+            scratch.parked.push(entry.origin);
+            leftovers.entry(entry.origin).or_default().push(entry);
         }
+        drop(leftovers);
+        scratch.parked.sort_unstable();
+        scratch.parked.dedup();
     }
 
-    fn give_back(&self, work: &mut WorkOf<H>) {
+    fn give_back(&self, scratch: &mut Scratch<H>) {
+        let (work, parked) = (&mut scratch.work, &mut scratch.parked);
+        // Sorted before the lock is taken, so that none of a thousand lanes is searched for under it.
+        work.outcomes.sort_unstable_by_key(|(lane, _)| *lane);
         let mut inner = lock(&self.inner);
         for lane in work.batch.lanes.drain(..).chain(work.batch.settling.drain(..)) {
-            let outcome = work.outcomes.iter().find(|(named, _)| *named == lane).map(|(_, outcome)| *outcome);
-            inner.lanes.done(lane, outcome.unwrap_or_default());
+            let named = work.outcomes.binary_search_by_key(&lane, |(lane, _)| *lane).map(|at| work.outcomes[at].1);
+            let mut outcome = named.unwrap_or_default();
+            outcome.park |= parked.binary_search(&lane).is_ok();
+            inner.lanes.done(lane, outcome);
         }
-        work.outcomes.clear();
         self.gauge(&inner);
         self.wake(&mut inner);
+        drop(inner);
+        work.outcomes.clear();
+        parked.clear();
     }
 
     fn with_scratch(&self, use_it: impl FnOnce(&mut Scratch<H>)) {
@@ -528,7 +615,10 @@ impl<H: Handler> Stage<H> {
             found = true;
             let sojourn = taken.oldest.map(|oldest| now.saturating_duration_since(oldest));
             inner.sojourn_max = inner.sojourn_max.max(sojourn.unwrap_or_default());
-            self.let_in(&mut inner, taken.freed, &mut scratch.resume);
+            inner.takes += 1;
+            if taken.freed != Load::default() {
+                inner.let_in(&mut scratch.resume);
+            }
             self.gauge(&inner);
             self.wake(&mut inner);
             drop(inner);
@@ -541,13 +631,6 @@ impl<H: Handler> Stage<H> {
             self.process(now, taken.behind, scratch);
         });
         found
-    }
-
-    /// Lanes of upstream stages that may try again: one a segment freed, and all once nothing waits here any more.
-    fn let_in(&self, inner: &mut Inner<H::Queue>, freed: Load, resume: &mut Vec<(Upstream, LaneId)>) {
-        let room = if inner.lanes.load() == Load::default() { usize::MAX } else { freed.segments as usize };
-        let count = inner.waiting.len().min(room);
-        resume.extend(inner.waiting.drain(..count));
     }
 
     fn resume_upstream(&self, resume: &mut Vec<(Upstream, LaneId)>) {
@@ -566,8 +649,9 @@ impl<H: Handler> Stage<H> {
         let mut inner = lock(&self.inner);
         loop {
             if inner.stopping || inner.threads > inner.threads_wanted {
-                inner.threads -= 1;
-                self.metrics.threads.set(inner.threads as u64);
+                self.add_threads(&mut inner, -1);
+                // It may have been woken for a lane, and leaves that to another.
+                self.wake(&mut inner);
                 return;
             }
             if inner.lanes.has_ready() {
@@ -616,12 +700,7 @@ where
             let mut inner = lock(&self.inner);
             inner.lanes.offer(now, hand_over, items, entered, refused);
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
-                let mut last = None;
-                for entry in refused.iter() {
-                    if last.replace(entry.origin) != Some(entry.origin) {
-                        inner.waiting.push_back((upstream, entry.origin));
-                    }
-                }
+                refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
             }
             self.gauge(&inner);
             self.wake(&mut inner);
@@ -635,6 +714,7 @@ where
             self.metrics.bytes_in.add(offered.bytes - back.bytes);
         }
         if drops && !refused.is_empty() {
+            debug_assert!(H::COUNTS_ITEMS, "signals melt into one, so their queues refuse nothing");
             self.count_drops(QUEUE_FULL, refused.iter().map(|entry| &entry.item));
             refused.clear();
         }
@@ -694,11 +774,12 @@ where
     fn resize(self: &Arc<Self>, threads: usize) {
         let missing = {
             let mut inner = lock(&self.inner);
+            if inner.stopping {
+                return;
+            }
             inner.threads_wanted = threads;
             let missing = threads.saturating_sub(inner.threads);
-            inner.threads += missing;
-            self.metrics.threads.set(inner.threads as u64);
-            self.metrics.threads_max_seen.raise(inner.threads as u64);
+            self.add_threads(&mut inner, missing as isize);
             if inner.threads > threads {
                 self.work_came.notify_all();
             }
@@ -706,7 +787,26 @@ where
         };
         for _ in 0..missing {
             let stage = Arc::clone(self);
-            spawn(self.name, move || stage.work_loop());
+            if let Err(error) = spawn(self.name, move || stage.work_loop()) {
+                tracing::error!(stage = self.name, %error, "a thread could not be started");
+                self.add_threads(&mut lock(&self.inner), -1);
+            }
+        }
+    }
+
+    /// Has the controller's view of this moment. A lane that was ready at the last look already, and no batch taken
+    /// since, has waited at least that long: no sojourn would tell while all threads are held up.
+    fn observe(&self, now: Instant, inner: &mut Inner<H::Queue>) -> Observation {
+        let is_stuck = inner.takes == inner.takes_looked && inner.lanes.has_ready();
+        let held_up = inner.looked.filter(|_| is_stuck).map(|then| now.saturating_duration_since(then));
+        inner.looked = Some(now);
+        inner.takes_looked = inner.takes;
+        Observation {
+            lanes_ready: inner.lanes.ready(),
+            sojourn_max: std::mem::take(&mut inner.sojourn_max).max(held_up.unwrap_or_default()),
+            threads: inner.threads,
+            threads_idle: inner.threads_idle,
+            cores_free: self.cores.free(),
         }
     }
 }
@@ -730,16 +830,17 @@ where
     }
 
     fn look(self: Arc<Self>, now: Instant) {
+        let mut resume = Vec::new();
         let seen = {
             let mut inner = lock(&self.inner);
-            Observation {
-                lanes_ready: inner.lanes.ready(),
-                sojourn_max: std::mem::take(&mut inner.sojourn_max),
-                threads: inner.threads,
-                threads_idle: inner.threads_idle,
-                cores_free: self.cores.free(),
+            // Room that was offered to lanes that could make no use of it passes on: else, where all that is queued
+            // belongs to lanes that are held up, nothing would be taken and nobody told.
+            if inner.takes == inner.takes_looked {
+                inner.let_in(&mut resume);
             }
+            self.observe(now, &mut inner)
         };
+        self.resume_upstream(&mut resume);
         let decision = lock(&self.controller).decide(now, seen);
         match decision {
             Decision::Keep => {}

@@ -14,14 +14,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Starts a thread of a stage's pool.
 #[cfg(not(feature = "model"))]
-pub(super) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) {
-    let started = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    if let Err(error) = started {
-        tracing::error!(stage = name, %error, "a thread could not be started");
-    }
+pub(super) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
 #[cfg(feature = "model")]
-pub(super) fn spawn(_name: &'static str, body: impl FnOnce() + Send + 'static) {
+pub(super) fn spawn(_name: &'static str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     drop(shuttle::thread::spawn(body));
+    Ok(())
 }
