@@ -10,4 +10,6 @@ pub mod lanes;
 pub mod queue;
 pub mod stage;
 mod sync;
+#[cfg(test)]
+mod testing;
 mod waiting;

@@ -265,6 +265,8 @@ struct Inner<Q: Queue> {
     looked: Option<Instant>,
     threads: usize,
     threads_wanted: usize,
+    /// Threads that were started and have not come to their first look at the lanes.
+    threads_starting: usize,
     threads_idle: usize,
     /// Of the idle ones, how many have been woken and not yet come.
     threads_waking: usize,
@@ -369,6 +371,7 @@ impl<H: Handler> Stage<H> {
                 looked: None,
                 threads: 0,
                 threads_wanted: 0,
+                threads_starting: 0,
                 threads_idle: 0,
                 threads_waking: 0,
                 sojourn_max: Duration::ZERO,
@@ -647,6 +650,7 @@ impl<H: Handler> Stage<H> {
 
     fn work_loop(&self) {
         let mut inner = lock(&self.inner);
+        inner.threads_starting -= 1;
         loop {
             if inner.stopping || inner.threads > inner.threads_wanted {
                 self.add_threads(&mut inner, -1);
@@ -780,6 +784,7 @@ where
             inner.threads_wanted = threads;
             let missing = threads.saturating_sub(inner.threads);
             self.add_threads(&mut inner, missing as isize);
+            inner.threads_starting += missing;
             if inner.threads > threads {
                 self.work_came.notify_all();
             }
@@ -789,7 +794,9 @@ where
             let stage = Arc::clone(self);
             if let Err(error) = spawn(self.name, move || stage.work_loop()) {
                 tracing::error!(stage = self.name, %error, "a thread could not be started");
-                self.add_threads(&mut lock(&self.inner), -1);
+                let mut inner = lock(&self.inner);
+                inner.threads_starting -= 1;
+                self.add_threads(&mut inner, -1);
             }
         }
     }
@@ -805,7 +812,8 @@ where
             lanes_ready: inner.lanes.ready(),
             sojourn_max: std::mem::take(&mut inner.sojourn_max).max(held_up.unwrap_or_default()),
             threads: inner.threads,
-            threads_idle: inner.threads_idle,
+            // One that is about to come has nothing to do yet: without it a pool would grow at each look until then.
+            threads_idle: inner.threads_idle + inner.threads_starting,
             cores_free: self.cores.free(),
         }
     }
@@ -868,3 +876,9 @@ where
         lock(&self.inner).threads == 0
     }
 }
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests;
+
+#[cfg(all(test, feature = "model"))]
+mod model;

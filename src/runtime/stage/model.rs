@@ -1,0 +1,99 @@
+//! The locks and the condition variable of stages under a model checker: random schedules of two chained stages with two
+//! threads each and room for next to nothing. A wake-up that is lost shows as a deadlock.
+
+use shuttle::thread::yield_now;
+
+use super::*;
+use crate::runtime::inlet::Inlet;
+use crate::runtime::queue::Signal;
+use crate::runtime::testing::{Does, Sink, Source, pass, settings, stage};
+
+/// Random schedules a test: a few seconds.
+const SCHEDULES: usize = 400;
+const LANES: u32 = 3;
+const ITEMS_A_LANE: u32 = 5;
+const ALL: u64 = LANES as u64 * ITEMS_A_LANE as u64;
+
+type Pass =
+    Does<fn(&mut Work<crate::runtime::testing::Item, crate::runtime::testing::Item, crate::runtime::testing::Item>)>;
+
+struct Chain {
+    source: Arc<Stage<Source>>,
+    first: Arc<Stage<Pass>>,
+    sink: Arc<Stage<Sink>>,
+}
+
+impl Chain {
+    fn start(rule: Rule) -> Self {
+        let settings = Settings { threads: (2, 3), ..settings(LANES, 3, rule, WhenFull::Park) };
+        let sink = stage("sink", settings, Sink::new(None), None, None);
+        let first = stage("first", settings, Does(pass as _), Some(Arc::clone(&sink) as _), None);
+        let made = Source::new(LANES, ITEMS_A_LANE);
+        let source = stage("source", settings, made, Some(Arc::clone(&first) as _), None);
+        let chain = Self { source, first, sink };
+        chain.stages().into_iter().for_each(Kept::start);
+        let mut signals =
+            (0..LANES).map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).collect();
+        Inlet::new(Arc::clone(&chain.source) as _, Cores::new(2)).push(Instant::now(), true, &mut signals);
+        chain
+    }
+
+    fn stages(&self) -> [Arc<dyn Kept>; 3] {
+        [Arc::clone(&self.source) as _, Arc::clone(&self.first) as _, Arc::clone(&self.sink) as _]
+    }
+
+    /// Drains and stops. Whoever is not told of work that waits never comes to rest.
+    fn finish(&self) {
+        for stage in self.stages() {
+            while !stage.is_quiet() {
+                yield_now();
+            }
+        }
+        self.stages().iter().for_each(|stage| stage.stop());
+        assert_eq!(self.sink.handler().seen.disorder(), 0);
+        self.stages().iter().for_each(|stage| assert_eq!(stage.metrics().unaccounted(), 0, "{}", stage.name()));
+    }
+}
+
+#[test]
+fn in_any_schedule_all_is_delivered_in_order() {
+    for rule in [Rule::Auto, Rule::Always, Rule::Never] {
+        let run = move || {
+            let chain = Chain::start(rule);
+            chain.sink.handler().seen.wait_for(ALL as usize);
+            chain.finish();
+        };
+        shuttle::check_random(run, SCHEDULES);
+    }
+}
+
+#[test]
+fn a_pool_that_changes_its_size_while_it_works_forgets_nothing() {
+    let run = || {
+        let chain = Chain::start(Rule::Never);
+        let first = Arc::clone(&chain.first);
+        let resizes =
+            shuttle::thread::spawn(move || [1, 3, 2, 1].into_iter().for_each(|threads| first.resize(threads)));
+        chain.sink.handler().seen.wait_for(ALL as usize);
+        resizes.join().unwrap();
+        chain.finish();
+    };
+    shuttle::check_random(run, SCHEDULES);
+}
+
+#[test]
+fn a_lane_that_is_cleared_while_it_works_holds_up_nobody() {
+    let run = || {
+        let chain = Chain::start(Rule::Never);
+        let (first, sink) = (Arc::clone(&chain.first), Arc::clone(&chain.sink));
+        let clears = shuttle::thread::spawn(move || {
+            first.clear(Instant::now(), LaneId(0));
+            sink.clear(Instant::now(), LaneId(0));
+        });
+        clears.join().unwrap();
+        chain.finish();
+        let dropped = chain.first.metrics().dropped() + chain.sink.metrics().dropped();
+        assert_eq!(chain.sink.handler().seen.total() as u64 + dropped, ALL);
+    };
+    shuttle::check_random(run, SCHEDULES);
+}
