@@ -9,6 +9,7 @@ pub mod icmp;
 mod ipv4;
 pub mod metrics;
 pub mod nat;
+pub mod offload;
 pub mod packet;
 #[cfg(test)]
 mod packet_builder;

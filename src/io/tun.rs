@@ -12,7 +12,8 @@ use std::sync::Mutex;
 
 use super::receive::Slot;
 use super::{Received, sys, virtio};
-use crate::packet::{BufPool, Checksum, PACKET_BYTES_MAX, Packet, Raw};
+use crate::offload;
+use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Room for a packet of a device without super-packets, whose MTU may be changed while it runs.
 const PLAIN_BYTES_MAX: usize = 16_384 - crate::packet::HEADROOM_BYTES;
@@ -121,14 +122,11 @@ impl Tun {
     /// `WouldBlock` where the device's queue is full, `InvalidInput` for a super-packet on a device without
     /// `vnet_hdr`, and what the kernel says to a packet that it cannot take (EINVAL, EIO when the device is down).
     pub fn write<Proof>(&self, packet: &mut Packet<Proof>) -> io::Result<()> {
-        let offload = packet.offload();
         let header = if self.vnet_hdr {
-            virtio::encode(offload, 0, packet.bytes()).ok_or(io::ErrorKind::InvalidInput)?
-        } else if offload.segment_bytes > 0 {
+            virtio::encode(packet.offload(), 0, packet.bytes()).ok_or(io::ErrorKind::InvalidInput)?
+        } else if packet.offload().segment_bytes > 0 || !offload::complete_checksum(packet) {
             return Err(io::ErrorKind::InvalidInput.into());
         } else {
-            virtio::complete_checksum(offload.checksum, packet.bytes_mut());
-            packet.set_offload(crate::packet::Offload { checksum: Checksum::Complete, ..offload });
             [0; virtio::HEADER_BYTES]
         };
         let areas = [IoSlice::new(&header[..self.header_bytes()]), IoSlice::new(packet.bytes())];

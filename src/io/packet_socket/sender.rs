@@ -13,7 +13,8 @@ use super::{
 use crate::io::netlink::Link;
 use crate::io::next_hop::{Hop, NextHops};
 use crate::io::{sys, virtio};
-use crate::packet::{Checksum, Offload, Packet};
+use crate::offload;
+use crate::packet::{Offload, Packet};
 use crate::stages::Reason;
 
 crate::reasons! {
@@ -173,9 +174,9 @@ impl RawSender {
     }
 
     fn send_by_kernel<Proof>(&self, packet: &mut Packet<Proof>, destination: Ipv4Addr) -> io::Result<()> {
-        let offload = packet.offload();
-        virtio::complete_checksum(offload.checksum, packet.bytes_mut());
-        packet.set_offload(Offload { checksum: Checksum::Complete, ..offload });
+        if !offload::complete_checksum(packet) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         // SAFETY: all zeroes is a valid sockaddr_in.
         let mut address: libc::sockaddr_in = unsafe { zeroed() };
         address.sin_family = libc::AF_INET as u16;

@@ -7,7 +7,8 @@ use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 use super::{FiveTuple, Kind, Parsed, Quoted, Reason, TcpFlags, Transport};
 use crate::checksum;
 use crate::ipv4;
-use crate::packet::{Checksum, Family, Offload, Packet, Raw};
+use crate::offload;
+use crate::packet::{Family, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Bytes of the quoted packet's payload that every ICMP error has (RFC 792).
 const QUOTED_PAYLOAD_BYTES_MIN: usize = 8;
@@ -48,7 +49,8 @@ fn validate(bytes: &[u8], offload: Offload) -> Result<(Parsed, usize), Reason> {
     }
     let (protocol, bytes) = (header.protocol().0, &bytes[..len]);
     let layer = judge_transport(protocol, bytes, &header)?;
-    judge_offload(offload, transport, layer.header_bytes, layer.checksum)?;
+    // Segments larger than the MTU are told by ICMP, where the MTU is known.
+    offload::check(bytes, offload, PACKET_BYTES_MAX).map_err(|_| Reason::BadOffload)?;
     let five_tuple = FiveTuple {
         protocol,
         source: header.source_addr().into(),
@@ -83,16 +85,6 @@ fn judge_options(mut options: &[u8]) -> Result<(), Reason> {
 struct Layer {
     kind: Kind,
     ports: (u16, u16),
-    /// Length of the transport header where the packet may be a super-packet, else 0.
-    header_bytes: usize,
-    /// Offset of the checksum in the transport header where it may be partial, else 0.
-    checksum: usize,
-}
-
-impl Layer {
-    fn whole(kind: Kind, ports: (u16, u16)) -> Self {
-        Self { kind, ports, header_bytes: 0, checksum: 0 }
-    }
 }
 
 fn judge_transport(protocol: u8, bytes: &[u8], header: &Ipv4HeaderSlice<'_>) -> Result<Layer, Reason> {
@@ -103,7 +95,7 @@ fn judge_transport(protocol: u8, bytes: &[u8], header: &Ipv4HeaderSlice<'_>) -> 
             let tcp = TcpHeaderSlice::from_slice(payload).map_err(|_| Reason::Malformed)?;
             let ports = (tcp.source_port(), tcp.destination_port());
             let kind = Kind::Tcp(TcpFlags(tcp.slice()[13]));
-            Ok(Layer { kind, ports, header_bytes: tcp.slice().len(), checksum: ipv4::TCP_CHECKSUM })
+            Ok(Layer { kind, ports })
         }
         ipv4::UDP => {
             let udp = UdpHeaderSlice::from_slice(payload).map_err(|_| Reason::Malformed)?;
@@ -112,10 +104,10 @@ fn judge_transport(protocol: u8, bytes: &[u8], header: &Ipv4HeaderSlice<'_>) -> 
                 return Err(Reason::Malformed);
             }
             let ports = (udp.source_port(), udp.destination_port());
-            Ok(Layer { kind: Kind::Udp, ports, header_bytes: udp.slice().len(), checksum: ipv4::UDP_CHECKSUM })
+            Ok(Layer { kind: Kind::Udp, ports })
         }
         ipv4::ICMP => judge_icmp(payload, transport, header.destination_addr()),
-        _ => Ok(Layer::whole(Kind::Other, (0, 0))),
+        _ => Ok(Layer { kind: Kind::Other, ports: (0, 0) }),
     }
 }
 
@@ -125,7 +117,7 @@ fn judge_icmp(icmp: &[u8], transport: usize, destination: Ipv4Addr) -> Result<La
     }
     if let Some(reply) = query(icmp[0]) {
         let identifier = ipv4::word_at(icmp, ipv4::ICMP_IDENTIFIER).ok_or(Reason::Malformed)?;
-        return Ok(Layer::whole(Kind::Query { reply }, (identifier, identifier)));
+        return Ok(Layer { kind: Kind::Query { reply }, ports: (identifier, identifier) });
     }
     if !matches!(icmp[0], ipv4::ICMP_UNREACHABLE | ipv4::ICMP_TIME_EXCEEDED | ipv4::ICMP_PARAMETER_PROBLEM) {
         return Err(Reason::IcmpType);
@@ -177,19 +169,5 @@ fn judge_quoted(quoted: &[u8], at: usize, destination: Ipv4Addr) -> Result<Layer
         _ => (None, (0, 0)),
     };
     let quoted = Quoted { at: at as u16, header_bytes: header.slice().len() as u16, transport };
-    Ok(Layer::whole(Kind::Error(quoted), (ports.1, ports.0)))
-}
-
-/// What a device or a peer says about the rest of the work must fit the packet, for others rely on it.
-fn judge_offload(offload: Offload, transport: usize, header_bytes: usize, checksum: usize) -> Result<(), Reason> {
-    if let Checksum::Partial { start, offset } = offload.checksum
-        && (checksum == 0 || usize::from(start) != transport || usize::from(offset) != checksum)
-    {
-        return Err(Reason::BadOffload);
-    }
-    let is_super = offload.segment_bytes != 0;
-    if is_super && (header_bytes == 0 || usize::from(offload.header_bytes) != transport + header_bytes) {
-        return Err(Reason::BadOffload);
-    }
-    Ok(())
+    Ok(Layer { kind: Kind::Error(quoted), ports: (ports.1, ports.0) })
 }
