@@ -60,7 +60,9 @@ pub fn encode(offload: Offload, link_bytes: usize, packet: &[u8]) -> Option<[u8;
         header[6..8].copy_from_slice(&start.checked_add(link)?.to_ne_bytes());
         header[8..10].copy_from_slice(&offset.to_ne_bytes());
     }
-    if offload.segment_bytes > 0 {
+    // A super-packet of one segment is none: the kernel would fail to cut it.
+    let payload_bytes = packet.len().saturating_sub(offload.header_bytes.into());
+    if offload.segment_bytes > 0 && payload_bytes > offload.segment_bytes.into() {
         let Checksum::Partial { .. } = offload.checksum else { return None };
         header[1] = gso_kind(packet)?;
         header[2..4].copy_from_slice(&offload.header_bytes.checked_add(link)?.to_ne_bytes());
@@ -124,6 +126,18 @@ mod tests {
         let packet = packet(PROTOCOL_UDP, 3_000);
         let header = encode(offload, 0, &packet).expect("a valid offload");
         assert_eq!((header[1], decode(&header, 0, &packet)), (GSO_UDP, Some(offload)));
+    }
+
+    #[test]
+    fn a_super_packet_of_one_segment_is_encoded_as_a_single_packet() {
+        let checksum = Checksum::Partial { start: 20, offset: 16 };
+        let offload = Offload { checksum, segment_bytes: 1_400, header_bytes: 40 };
+        let single = Some(Offload { checksum, ..Offload::default() });
+        for (len, decoded) in [(1_440, single), (1_441, Some(offload))] {
+            let packet = packet(PROTOCOL_TCP, len);
+            let header = encode(offload, 0, &packet).expect("a valid offload");
+            assert_eq!(decode(&header, 0, &packet), decoded);
+        }
     }
 
     #[test]

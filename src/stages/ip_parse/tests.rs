@@ -270,7 +270,12 @@ fn a_super_packet_is_judged_by_its_segments() {
 
 #[test]
 fn an_offload_that_does_not_fit_the_packet_is_dropped() {
-    assert_eq!(world().dropped(super_packet(1_000, 44)), Reason::BadOffload);
+    for (segment_bytes, header_bytes) in [(1_000, 44), (1_000, 36), (1_000, 0), (40, 40), (0, 40)] {
+        assert_eq!(world().dropped(super_packet(segment_bytes, header_bytes)), Reason::BadOffload);
+    }
+    let mut packet = super_packet(1_000, 40);
+    packet.set_offload(Offload { checksum: Checksum::Complete, ..packet.offload() });
+    assert_eq!(world().dropped(packet), Reason::BadOffload);
     let mut packet = query(LEASE, REMOTE, 8, 1).packet();
     packet.set_offload(Offload { segment_bytes: 100, header_bytes: 28, ..Offload::default() });
     assert_eq!(world().dropped(packet), Reason::BadOffload);
