@@ -69,6 +69,15 @@ impl<T> Default for Batch<T> {
 }
 
 impl<T> Batch<T> {
+    /// Brings the items of each lane together, in the order of `lanes`, for a handler that does something once a lane.
+    /// What was taken from queues is so already; what entered came as it came.
+    pub fn group_by_lane(&mut self) {
+        if self.lanes.len() > 1 {
+            self.lanes.sort_unstable();
+            self.items.sort_by_key(|entry| entry.lane);
+        }
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.settling.is_empty()

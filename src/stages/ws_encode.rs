@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::link::{BATCH_BYTES_MAX, Link};
-use crate::packet::{BufPool, Packet};
+use crate::link::{BATCH_BYTES_MAX, Link, Outbox};
+use crate::offload;
+use crate::packet::{BufPool, Offload, Packet};
 use crate::runtime::lanes::{Entry, Outcome};
 use crate::runtime::queue::Queue;
 use crate::runtime::stage::{Handler, Tally, WorkOf};
@@ -13,12 +14,15 @@ use crate::stages::ip_parse::Parsed;
 use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
 use crate::tether_links::TetherLinks;
+use crate::wire::capsule::Features;
 
 crate::reasons! {
     /// Why ws-encode drops a packet.
     pub enum Reason {
         /// The tether has gone, or has no link.
         NoLink = "no_link",
+        /// The client takes single packets alone, and there was no buffer to cut this one into.
+        CannotCut = "cannot_cut",
     }
 }
 
@@ -39,13 +43,14 @@ impl<K, Q, Proof> Handler for WsEncode<K, Q>
 where
     K: LinkKeeper,
     Q: Queue<Item = Packet<Proof>> + Send + 'static,
-    Proof: Send + 'static,
+    Proof: Copy + Send + 'static,
 {
     type Queue = Q;
     type Out = Packet<Proof>;
     type Turned = Packet<Parsed>;
 
     fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+        work.batch.group_by_lane();
         let mut items = work.batch.items.drain(..).peekable();
         for &lane in &work.batch.lanes {
             let tether = self.tethers.get(lane);
@@ -65,7 +70,7 @@ where
 
 impl<K: LinkKeeper, Q> WsEncode<K, Q> {
     /// Sends `packets` on `link`, and says how many bytes of the tether may follow.
-    fn send<Proof>(
+    fn send<Proof: Copy>(
         &self,
         tether: &TetherLinks,
         link: &Arc<Link>,
@@ -76,9 +81,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         link.unschedule_ack();
         link.tell_received(&mut outbox, tether.grant(link));
         for entry in packets {
-            tally.sent.add(&entry.item);
-            let offload = entry.item.offload();
-            link.push_datagram(&mut outbox, entry.item.into_buf(), offload);
+            self.push(link, &mut outbox, entry.item, tally);
         }
         let flushed = link.flush(&mut outbox, &self.pool);
         drop(outbox);
@@ -96,5 +99,21 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
             return link.sendable_bytes(tether.windows().send_bytes).min(BATCH_BYTES_MAX);
         }
         sendable.min(BATCH_BYTES_MAX)
+    }
+
+    /// Puts a packet into the link's messages, as it is or as what the peer takes.
+    fn push<Proof: Copy>(&self, link: &Link, outbox: &mut Outbox, packet: Packet<Proof>, tally: &mut Tally) {
+        let offload = packet.offload();
+        if offload == Offload::default() || link.features().contains(Features::SUPER_PACKETS) {
+            tally.sent.add(&packet);
+            return link.push_datagram(outbox, packet.into_buf(), offload);
+        }
+        let cut = offload::segment(packet, &self.pool, &mut |single: Packet<Proof>| {
+            tally.sent.add(&single);
+            link.push_datagram(outbox, single.into_buf(), Offload::default());
+        });
+        if let Err(lost) = cut {
+            tally.drop_segments(Reason::CannotCut.index(), u64::from(lost.segments()), 0);
+        }
     }
 }

@@ -409,3 +409,16 @@ fn an_item_for_a_lane_that_there_is_not_is_refused() {
     bench.queue(&[(LANES, 1)]);
     assert_eq!(bench.names_refused(), [1]);
 }
+
+#[test]
+fn a_batch_that_came_interleaved_is_brought_together_by_lane_and_keeps_each_lanes_order() {
+    let entry = |lane, item| Entry { origin: LaneId(lane), lane: LaneId(lane), item };
+    let mut batch = Batch {
+        lanes: vec![LaneId(7), LaneId(2)],
+        settling: Vec::new(),
+        items: vec![entry(7, 'a'), entry(2, 'b'), entry(7, 'c'), entry(2, 'd')],
+    };
+    batch.group_by_lane();
+    assert_eq!(batch.lanes, [LaneId(2), LaneId(7)]);
+    assert_eq!(batch.items.iter().map(|entry| entry.item).collect::<String>(), "bdac");
+}

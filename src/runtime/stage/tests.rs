@@ -259,7 +259,7 @@ fn a_pool_has_as_many_threads_as_it_was_told_and_they_end_when_it_stops() {
 #[test]
 fn a_pool_whose_threads_are_held_up_grows_though_nothing_is_taken() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = Mutex::new(held);
     let holds = move |work: &mut Work<Item, Item, Item>| {
         work.batch.items.clear();
         held.lock().unwrap().recv().ok();
