@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
+use crate::http::url::WsUrl;
 
 /// IP over WebSockets: a phone's mobile data for a laptop, by a page in the phone's browser.
 #[derive(Debug, Parser)]
@@ -170,20 +171,27 @@ pub struct Client {
 /// `wstether relay`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-For a phone with a terminal, a second laptop, or a test. It opens both WebSockets, passes bytes, and needs no privilege.
+For a phone with a terminal, a second laptop, or a test. It opens both WebSockets, passes messages on, dials again when \
+one ends, and needs no privilege.
 
 Example:
   wstether relay --client ws://192.168.43.20:8088/relay --gateway wss://gateway.example/wstether")]
 pub struct Relay {
     /// The client's WebSocket, as its page would open it
     #[arg(long, value_name = "URL")]
-    pub client: String,
+    pub client: WsUrl,
     /// The gateway's WebSocket
     #[arg(long, value_name = "URL")]
-    pub gateway: String,
+    pub gateway: WsUrl,
     /// Carry base64 text, where something between passes text alone
     #[arg(long)]
     pub base64: bool,
+    /// End with the first connection, instead of dialling again
+    #[arg(long)]
+    pub once: bool,
+    /// Trust the certificate authorities in this PEM file as well
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// `wstether token`

@@ -146,6 +146,25 @@ pub enum DialError {
     Stopped,
 }
 
+impl DialError {
+    /// When a server that is too busy wants to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after_s } => retry_after_s.map(|seconds| Duration::from_secs(seconds.into())),
+            Self::Resolve { .. }
+            | Self::Refused { .. }
+            | Self::TimedOut { .. }
+            | Self::Socket { .. }
+            | Self::Prepare(_)
+            | Self::Certificate { .. }
+            | Self::Tls { .. }
+            | Self::HungUp { .. }
+            | Self::NotWstether { .. }
+            | Self::Stopped => None,
+        }
+    }
+}
+
 /// What a dial was doing when the time was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {

@@ -48,6 +48,21 @@ impl From<u16> for Ended {
     }
 }
 
+impl Ended {
+    /// The code to close with.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Stopped => STOPPED,
+            Self::GatewayUnreachable => UNREACHABLE,
+            Self::Overrun => OVERRUN,
+            Self::GatewaySilent => SILENT,
+            Self::Subprotocol => SUBPROTOCOL,
+            Self::OtherSide(code @ 1001..=1015) => code + MAPPED_BY,
+            Self::OtherSide(code) => code,
+        }
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -71,6 +86,20 @@ mod tests {
         assert_eq!(Ended::from(4901), Ended::OtherSide(1001));
         assert_eq!(Ended::from(4906), Ended::OtherSide(1006));
         assert_eq!(Ended::from(4321), Ended::OtherSide(4321));
+    }
+
+    #[test]
+    fn every_code_is_one_that_a_page_may_send_and_means_the_same_when_it_arrives() {
+        for code in (1000..=1015).chain(3000..MAPPED.start().to_owned()) {
+            let sent = Ended::OtherSide(code).code();
+            assert!(sent == 1000 || (3000..=4999).contains(&sent), "{sent}");
+            assert_eq!(Ended::from(sent).code(), sent);
+        }
+        for ended in
+            [Ended::Stopped, Ended::GatewayUnreachable, Ended::Overrun, Ended::GatewaySilent, Ended::Subprotocol]
+        {
+            assert_eq!(Ended::from(ended.code()), ended);
+        }
     }
 
     #[test]

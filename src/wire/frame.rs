@@ -5,11 +5,13 @@
 
 mod decode;
 mod encode;
+mod keys;
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Decoder, FrameError, Step};
 pub use encode::{HEADER_BYTES_MAX, Header, append, append_base64, append_close, header};
+pub use keys::Keys;
 
 /// The longest payload of a control frame, in bytes (RFC 6455, 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;

@@ -1,0 +1,38 @@
+//! `wstether relay`: the phone's page without a browser.
+
+use std::io::{self, Write};
+
+use crate::cli::Relay;
+use crate::dial::{TlsClient, TlsClientError};
+use crate::relay::headless::{self, RelayError, RelaySettings};
+use crate::stop::Stop;
+
+/// Why the relay ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayCommandError {
+    /// The file of certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsClientError),
+    /// The two sides could not be joined.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// Signals cannot be caught, or the output is gone.
+    #[error("{0}")]
+    Kernel(#[from] io::Error),
+}
+
+/// Runs the command until SIGTERM or SIGINT, and tells what was passed on.
+///
+/// # Errors
+/// [`RelayCommandError`].
+pub fn run(args: &Relay, out: &mut dyn Write) -> Result<(), RelayCommandError> {
+    let settings = RelaySettings {
+        client: args.client.clone(),
+        gateway: args.gateway.clone(),
+        base64: args.base64,
+        once: args.once,
+        tls: TlsClient::new(args.ca.as_deref())?,
+    };
+    let traffic = headless::run(&settings, &Stop::on_signals()?)?;
+    Ok(writeln!(out, "{traffic}")?)
+}
