@@ -4,4 +4,8 @@ pub mod check;
 pub mod gateway;
 pub mod status;
 pub mod relay;
+//! The commands: what `wstether` does for each of them.
+
+pub mod check;
+pub mod client;
 pub mod token;

@@ -24,6 +24,8 @@ pub mod wire;
 #[cfg(feature = "kernel")]
 pub mod cli;
 #[cfg(feature = "kernel")]
+pub mod client;
+#[cfg(feature = "kernel")]
 pub mod commands;
 #[cfg(feature = "kernel")]
 pub mod credentials;

@@ -139,6 +139,11 @@ impl Link {
         self.lane
     }
 
+    /// Which end of the WebSocket this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// The connection below.
     pub fn transport(&self) -> &Transport {
         &self.transport

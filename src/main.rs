@@ -20,7 +20,11 @@ fn main() -> ExitCode {
         Command::Token(args) => commands::token::run(&args, gateway::fresh, &mut out).map_err(failed),
         Command::Status(args) => commands::status::run(&args, &mut out).map_err(failed),
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
-        Command::Relay(_) | Command::Client(_) | Command::Pipeline(_) | Command::Demo(_) => {
+        Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
+        Command::Client(args) => {
+            commands::client::run(&args).map_err(|error| (error.status(), error.to_string()))
+        }
+        Command::Pipeline(_) | Command::Demo(_) => {
             Err((Status::Usage, String::new()))
         }
     };

@@ -1,0 +1,346 @@
+//! The client: a laptop's end of a tether. It reaches the gateway through a phone's page or straight, sets up the TUN
+//! device, routes and DNS once the gateway answers, keeps them while links come and go, and undoes all of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::config::client::{Client as Config, Via};
+use crate::config::values::Auto;
+use crate::dial::{DialError, TlsClientError};
+use crate::http::url::WsUrl;
+use crate::link::Link;
+use crate::stop::Stop;
+use crate::table::Table;
+use crate::transport::Transport;
+use crate::wire::capsule::Features;
+use crate::wire::frame::{Role, Subprotocol};
+use crate::wire::token::Token;
+
+mod backoff;
+mod direct;
+pub mod dns;
+pub mod engine;
+pub mod handshake;
+mod linger;
+pub mod links;
+pub mod network;
+mod opening;
+pub mod phone;
+mod qr;
+pub mod routes;
+pub mod state;
+
+use backoff::Backoff;
+use direct::Dialler;
+use engine::{Engine, EngineError};
+use handshake::{Offer, Terms};
+use links::LINKS_MAX;
+use network::{Network, NetworkError};
+use opening::{Opened, OpeningError};
+use phone::{PageServer, PhoneError};
+
+/// How often the client looks after what tells nothing by itself: silence, and the word to stop.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Keep-alive intervals of silence after which a link counts as dead (docs/protocol.md).
+const SILENT_KEEP_ALIVES: u32 = 3;
+
+/// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// What a client is made of, beside its configuration.
+#[derive(Debug)]
+pub struct Identity {
+    /// Whose it is.
+    pub token: Token,
+    /// The gateway.
+    pub gateway: WsUrl,
+}
+
+/// Why a client ends other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No session, and none to be had by trying again.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// This machine's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The pipeline.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The page for the phone.
+    #[error(transparent)]
+    Phone(#[from] PhoneError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsClientError),
+}
+
+/// What happens to a client.
+#[derive(Debug)]
+pub enum Event {
+    /// A WebSocket stands that leads to the gateway.
+    Connected(Connection),
+    /// There is none.
+    NotConnected(DialError),
+    /// The last link has gone.
+    Ended,
+}
+
+/// A WebSocket that leads to the gateway.
+#[derive(Debug)]
+pub struct Connection {
+    /// The bytes below.
+    pub transport: Transport,
+    /// Which end of it the client is.
+    pub role: Role,
+    /// What was agreed on.
+    pub subprotocol: Subprotocol,
+    /// Bytes that came behind the upgrade.
+    pub rest: Vec<u8>,
+}
+
+/// The way to the gateway.
+#[derive(Debug)]
+enum Way {
+    Direct(Dialler),
+    Phone(PageServer),
+}
+
+impl Way {
+    /// Has another connection come after `delay`; the phone's comes by itself.
+    fn again(&self, delay: Duration) {
+        match self {
+            Self::Direct(dialler) => dialler.dial_after(delay),
+            Self::Phone(_) => {}
+        }
+    }
+
+    /// In words.
+    fn through(&self, peer: SocketAddr) -> String {
+        match self {
+            Self::Direct(_) => format!("straight to the gateway ({peer})"),
+            Self::Phone(_) => format!("through the phone ({})", network::plain(peer.ip())),
+        }
+    }
+}
+
+/// A client at work.
+#[derive(Debug)]
+struct Client<'a> {
+    config: &'a Config,
+    identity: &'a Identity,
+    network: &'a mut Network,
+    way: Way,
+    backoff: Backoff,
+    /// Links, those in their handshake included, at their lanes.
+    table: Arc<Table<Link>>,
+    session: Option<Session>,
+    events: (Sender<Event>, Receiver<Event>),
+}
+
+/// What stays while links come and go.
+#[derive(Debug)]
+struct Session {
+    terms: Terms,
+    mtu_bytes: u16,
+    engine: Engine,
+}
+
+/// Runs a client until `stop`, and undoes all that it set up.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &Stop) -> Result<(), ClientError> {
+    let events = channel();
+    let way = match config.client.via {
+        Via::Direct => Way::Direct(Dialler::start(identity.gateway.clone(), stop.clone(), events.0.clone())?),
+        Via::Phone => Way::Phone(PageServer::start(&config.phone, &identity.gateway, events.0.clone())?),
+    };
+    let table = Arc::new(Table::new(LINKS_MAX));
+    let backoff = Backoff::default();
+    let mut client = Client { config, identity, network, way, backoff, table, session: None, events };
+    let served = client.serve(stop);
+    client.shut_down();
+    served
+}
+
+impl Client<'_> {
+    fn serve(&mut self, stop: &Stop) -> Result<(), ClientError> {
+        self.way.again(Duration::ZERO);
+        while !stop.is_triggered() {
+            match self.events.1.recv_timeout(TICK) {
+                Ok(Event::Connected(connection)) => self.connected(connection, stop)?,
+                Ok(Event::NotConnected(error)) => self.retry(&error, None),
+                Ok(Event::Ended) => self.ended(),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            self.tidy();
+        }
+        Ok(())
+    }
+
+    /// Opens a session on a connection, or goes on with the one that there is.
+    fn connected(&mut self, connection: Connection, stop: &Stop) -> Result<(), ClientError> {
+        let peer = connection.transport.peer();
+        match self.open(connection, stop) {
+            Ok(opened) => {
+                self.backoff.reset();
+                self.carry(opened, peer)
+            }
+            Err(OpeningError::Stopped) => Ok(()),
+            Err(error) if error.is_final() => Err(error.into()),
+            Err(error) => {
+                self.retry(&error, error.retry_after());
+                Ok(())
+            }
+        }
+    }
+
+    fn open(&self, connection: Connection, stop: &Stop) -> Result<Opened, OpeningError> {
+        let offer = Offer {
+            token: self.identity.token.clone(),
+            features: Features::SUPER_PACKETS,
+            mtu_bytes: self.configured_mtu_bytes().unwrap_or(u16::MAX),
+            ticket: self.session.as_ref().map_or_else(Vec::new, |session| session.terms.welcome.ticket.clone()),
+        };
+        let lane = self.table.reserve().ok_or(OpeningError::TooMany)?;
+        opening::open(connection, lane, offer, stop).inspect_err(|_| self.table.release(lane))
+    }
+
+    fn configured_mtu_bytes(&self) -> Option<u16> {
+        match self.config.tun.mtu {
+            Auto::Auto => None,
+            Auto::Is(mtu) => Some(mtu),
+        }
+    }
+
+    /// Has the opened link carry packets, on the network that the session's terms ask for.
+    fn carry(&mut self, opened: Opened, peer: SocketAddr) -> Result<(), ClientError> {
+        let Opened { link, terms } = opened;
+        let mtu_bytes = network::mtu_bytes(self.configured_mtu_bytes(), terms.welcome.mtu);
+        let is_resumed = self.session.as_ref().is_some_and(|session| session.is_same(&terms, mtu_bytes));
+        if !is_resumed {
+            self.replace_session(terms.clone(), mtu_bytes, peer)?;
+        } else {
+            self.network.keep_past(self.config, network::plain(peer.ip()))?;
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.terms = terms;
+        session.join(&link)?;
+        let Terms { lease, .. } = session.terms;
+        let how = if is_resumed { "connected again" } else { "connected" };
+        info!("{how}: {lease}, MTU {mtu_bytes}, {}", self.way.through(peer));
+        Ok(())
+    }
+
+    /// Sets up device, routes and DNS anew; a device that can stay stays.
+    fn replace_session(&mut self, terms: Terms, mtu_bytes: u16, peer: SocketAddr) -> Result<(), ClientError> {
+        if let Some(session) = self.session.take_if(|session| !session.has_same_device(&terms)) {
+            session.engine.links.close_all();
+            session.engine.stop();
+        }
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.new_session(&terms, mtu_bytes)?,
+        };
+        session.engine.set_lease(terms.lease);
+        let set_up = self.network.set_up(self.config, &terms, mtu_bytes, network::plain(peer.ip()));
+        self.session = Some(Session { terms, mtu_bytes, engine: session.engine });
+        Ok(set_up?)
+    }
+
+    fn new_session(&self, terms: &Terms, mtu_bytes: u16) -> Result<Session, ClientError> {
+        let tun = network::open_tun(self.config, terms.welcome.features.contains(Features::SUPER_PACKETS))?;
+        let engine = Engine::start(tun, Arc::clone(&self.table), terms.lease, message_bytes_max(terms), self.events.0.clone())?;
+        Ok(Session { terms: terms.clone(), mtu_bytes, engine })
+    }
+
+    fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
+        let delay = self.backoff.next().max(retry_after.unwrap_or_default());
+        match &self.way {
+            Way::Direct(_) => warn!("{error}; next attempt in {:.1} s", delay.as_secs_f32()),
+            Way::Phone(_) => warn!("{error}; waiting for the phone's page to try again"),
+        }
+        self.way.again(delay);
+    }
+
+    fn ended(&mut self) {
+        if self.session.as_ref().is_some_and(|session| session.engine.links.is_linked()) {
+            return;
+        }
+        match &self.way {
+            Way::Direct(_) => warn!("the connection is gone; connecting again"),
+            Way::Phone(_) => warn!("the connection through the phone is gone; waiting for its page to come back"),
+        }
+        // The laptop may be in another network by now.
+        if let Some(peer) = self.gateway_address()
+            && let Err(error) = self.network.keep_past(self.config, peer)
+        {
+            warn!(%error, "the gateway's route could not be renewed");
+        }
+        self.way.again(self.backoff.next());
+    }
+
+    fn gateway_address(&self) -> Option<IpAddr> {
+        match self.way {
+            Way::Direct(_) => self.identity.gateway.host.parse().ok(),
+            Way::Phone(_) => None,
+        }
+    }
+
+    fn tidy(&self) {
+        if let Some(session) = &self.session {
+            let keep_alive = Duration::from_millis(session.terms.welcome.keep_alive_ms.into());
+            if !keep_alive.is_zero() {
+                session.engine.links.tidy(Instant::now(), SILENT_KEEP_ALIVES * keep_alive);
+            }
+        }
+    }
+
+    /// Says goodbye, ends the pipeline, and undoes what was set up.
+    fn shut_down(&mut self) {
+        if let Some(session) = self.session.take() {
+            let links = session.engine.links.close_all();
+            linger::until_closed(&links);
+            session.engine.stop();
+        }
+        if let Err(error) = self.network.undo() {
+            warn!(%error, "not all could be undone; \"wstether client --down\" tries again");
+        }
+    }
+}
+
+impl Session {
+    /// Has a link whose handshake is done carry packets.
+    fn join(&self, link: &Arc<Link>) -> Result<(), EngineError> {
+        let Self { terms, engine, .. } = self;
+        let features = terms.welcome.features.and(Features::SUPER_PACKETS);
+        let credit = Some(terms.welcome.credit_bytes);
+        link.opened(Arc::clone(engine.links.tether()), features, message_bytes_max(terms), credit);
+        Ok(engine.links.join(link)?)
+    }
+
+    /// Whether new terms leave this machine's network as it is.
+    fn is_same(&self, terms: &Terms, mtu_bytes: u16) -> bool {
+        self.has_same_device(terms)
+            && self.mtu_bytes == mtu_bytes
+            && self.terms.lease == terms.lease
+            && self.terms.routes == terms.routes
+            && self.terms.welcome.dns == terms.welcome.dns
+    }
+
+    /// Whether the device and the pipeline can serve new terms.
+    fn has_same_device(&self, terms: &Terms) -> bool {
+        self.terms.welcome.features == terms.welcome.features && message_bytes_max(&self.terms) >= message_bytes_max(terms)
+    }
+}
+
+fn message_bytes_max(terms: &Terms) -> usize {
+    (terms.welcome.message_bytes_max as usize).min(MESSAGE_BYTES_MAX)
+}

@@ -1,0 +1,66 @@
+//! The straight way: a thread that dials the gateway whenever it is asked to.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::{Connection, Event};
+use crate::dial::{DialError, DialSettings, TlsClient, TlsClientError, dial};
+use crate::http::url::WsUrl;
+use crate::stop::Stop;
+use crate::wire::frame::{Role, Subprotocol};
+
+/// The thread's handle. The thread ends with it.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    asked: Sender<Duration>,
+}
+
+impl Dialler {
+    /// A dialler that waits to be asked. `events` hears of each dial's end, unless `stop` came first.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(super) fn start(gateway: WsUrl, stop: Stop, events: Sender<Event>) -> Result<Self, TlsClientError> {
+        let tls = TlsClient::new(None)?;
+        let (asked, asks) = channel();
+        let work = move || work(&gateway, &tls, &stop, &asks, &events);
+        if let Err(error) = std::thread::Builder::new().name("dial".to_owned()).spawn(work) {
+            error!(%error, "the dialling thread cannot be started");
+        }
+        Ok(Self { asked })
+    }
+
+    /// Asks for a connection, to be dialled after `delay`.
+    pub(super) fn dial_after(&self, delay: Duration) {
+        if self.asked.send(delay).is_err() {
+            error!("the dialling thread has ended");
+        }
+    }
+}
+
+fn work(gateway: &WsUrl, tls: &TlsClient, stop: &Stop, asks: &Receiver<Duration>, events: &Sender<Event>) {
+    for delay in asks {
+        match stop.wait(delay) {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => error!(%error, "waiting failed"),
+        }
+        info!("connecting to {gateway}");
+        let settings = DialSettings { stop: Some(stop), ..DialSettings::default() };
+        let event = match dial(gateway, &Subprotocol::ALL, tls, &settings) {
+            Ok(dialled) => Event::Connected(Connection {
+                transport: dialled.transport,
+                role: Role::Client,
+                subprotocol: dialled.subprotocol,
+                rest: dialled.rest,
+            }),
+            Err(DialError::Stopped) => return,
+            Err(error) => Event::NotConnected(error),
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The client's pipeline, by the same runtime as the gateway's:
+//!
+//! ```text
+//! uplink:   tun-read  → ws-encode
+//! downlink: ws-decode → tun-write
+//! ```
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use mio::Poll;
+use tracing::warn;
+
+use super::Event;
+use super::links::{Links, Stages, TETHER};
+use crate::io::tun::Tun;
+use crate::link::{BATCH_BYTES_MAX, Link};
+use crate::metrics::{StageMetrics, labels};
+use crate::packet::{BufPool, Packet, Raw};
+use crate::runtime::attend::Attend;
+use crate::runtime::hand_over::Rule;
+use crate::runtime::inlet::Inlet;
+use crate::runtime::keeper::Keeper;
+use crate::runtime::lanes::{Limits, Quota};
+use crate::runtime::queue::{Fifo, Signal};
+use crate::runtime::stage::{Cores, RUNTIME_REASONS, Settings, Stage, WhenFull};
+use crate::stages::source::SourceStop;
+use crate::stages::tun_read::{self, TunRead};
+use crate::stages::tun_write::{self, Destination, TunWrite};
+use crate::stages::ws_decode::{self, WsDecode};
+use crate::stages::ws_encode::{self, WsEncode};
+use crate::table::Table;
+
+/// Memory for packets. A laptop's share: some hundredths of a second at 10 Gbit/s, and far above what its queues hold.
+const POOL_BYTES: u64 = 64 << 20;
+
+/// The most that waits in one stage, in segments: a second at 12 Mbit/s, so that a short stall of the phone's network
+/// drops nothing.
+const QUEUE_SEGMENTS: u64 = 1_024;
+
+/// The memory that they may hold. Super-packets take 64 KiB each.
+const QUEUE_BYTES: u64 = 16 << 20;
+
+/// Segments in a batch: at some hundreds the cost of a hand-over vanishes beside that of the packets.
+const BATCH_SEGMENTS: u32 = 256;
+
+/// Threads a stage. There is one tether, hence one lane: a second thread would find nothing to do.
+const THREADS: (usize, usize) = (1, 1);
+
+const TUN_READ: &str = "tun-read";
+const WS_ENCODE: &str = "ws-encode";
+const WS_DECODE: &str = "ws-decode";
+const TUN_WRITE: &str = "tun-write";
+
+/// Why there is no pipeline.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the pipeline: {0}")]
+pub struct EngineError(#[from] io::Error);
+
+/// The running pipeline.
+#[derive(Debug)]
+pub struct Engine {
+    /// Who serves it.
+    pub links: Arc<Links>,
+    /// The figures of its stages, in the order of the data's way.
+    pub metrics: Vec<Arc<StageMetrics>>,
+    destination: Arc<Destination>,
+    keeper: Keeper,
+    source: Arc<SourceStop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Builds and starts the pipeline between `tun` and the links of `table`, which are to come. Messages are at most
+    /// `message_bytes_max`, packets from the gateway are for `lease` alone; `ended` hears when the last link has gone.
+    ///
+    /// # Errors
+    /// No descriptors or threads left.
+    pub fn start(
+        tun: Tun,
+        table: Arc<Table<Link>>,
+        lease: Ipv4Addr,
+        message_bytes_max: usize,
+        ended: Sender<Event>,
+    ) -> Result<Self, EngineError> {
+        let (tun, pool) = (Arc::new(tun), BufPool::new(POOL_BYTES));
+        let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let (links, poll) = Links::new(table, pool.clone(), ended)?;
+        let destination = Arc::new(Destination::new(lease));
+
+        // Sinks first: each stage is given the one that it hands on to.
+        let ws_encode = WsEncode {
+            tethers: Arc::clone(&links.tethers),
+            pool: pool.clone(),
+            keeper: Arc::clone(&links),
+            queue: std::marker::PhantomData::<fn() -> Fifo<Packet<Raw>>>,
+        };
+        let ws_encode_metrics = stage_metrics(WS_ENCODE, "uplink", &labels::<ws_encode::Reason>());
+        let settings = settings(1, WhenFull::Drop);
+        let ws_encode =
+            Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), Arc::clone(&ws_encode_metrics));
+
+        let tun_write = TunWrite::<Raw>::new(Arc::clone(&tun)).only_to(Arc::clone(&destination));
+        let tun_write_metrics = stage_metrics(TUN_WRITE, "downlink", &labels::<tun_write::Reason>());
+        let settings = self::settings(1, WhenFull::Park);
+        let tun_write =
+            Stage::new(TUN_WRITE, settings, tun_write, None, None, Arc::clone(&cores), Arc::clone(&tun_write_metrics));
+
+        let ws_decode = WsDecode {
+            links: Arc::clone(&links.table),
+            pool: pool.clone(),
+            message_bytes_max,
+            keeper: Arc::clone(&links),
+        };
+        let ws_decode_metrics = stage_metrics(WS_DECODE, "downlink", &labels::<ws_decode::Reason>());
+        let settings = self::settings(links.table.capacity(), WhenFull::Park);
+        let next = Arc::clone(&tun_write);
+        let ws_decode = Stage::new(
+            WS_DECODE,
+            settings,
+            ws_decode,
+            Some(next),
+            None,
+            Arc::clone(&cores),
+            Arc::clone(&ws_decode_metrics),
+        );
+
+        let tun_read_metrics = StageMetrics::new(TUN_READ, "uplink", &labels::<tun_read::Reason>());
+        let source = TunRead::new(tun, pool, Arc::clone(&tun_read_metrics))?;
+
+        let attended: [Arc<dyn Attend>; 2] = [Arc::clone(&ws_decode) as _, Arc::clone(&ws_encode) as _];
+        let [ws_decode_seen, ws_encode_seen] = attended.each_ref().map(Arc::downgrade);
+        links.attend(Stages { ws_decode: ws_decode_seen, ws_encode: ws_encode_seen });
+        let keeper = Keeper::new(
+            vec![Arc::clone(&ws_encode) as _, Arc::clone(&ws_decode) as _, Arc::clone(&tun_write) as _],
+            Arc::clone(&cores),
+        );
+        keeper.start()?;
+        let mut engine = Self {
+            links: Arc::clone(&links),
+            metrics: vec![tun_read_metrics, ws_encode_metrics, ws_decode_metrics, tun_write_metrics],
+            destination,
+            keeper,
+            source: source.stopper(),
+            threads: Vec::new(),
+        };
+        engine.watch_links(poll, Inlet::new(ws_decode, Arc::clone(&cores)))?;
+        engine.read_device(source, Inlet::new(ws_encode, cores))?;
+        Ok(engine)
+    }
+
+    fn watch_links(&mut self, poll: Poll, inlet: Inlet<Signal>) -> io::Result<()> {
+        let links = Arc::clone(&self.links);
+        let thread = std::thread::Builder::new().name("links".to_owned()).spawn(move || links.watch(poll, inlet))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn read_device(&mut self, source: TunRead, inlet: Inlet<Packet<Raw>>) -> io::Result<()> {
+        let failed = |error: &io::Error| warn!(%error, "the TUN device cannot be read");
+        let read = move || source.run(inlet, |_| TETHER, failed);
+        self.threads.push(std::thread::Builder::new().name(TUN_READ.to_owned()).spawn(read)?);
+        Ok(())
+    }
+
+    /// From now on packets from the gateway are for `lease` alone.
+    pub fn set_lease(&self, lease: Ipv4Addr) {
+        self.destination.set(lease);
+    }
+
+    /// Ends every thread, and with the last one the device.
+    pub fn stop(self) {
+        self.source.stop();
+        self.links.stop();
+        let late = self.keeper.stop();
+        if !late.is_empty() {
+            warn!(?late, "stages whose threads were late");
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                warn!("a thread of the pipeline had panicked");
+            }
+        }
+    }
+}
+
+fn settings(lanes: u32, when_full: WhenFull) -> Settings {
+    Settings {
+        lanes,
+        limits: Limits { segments: QUEUE_SEGMENTS, held_bytes: QUEUE_BYTES },
+        quota: Quota { segments: BATCH_SEGMENTS, lane_bytes: BATCH_BYTES_MAX },
+        threads: THREADS,
+        hand_over: Rule::Auto,
+        when_full,
+    }
+}
+
+fn stage_metrics(name: &'static str, direction: &'static str, reasons: &[&'static str]) -> Arc<StageMetrics> {
+    StageMetrics::new(name, direction, &[&RUNTIME_REASONS, reasons].concat())
+}

@@ -1,0 +1,265 @@
+//! The client's links: who is there, and who tells the stages that one has something to do.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use tracing::{debug, error};
+
+use super::Event;
+use crate::link::{ACK_DELAY_MS, Link, LinkError};
+use crate::packet::BufPool;
+use crate::runtime::attend::Attend;
+use crate::runtime::inlet::Inlet;
+use crate::runtime::lanes::{Entry, LaneId};
+use crate::runtime::queue::Signal;
+use crate::stages::ws_decode::LinkKeeper;
+use crate::table::Table;
+use crate::tether_links::{TetherLinks, Windows};
+use crate::wire::capsule::{CloseReason, append_close};
+
+/// The lane of the one tether.
+pub const TETHER: LaneId = LaneId(0);
+
+/// Links at once: the one in use, one that takes over, and one that is ending.
+pub const LINKS_MAX: u32 = 4;
+
+/// Readiness events taken at once.
+const EVENTS_MAX: usize = 8;
+
+const WAKE: Token = Token(usize::MAX);
+
+/// The stages that have links or the tether as their lanes. They hold the links, so the links do not hold them.
+pub struct Stages {
+    /// ws-decode, its lanes being links.
+    pub ws_decode: Weak<dyn Attend>,
+    /// ws-encode, its lane being the tether.
+    pub ws_encode: Weak<dyn Attend>,
+}
+
+impl std::fmt::Debug for Stages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stages").finish_non_exhaustive()
+    }
+}
+
+/// The links of the tether.
+#[derive(Debug)]
+pub struct Links {
+    /// At their lanes.
+    pub table: Arc<Table<Link>>,
+    /// The tether at its lane.
+    pub tethers: Arc<Table<TetherLinks>>,
+    tether: Arc<TetherLinks>,
+    pool: BufPool,
+    stages: OnceLock<Stages>,
+    registry: Registry,
+    waker: Waker,
+    /// When the acknowledgements that wait are to be sent.
+    ack_due: Mutex<Option<Instant>>,
+    ended: Sender<Event>,
+    stopping: AtomicBool,
+}
+
+impl Links {
+    /// No links yet; `ended` is told when the last one has gone. What comes back with it waits for the readiness of links.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn new(table: Arc<Table<Link>>, pool: BufPool, ended: Sender<Event>) -> io::Result<(Arc<Self>, Poll)> {
+        let poll = Poll::new()?;
+        // The client grants no credit: what comes is written to the device at once. What it may send is the gateway's
+        // to say, by credit.
+        let windows = Windows { send_bytes: u64::MAX / 2, credit_bytes: None };
+        let tether = Arc::new(TetherLinks::new(TETHER, windows));
+        let tethers = Arc::new(Table::new(1));
+        tethers.put(TETHER, Arc::clone(&tether));
+        let links = Self {
+            table,
+            tethers,
+            tether,
+            pool,
+            stages: OnceLock::new(),
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKE)?,
+            ack_due: Mutex::new(None),
+            ended,
+            stopping: AtomicBool::new(false),
+        };
+        Ok((Arc::new(links), poll))
+    }
+
+    /// The pipeline stands: from now on its stages are attended to.
+    pub fn attend(&self, stages: Stages) {
+        self.stages.get_or_init(|| stages);
+    }
+
+    /// The tether that links serve.
+    pub fn tether(&self) -> &Arc<TetherLinks> {
+        &self.tether
+    }
+
+    /// An opened link carries packets from now on, in place of those before.
+    ///
+    /// # Errors
+    /// Its readiness cannot be watched.
+    pub fn join(&self, link: &Arc<Link>) -> io::Result<()> {
+        let older = self.tether.all();
+        self.table.put(link.lane(), Arc::clone(link));
+        self.tether.join(Arc::clone(link));
+        for link in older {
+            self.end(&link, CloseReason::Replaced, "a newer link has its place");
+        }
+        let fd = link.transport().as_fd().as_raw_fd();
+        let token = Token(link.lane().0 as usize);
+        self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)?;
+        // What came with the handshake is in the link already, and says nothing more to the poll.
+        if let Some(ws_decode) = self.ws_decode() {
+            ws_decode.poke(link.lane());
+        }
+        self.has_control(TETHER);
+        Ok(())
+    }
+
+    /// Whether a link carries packets.
+    pub fn is_linked(&self) -> bool {
+        self.tether.to_send().is_some()
+    }
+
+    /// Ends every link that has been silent for longer than `silence`, and looks after those that wait to write.
+    pub fn tidy(&self, now: Instant, silence: Duration) {
+        for link in self.tether.all() {
+            if now.saturating_duration_since(link.heard()) > silence {
+                self.end(&link, CloseReason::TimedOut, "no sign of life");
+            } else if link.is_blocked() {
+                // The socket may have become writable in the moment between a short write and its being marked.
+                self.has_control(TETHER);
+            }
+        }
+    }
+
+    /// Says goodbye on every link; returns them for the peers' last words to be waited for.
+    pub fn close_all(&self) -> Vec<Arc<Link>> {
+        let links = self.tether.all();
+        links.iter().for_each(|link| self.end(link, CloseReason::Done, "done"));
+        links
+    }
+
+    fn end(&self, link: &Arc<Link>, reason: CloseReason, text: &str) {
+        link.outbox().control(|out| append_close(reason, text, out));
+        LinkKeeper::close(self, link, reason.close_code(), text);
+    }
+
+    fn detach(&self, link: &Arc<Link>) {
+        if self.table.take(link.lane()).is_none() {
+            return;
+        }
+        let fd = link.transport().as_fd().as_raw_fd();
+        // A link that was never watched is not there to be taken out.
+        drop(self.registry.deregister(&mut SourceFd(&fd)));
+        if let Some(ws_decode) = self.ws_decode() {
+            ws_decode.clear(Instant::now(), link.lane());
+        }
+        let left = self.tether.leave(link);
+        self.table.release(link.lane());
+        if left == 0 {
+            // Nobody listens any more when the client is at its end.
+            drop(self.ended.send(Event::Ended));
+        }
+    }
+
+    /// Ends the thread of [`Links::watch`].
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn ws_decode(&self) -> Option<Arc<dyn Attend>> {
+        self.stages.get()?.ws_decode.upgrade()
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            error!(%error, "the links' thread cannot be woken");
+        }
+    }
+
+    fn ack_due(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.ack_due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for links to be readable or writable, and for acknowledgements to be due; returns when stopped.
+    pub fn watch(&self, mut poll: Poll, mut readable: Inlet<Signal>) {
+        let (mut events, mut signals) = (Events::with_capacity(EVENTS_MAX), Vec::new());
+        while !self.stopping.load(Ordering::Acquire) {
+            let limit = (*self.ack_due()).map(|due| due.saturating_duration_since(Instant::now()));
+            if let Err(error) = poll.poll(&mut events, limit)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                error!(%error, "the links' readiness wait failed");
+                return;
+            }
+            for event in events.iter().filter(|event| event.token() != WAKE) {
+                let lane = LaneId(u32::try_from(event.token().0).unwrap_or(u32::MAX));
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    signals.push(Entry { origin: lane, lane, item: Signal });
+                }
+                if event.is_writable() && self.table.get(lane).is_some_and(|link| link.is_blocked()) {
+                    self.has_control(TETHER);
+                }
+            }
+            readable.push(Instant::now(), false, &mut signals);
+            self.send_due_acks();
+        }
+    }
+
+    fn send_due_acks(&self) {
+        let now = Instant::now();
+        if self.ack_due().take_if(|due| *due <= now).is_none() {
+            return;
+        }
+        for link in self.tether.all() {
+            link.unschedule_ack();
+            if link.unacknowledged_bytes() > 0 {
+                self.has_control(TETHER);
+            }
+        }
+    }
+}
+
+impl LinkKeeper for Links {
+    fn has_control(&self, tether: LaneId) {
+        if let Some(ws_encode) = self.stages.get().and_then(|stages| stages.ws_encode.upgrade()) {
+            ws_encode.poke(tether);
+        }
+    }
+
+    fn ack_later(&self, _link: &Arc<Link>) {
+        let is_new = {
+            let mut due = self.ack_due();
+            let is_new = due.is_none();
+            due.get_or_insert_with(|| Instant::now() + Duration::from_millis(ACK_DELAY_MS));
+            is_new
+        };
+        if is_new {
+            self.wake();
+        }
+    }
+
+    fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
+        debug!(code, reason, "a link is closed");
+        link.close(code, reason, &self.pool);
+        self.detach(link);
+    }
+
+    fn ended(&self, link: &Arc<Link>, error: &LinkError) {
+        debug!(%error, "a link ended");
+        link.abandon();
+        self.detach(link);
+    }
+}

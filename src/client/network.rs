@@ -1,0 +1,202 @@
+//! What the client changes on this machine: the TUN device's address and routes, routes past the tunnel, the resolver's
+//! file. All of it is in one place, kept in the [`State`], and undone from there.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tracing::{debug, warn};
+
+use super::dns::{SavedFile, resolv_conf};
+use super::handshake::Terms;
+use super::routes;
+use super::state::{SavedRoute, State, StateError};
+use crate::config::client::{Client as Config, DnsManage};
+use crate::io::netlink::{self, Netlink, Prefix, Route};
+use crate::io::tun::{self, Tun};
+
+/// Why the machine's network could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The kernel's networking refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The TUN device.
+    #[error("{0}; is the tun module there, and does no other program use this name (tun.name)?")]
+    Tun(std::io::Error),
+    /// What is changed cannot be kept, so it is not changed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The resolver's file.
+    #[error("{}: {source}; correct dns.file, or leave DNS alone with dns.manage = \"off\"", path.display())]
+    Dns {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Opens the tunnel's device. It vanishes with its last descriptor, also after a crash.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_tun(config: &Config, super_packets: bool) -> Result<Tun, NetworkError> {
+    let features = tun::Features { vnet_hdr: super_packets, persistent: false };
+    Tun::open(config.tun.name.as_str(), features).map_err(NetworkError::Tun)
+}
+
+/// This machine's network, as far as the client changes it.
+#[derive(Debug)]
+pub struct Network {
+    state: State,
+}
+
+impl Network {
+    /// Takes over the state, and undoes what an earlier run left.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(state: State) -> Result<Self, NetworkError> {
+        let mut network = Self { state };
+        network.undo()?;
+        Ok(network)
+    }
+
+    /// Gives the device its address, and leads through the tunnel what belongs there. `peer` is the other end of the
+    /// tunnel's own connection, which must not go through the tunnel.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_up(&mut self, config: &Config, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<(), NetworkError> {
+        let name = config.tun.name.as_str();
+        let mut netlink = Netlink::open()?;
+        netlink.set_mtu(name, mtu_bytes.into())?;
+        netlink.replace_addresses(name, &[host(terms.lease.into())])?;
+        netlink.set_up(name, true)?;
+        self.keep_past(config, peer)?;
+        let tunnel = netlink.link(name)?.index;
+        let through = routes::through(&config.routes, &terms.routes);
+        for prefix in &through {
+            let route = Route { source: Some(terms.lease.into()), ..Route::new(*prefix, tunnel) };
+            netlink.replace_route(&route)?;
+        }
+        let is_default = config.routes.default && !through.is_empty();
+        self.point_dns(config, &terms.welcome.dns, is_default)
+    }
+
+    /// Has the tunnel's own connection and what is excluded go past the tunnel, by the routes that the laptop has now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keep_past(&mut self, config: &Config, peer: IpAddr) -> Result<(), NetworkError> {
+        let mut netlink = Netlink::open()?;
+        let tunnel = netlink.link(config.tun.name.as_str())?.index;
+        let laptop = netlink.routes(true)?;
+        let excluded = config.routes.exclude.iter().map(|prefix| Prefix::new(prefix.address, prefix.length));
+        // Loopback never leaves the machine, whatever the main table says.
+        let own = (!peer.is_loopback()).then(|| host(peer));
+        for destination in excluded.chain(own) {
+            let Some(route) = routes::past(destination, tunnel, &laptop) else { continue };
+            let Some(interface) = route.interface else { continue };
+            let interface = netlink.link_by_index(interface)?.name;
+            let (address, bits) = (destination.address, destination.bits);
+            let saved = SavedRoute { address, bits, via: route.via, interface };
+            if !self.state.changes().routes.contains(&saved) {
+                self.state.update(|changes| changes.routes.push(saved))?;
+            }
+            netlink.replace_route(&route)?;
+        }
+        Ok(())
+    }
+
+    fn point_dns(&mut self, config: &Config, servers: &[IpAddr], is_default: bool) -> Result<(), NetworkError> {
+        let wanted = match config.dns.manage {
+            DnsManage::Off => false,
+            DnsManage::Auto => is_default,
+            DnsManage::ResolvConf => true,
+        };
+        if !wanted || servers.is_empty() {
+            return Ok(());
+        }
+        let text = resolv_conf(servers);
+        if self.state.changes().dns.as_ref().is_some_and(|saved| saved.written == text && saved.is_in_place()) {
+            return Ok(());
+        }
+        self.restore_dns()?;
+        let path = &config.dns.file;
+        let failed = |source| NetworkError::Dns { path: path.clone(), source };
+        let saved = SavedFile::before(path, text).map_err(failed)?;
+        self.state.update(|changes| changes.dns = Some(saved.clone()))?;
+        saved.apply().map_err(failed)
+    }
+
+    fn restore_dns(&mut self) -> Result<(), NetworkError> {
+        let Some(saved) = self.state.changes().dns.clone() else { return Ok(()) };
+        match saved.restore() {
+            Ok(true) => {}
+            Ok(false) => debug!(file = %saved.path.display(), "somebody else has written the file since: left alone"),
+            Err(source) => return Err(NetworkError::Dns { path: saved.path, source }),
+        }
+        Ok(self.state.update(|changes| changes.dns = None)?)
+    }
+
+    /// Undoes everything. What fails is told and tried again by the next start.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn undo(&mut self) -> Result<(), NetworkError> {
+        let dns = self.restore_dns();
+        let mut netlink = Netlink::open()?;
+        for saved in self.state.changes().routes.clone() {
+            remove_route(&mut netlink, &saved)?;
+            self.state.update(|changes| changes.routes.retain(|route| *route != saved))?;
+        }
+        dns
+    }
+}
+
+/// Removes a route of ours, if it is still there.
+fn remove_route(netlink: &mut Netlink, saved: &SavedRoute) -> Result<(), NetworkError> {
+    let Ok(link) = netlink.link(&saved.interface) else { return Ok(()) };
+    let route = Route { via: saved.via, ..Route::new(Prefix::new(saved.address, saved.bits), link.index) };
+    match netlink.delete_route(&route) {
+        Err(error) if matches!(error.errno(), Some(libc::ESRCH | libc::ENODEV)) => Ok(()),
+        Err(error) => {
+            warn!(%error, "a route past the tunnel is left");
+            Err(error.into())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn host(address: IpAddr) -> Prefix {
+    Prefix::new(address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+/// The MTU of the tunnel in bytes: the gateway's, or what the configuration says where that is less.
+pub fn mtu_bytes(configured: Option<u16>, gateway: u16) -> u16 {
+    configured.map_or(gateway, |configured| configured.min(gateway))
+}
+
+/// An IPv4 address in an IPv6 socket's notation is the IPv4 address (RFC 4291, 2.5.5.2).
+pub fn plain(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4: Ipv4Addr| v4.into()),
+        IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_mtu_counts() {
+        assert_eq!([mtu_bytes(None, 1400), mtu_bytes(Some(1300), 1400), mtu_bytes(Some(1500), 1400)], [1400, 1300, 1400]);
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_that_it_maps() {
+        assert_eq!(plain("::ffff:192.0.2.1".parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))), IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(plain(IpAddr::from([192, 0, 2, 1])), IpAddr::from([192, 0, 2, 1]));
+    }
+}

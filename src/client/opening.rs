@@ -1,0 +1,174 @@
+//! The handshake on a real link: read, ask [`Handshake`], write, against one deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Connection;
+use super::handshake::{Handshake, HandshakeError, Offer, Step, Terms};
+use crate::dial;
+use crate::link::{Event, Link, LinkError, read_buffer_bytes};
+use crate::packet::BufPool;
+use crate::relay::ended::Ended;
+use crate::runtime::lanes::LaneId;
+use crate::stop::Stop;
+use crate::wire::frame::{Role, close_code};
+
+/// How long the gateway may take from the first byte to its terms. The phone's page may have to dial it first.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often the word to stop is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The longest message of a handshake. The gateway's own are below 4 KiB, but the first packets may share a message with
+/// its last words.
+const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
+
+/// Memory for HELLO and the like.
+const POOL_BYTES: u64 = 1 << 20;
+
+/// Why a connection came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// By what the gateway said.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The other end closed its WebSocket.
+    #[error("{0}")]
+    Closed(Closed),
+    /// The connection broke.
+    #[error("the connection broke during the handshake: {0}")]
+    Link(#[from] LinkError),
+    /// The gateway is too slow.
+    #[error("the gateway did not answer within {} s", PATIENCE.as_secs())]
+    TooSlow,
+    /// As many links are there as may be.
+    #[error("too many connections at once; the newest is given up")]
+    TooMany,
+    /// The word to stop came first.
+    #[error("stopped while connecting")]
+    Stopped,
+}
+
+/// Who closed, and how.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum Closed {
+    /// The gateway.
+    #[error("the gateway closed the connection (code {0:?})")]
+    Gateway(Option<u16>),
+    /// The relay.
+    #[error("{0}")]
+    Relay(Ended),
+}
+
+impl OpeningError {
+    /// Whether another attempt would end the same way.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Handshake(error) if error.is_final())
+    }
+
+    /// When the gateway would like to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::Handshake(error) = self { error.retry_after() } else { None }
+    }
+}
+
+impl From<io::Error> for OpeningError {
+    fn from(error: io::Error) -> Self {
+        Self::Link(error.into())
+    }
+}
+
+/// A link whose handshake is done, and what was agreed.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The link.
+    pub(super) link: Arc<Link>,
+    /// The terms.
+    pub(super) terms: Terms,
+}
+
+/// Goes through the handshake on a connection, which becomes the link of `lane`.
+///
+/// # Errors
+/// [`OpeningError`]; the connection is closed then.
+pub(super) fn open(connection: Connection, lane: LaneId, offer: Offer, stop: &Stop) -> Result<Opened, OpeningError> {
+    let Connection { transport, role, subprotocol, rest } = connection;
+    let link = Link::new(lane, transport, role, Instant::now());
+    link.upgraded(subprotocol, MESSAGE_BYTES_MAX, &rest);
+    let opening = Opening { link: &link, pool: BufPool::new(POOL_BYTES) };
+    match opening.converse(Handshake::new(offer), stop) {
+        Ok(terms) => {
+            link.count_received(terms.datagram_bytes);
+            Ok(Opened { link: Arc::new(link), terms })
+        }
+        Err(error) => {
+            let (code, text) = match &error {
+                OpeningError::Handshake(HandshakeError::Refused(_)) => (close_code::NORMAL, ""),
+                OpeningError::Handshake(HandshakeError::WrongGateway) => (close_code::POLICY_VIOLATION, "wrong proof"),
+                OpeningError::Handshake(_) => (close_code::PROTOCOL_ERROR, "broken handshake"),
+                OpeningError::TooSlow => (close_code::GOING_AWAY, "too slow"),
+                OpeningError::Closed(_) | OpeningError::Link(_) | OpeningError::TooMany | OpeningError::Stopped => {
+                    (close_code::NORMAL, "")
+                }
+            };
+            link.close(code, text, &opening.pool);
+            Err(error)
+        }
+    }
+}
+
+struct Opening<'a> {
+    link: &'a Link,
+    pool: BufPool,
+}
+
+impl Opening<'_> {
+    fn converse(&self, mut handshake: Handshake, stop: &Stop) -> Result<Terms, OpeningError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut buffer = vec![0; read_buffer_bytes(MESSAGE_BYTES_MAX)];
+        loop {
+            if let Some(terms) = self.read(&mut handshake, &mut buffer)? {
+                return Ok(terms);
+            }
+            self.link.flush(&mut self.link.outbox(), &self.pool)?;
+            let now = Instant::now();
+            if stop.is_triggered() {
+                return Err(OpeningError::Stopped);
+            } else if now >= deadline {
+                return Err(OpeningError::TooSlow);
+            }
+            let until = deadline.min(now + LOOK_EVERY);
+            dial::wait(self.link.transport(), true, self.link.is_blocked(), until)?;
+        }
+    }
+
+    /// Reads until nothing is there or the handshake is done. What follows it stays in the link.
+    fn read(&self, handshake: &mut Handshake, buffer: &mut [u8]) -> Result<Option<Terms>, OpeningError> {
+        loop {
+            let (mut terms, mut messages) = (None, 0);
+            self.link.receive(Instant::now(), buffer, 1, |event| match event {
+                Event::Message(message) => {
+                    messages += 1;
+                    match handshake.take_in(message)? {
+                        Step::Wait => {}
+                        Step::Answer(answer) => self.link.outbox().control(|out| out.extend_from_slice(&answer)),
+                        Step::Done(done) => terms = Some(*done),
+                    }
+                    Ok::<_, OpeningError>(())
+                }
+                Event::Close(code) => Err(OpeningError::Closed(self.closed(code))),
+            })?;
+            if terms.is_some() || messages == 0 {
+                return Ok(terms);
+            }
+        }
+    }
+
+    fn closed(&self, code: Option<u16>) -> Closed {
+        match (self.link.role(), code) {
+            (Role::Server, Some(code)) => Closed::Relay(Ended::from(code)),
+            (Role::Server | Role::Client, code) => Closed::Gateway(code),
+        }
+    }
+}

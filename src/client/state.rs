@@ -1,0 +1,203 @@
+//! What the client changed on this machine, in a file that outlives it: written before each change, so that after a
+//! crash the next start, or `wstether client --down`, can undo it. Undoing twice changes nothing.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::dns::SavedFile;
+
+/// The file in the runtime directory.
+const STATE_FILE: &str = "client.json";
+/// The lock beside it, held while a client runs.
+const LOCK_FILE: &str = "client.lock";
+
+/// What was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Changes {
+    /// Routes past the tunnel. Those through it vanish with its device.
+    pub routes: Vec<SavedRoute>,
+    /// The resolver's file.
+    pub dns: Option<SavedFile>,
+}
+
+/// A route that was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRoute {
+    /// Where it leads.
+    pub address: IpAddr,
+    /// The prefix length of that in bits.
+    pub bits: u8,
+    /// The next hop, where there is one.
+    pub via: Option<IpAddr>,
+    /// The interface's name. Its number may be another one's by the time of undoing.
+    pub interface: String,
+}
+
+/// Why the state cannot be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another client holds the lock.
+    #[error("another client runs with {}; stop it, or give this one another runtime.directory and tun.name", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The file is not one of ours.
+    #[error("{}: cannot be read ({source}); remove it once routes and DNS are right", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// The file, locked, and its content.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    changes: Changes,
+    _lock: File,
+}
+
+impl State {
+    /// Takes the lock in `directory`, which is made if it is not there, and reads what an earlier run left.
+    ///
+    /// # Errors
+    /// Another client runs, or the directory cannot be used.
+    pub fn open(directory: &Path) -> Result<Self, StateError> {
+        fs::create_dir_all(directory).map_err(|source| StateError::File { path: directory.to_owned(), source })?;
+        let lock = lock(directory.join(LOCK_FILE))?;
+        let path = directory.join(STATE_FILE);
+        let changes = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| StateError::Unreadable { path: path.clone(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Changes::default(),
+            Err(source) => return Err(StateError::File { path, source }),
+        };
+        Ok(Self { path, changes, _lock: lock })
+    }
+
+    /// What was changed.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Changes what is kept, and has it on disk before it returns. With nothing left to undo the file goes.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn update(&mut self, change: impl FnOnce(&mut Changes)) -> Result<(), StateError> {
+        change(&mut self.changes);
+        let written = if self.changes == Changes::default() { self.remove() } else { self.write() };
+        written.map_err(|source| StateError::File { path: self.path.clone(), source })
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&self.changes)?;
+        let new = self.path.with_extension("new");
+        fs::write(&new, bytes)?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(new, &self.path)
+    }
+}
+
+fn lock(path: PathBuf) -> Result<File, StateError> {
+    let opened = File::options().create(true).write(true).truncate(false).open(&path);
+    let locked = opened.map_err(TryLockError::Error).and_then(|file| file.try_lock().map(|()| file));
+    locked.map_err(|error| match error {
+        TryLockError::WouldBlock => StateError::Locked { path },
+        TryLockError::Error(source) => StateError::File { path, source },
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
+mod tests {
+    use super::*;
+    use crate::client::dns::Original;
+
+    /// A directory that goes with the value.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("wstether-state-{name}-{}", std::process::id())))
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn changes() -> Changes {
+        let address = IpAddr::from([198, 51, 100, 1]);
+        let route = SavedRoute { address, bits: 32, via: Some([192, 0, 2, 1].into()), interface: "eth0".to_owned() };
+        let original = Original::Text("nameserver 192.0.2.53\n".to_owned());
+        let dns = SavedFile { path: "/etc/resolv.conf".into(), original, written: "nameserver 10.0.0.1\n".to_owned() };
+        Changes { routes: vec![route], dns: Some(dns) }
+    }
+
+    #[test]
+    fn what_one_run_changed_the_next_one_finds() {
+        let directory = Directory::new("finds");
+        let mut state = State::open(&directory.0).unwrap();
+        assert_eq!(state.changes(), &Changes::default());
+        state.update(|kept| *kept = changes()).unwrap();
+        drop(state);
+        assert_eq!(State::open(&directory.0).unwrap().changes(), &changes());
+    }
+
+    #[test]
+    fn with_nothing_left_to_undo_the_file_goes() {
+        let directory = Directory::new("goes");
+        let mut state = State::open(&directory.0).unwrap();
+        state.update(|kept| *kept = changes()).unwrap();
+        assert!(directory.0.join(STATE_FILE).exists());
+        for _ in 0..2 {
+            state.update(|kept| *kept = Changes::default()).unwrap();
+            assert!(!directory.0.join(STATE_FILE).exists());
+        }
+    }
+
+    #[test]
+    fn a_second_client_with_the_same_directory_is_turned_away() {
+        let directory = Directory::new("locked");
+        let first = State::open(&directory.0).unwrap();
+        assert!(matches!(State::open(&directory.0), Err(StateError::Locked { .. })));
+        drop(first);
+        assert!(State::open(&directory.0).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_told_and_left() {
+        let directory = Directory::new("foreign");
+        fs::create_dir_all(&directory.0).unwrap();
+        fs::write(directory.0.join(STATE_FILE), "not JSON").unwrap();
+        let error = State::open(&directory.0).unwrap_err();
+        assert!(matches!(error, StateError::Unreadable { .. }), "{error}");
+        assert!(directory.0.join(STATE_FILE).exists());
+    }
+}

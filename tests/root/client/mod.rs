@@ -1,0 +1,282 @@
+//! `wstether client` as a program: a laptop and a gateway in namespaces of their own, a router's hop between them.
+
+mod gateway;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use wstether::io::netlink::{Prefix, Route};
+use wstether::lab::{Isolation, Namespace, veth};
+use wstether::wire::capsule::Features;
+use wstether::wire::proof::Verifier;
+
+use gateway::{Gateway, Heard, INNER, LEASE, MTU_BYTES, Script, credential};
+
+const LAPTOP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Behind the router.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const PORT: u16 = 8_080;
+/// Somewhere on the internet.
+const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+const ORIGINAL_DNS: &str = "nameserver 192.0.2.53\n";
+
+/// The two namespaces, and the files of one test.
+struct World {
+    laptop: Namespace,
+    gateway: Namespace,
+    files: PathBuf,
+}
+
+impl World {
+    fn new(test: &str) -> Self {
+        let (laptop, gateway) = (Namespace::new("laptop").unwrap(), Namespace::new("gateway").unwrap());
+        veth(&laptop, "eth0", &gateway, "eth0").unwrap();
+        laptop.address("eth0", Prefix::new(LAPTOP.into(), 24)).unwrap();
+        gateway.address("eth0", Prefix::new(ROUTER.into(), 24)).unwrap();
+        gateway.address("lo", Prefix::new(GATEWAY.into(), 32)).unwrap();
+        laptop.route(Prefix::ALL_V4, ROUTER.into(), "eth0").unwrap();
+        let files = std::env::temp_dir().join(format!("wstether-client-{test}-{}", std::process::id()));
+        fs::create_dir_all(&files).unwrap();
+        fs::write(files.join("resolv.conf"), ORIGINAL_DNS).unwrap();
+        Self { laptop, gateway, files }
+    }
+
+    fn serve(&self, verifier: Verifier, features: Features) -> Gateway {
+        let address = SocketAddr::from((GATEWAY, PORT));
+        self.gateway.run(|| Gateway::serve(address, Script { verifier, features })).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.laptop.command(env!("CARGO_BIN_EXE_wstether"), Isolation::default()).unwrap();
+        command.arg("client").args(arguments);
+        command.arg("--set").arg(format!("runtime.directory={}", self.files.join("run").display()));
+        command.arg("--set").arg(format!("dns.file={}", self.files.join("resolv.conf").display()));
+        command
+    }
+
+    fn direct(&self, token: &str, more: &[&str]) -> Client {
+        let token_file = self.files.join("token");
+        fs::write(&token_file, token).unwrap();
+        let url = format!("ws://{GATEWAY}:{PORT}/wstether");
+        let mut command = self.command(&["--direct", &url, "--token-file", &token_file.display().to_string()]);
+        command.args(more);
+        Client::start(command)
+    }
+
+    fn routes(&self) -> Vec<Route> {
+        self.laptop.netlink(|netlink| netlink.routes(true)).unwrap()
+    }
+
+    /// The interface that a packet to `destination` leaves by.
+    fn way_to(&self, destination: Ipv4Addr) -> String {
+        self.laptop
+            .netlink(|netlink| {
+                let interface = netlink.next_hop(destination.into())?.interface;
+                Ok(netlink.link_by_index(interface)?.name)
+            })
+            .unwrap()
+    }
+
+    fn dns(&self) -> String {
+        fs::read_to_string(self.files.join("resolv.conf")).unwrap()
+    }
+
+    fn has_tun(&self) -> bool {
+        self.laptop.netlink(|netlink| netlink.links()).unwrap().iter().any(|link| link.name == "wst0")
+    }
+
+    fn ping(&self, destination: Ipv4Addr) -> bool {
+        let mut ping = self.laptop.command("ping", Isolation::default()).unwrap();
+        ping.args(["-c", "3", "-i", "0.2", "-W", "5", &destination.to_string()]).stdout(Stdio::null());
+        ping.status().unwrap().success()
+    }
+
+    fn is_as_before(&self, routes: &[Route]) {
+        assert_eq!((self.dns().as_str(), self.has_tun()), (ORIGINAL_DNS, false));
+        assert_eq!(self.routes(), routes);
+        assert!(!self.files.join("run/client.json").exists());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.files));
+    }
+}
+
+/// A running client, and what it says.
+struct Client {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Client {
+    fn start(mut command: std::process::Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                eprintln!("client: {line}");
+                drop(sender.send(line));
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits until the client says something with `text` in it, and returns that.
+    fn says(&self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(30));
+            let line = line.unwrap_or_else(|_| panic!("the client does not say {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// The exit status.
+    fn ends(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Client {
+    fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn a_client_sets_up_the_laptop_carries_packets_and_undoes_all_on_sigterm() {
+    for features in [Features::SUPER_PACKETS, Features::default()] {
+        let world = World::new("whole");
+        let before = world.routes();
+        let (token, verifier) = credential();
+        let gateway = world.serve(verifier, features);
+        let client = world.direct(&token.reveal().to_string(), &[]);
+        let line = client.says("connected: ");
+        assert!(line.contains(&format!("{LEASE}, MTU {MTU_BYTES}, straight to the gateway")), "{line}");
+        assert_eq!(gateway.next(), Heard::Welcomed { resumed: false });
+
+        let link = world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap();
+        assert_eq!(link.mtu, u32::from(MTU_BYTES));
+        let addresses = world.laptop.netlink(|netlink| netlink.addresses("wst0")).unwrap();
+        assert!(addresses.contains(&Prefix::new(LEASE.into(), 32)), "{addresses:?}");
+        assert!(world.dns().contains(&format!("nameserver {INNER}\n")), "{}", world.dns());
+        assert_eq!(world.way_to(ANYWHERE), "wst0");
+        assert_eq!(world.way_to(GATEWAY), "eth0", "the tunnel's own connection goes past it");
+        assert_eq!(world.way_to(ROUTER), "eth0", "the local network stays as it is");
+        assert!(world.ping(ANYWHERE));
+
+        assert_eq!(client.stop(), Some(0));
+        assert_eq!(gateway.next(), Heard::Closed(Some(1000)));
+        world.is_as_before(&before);
+    }
+}
+
+#[test]
+fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
+    let world = World::new("killed");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    for way in ["down", "start"] {
+        let client = world.direct(&token.reveal().to_string(), &[]);
+        client.says("connected: ");
+        assert!(world.routes().iter().any(|route| route.destination == Prefix::new(GATEWAY.into(), 32)));
+        client.signal("KILL");
+        assert_eq!(client.ends(), None);
+        assert_ne!(world.dns(), ORIGINAL_DNS);
+        if way == "down" {
+            for _ in 0..2 {
+                assert!(world.command(&["--down"]).status().unwrap().success(), "twice is as good as once");
+            }
+        } else {
+            let client = world.direct(&token.reveal().to_string(), &[]);
+            client.says("connected: ");
+            assert_eq!(client.stop(), Some(0));
+        }
+        world.is_as_before(&before);
+    }
+}
+
+#[test]
+fn a_broken_link_is_dialled_again_and_the_device_stays() {
+    let world = World::new("again");
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    assert_eq!(gateway.next(), Heard::Welcomed { resumed: false });
+    let (device, routes) = (world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap(), world.routes());
+    gateway.break_links();
+    assert_eq!(gateway.next(), Heard::Closed(None));
+    client.says("connected again: ");
+    assert_eq!(gateway.next(), Heard::Welcomed { resumed: true });
+    assert_eq!(world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap(), device);
+    assert_eq!(world.routes(), routes);
+    assert!(world.ping(ANYWHERE));
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_wrong_token_ends_the_client_with_advice_and_nothing_is_changed() {
+    let world = World::new("refused");
+    let before = world.routes();
+    let ((token, _), (_, verifier)) = (credential(), credential());
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    let line = client.says("does not accept this token");
+    assert!(line.contains("wstether token new") && line.contains("no such credential"), "{line}");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
+}
+
+#[test]
+fn without_the_default_route_only_what_is_included_goes_through_and_dns_stays() {
+    let world = World::new("include");
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let more = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
+    let client = world.direct(&token.reveal().to_string(), &more);
+    client.says("connected: ");
+    assert_eq!((world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()), ("wst0", "eth0"));
+    assert_eq!(world.dns(), ORIGINAL_DNS);
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn what_is_excluded_goes_past_the_tunnel() {
+    let world = World::new("exclude");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &["--set", "routes.exclude=[\"203.0.113.0/24\"]"]);
+    client.says("connected: ");
+    assert_eq!((world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()), ("eth0", "wst0"));
+    assert_eq!(world.laptop.netlink(|netlink| netlink.next_hop(ANYWHERE.into())).unwrap().neighbour, IpAddr::from(ROUTER));
+    assert_eq!(client.stop(), Some(0));
+    world.is_as_before(&before);
+}
