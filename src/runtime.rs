@@ -8,6 +8,8 @@ pub mod inlet;
 pub mod keeper;
 pub mod lanes;
 pub mod queue;
+#[cfg(test)]
+mod simulator;
 pub mod stage;
 mod sync;
 #[cfg(test)]

@@ -5,9 +5,20 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a pool must have been larger than its work needs before it loses a thread. Long against the few hundred
-/// milliseconds in which bursts of a TCP flow come and go, so that steady load changes nothing.
-pub const SHRINK_AFTER: Duration = Duration::from_secs(2);
+/// How long a pool must have been larger than its work needs before it loses a thread. A thread that has nothing to do
+/// costs its stack alone, so this is long: steady load, and bursts that come again within seconds, change nothing.
+pub const SHRINK_AFTER: Duration = Duration::from_secs(10);
+
+/// The longest that it takes after shrinking turned out wrong again and again.
+pub const SHRINK_AFTER_MAX: Duration = Duration::from_secs(160);
+
+/// How busy the remaining threads may be for a pool to lose one: busy threads on average, for each that would remain.
+/// At 15 % a queue hardly ever forms, so what was taken away is not soon wanted back.
+const SHRINK_BELOW: f64 = 0.15;
+
+/// Looks in a row at which work must wait before a pool grows: bursts shorter than that are gone before a thread comes.
+/// At 60 ms a thread, a step of load is answered well within half a second.
+const GROW_AFTER_LOOKS: u32 = 3;
 
 /// How often controllers look. A step of load is answered within a few looks.
 pub const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -47,32 +58,77 @@ pub enum Decision {
 pub struct PoolController {
     threads_min: usize,
     threads_max: usize,
-    idle_since: Option<Instant>,
+    waiting_looks: u32,
+    window: Window,
+    shrink_after: Duration,
+    shrunk_at: Option<Instant>,
+}
+
+/// How busy the pool was since the last change.
+#[derive(Debug, Default)]
+struct Window {
+    since: Option<Instant>,
+    looks: u32,
+    busy: usize,
+}
+
+impl Window {
+    fn look(&mut self, now: Instant, busy: usize) -> Duration {
+        self.looks += 1;
+        self.busy += busy;
+        now.saturating_duration_since(*self.since.get_or_insert(now))
+    }
+
+    fn busy_mean(&self) -> f64 {
+        self.busy as f64 / f64::from(self.looks.max(1))
+    }
 }
 
 impl PoolController {
     /// A controller that stays within `threads_min..=threads_max`.
     pub fn new(threads_min: usize, threads_max: usize) -> Self {
-        Self { threads_min, threads_max: threads_max.max(threads_min), idle_since: None }
+        Self {
+            threads_min,
+            threads_max: threads_max.max(threads_min),
+            waiting_looks: 0,
+            window: Window::default(),
+            shrink_after: SHRINK_AFTER,
+            shrunk_at: None,
+        }
     }
 
     /// What to do after a look.
     pub fn decide(&mut self, now: Instant, seen: Observation) -> Decision {
         let waits = seen.lanes_ready > 0 && seen.sojourn_max >= SOJOURN_TO_GROW && seen.threads_idle == 0;
-        if waits && seen.threads < self.threads_max && seen.cores_free > 0 {
-            self.idle_since = None;
+        self.waiting_looks = if waits { self.waiting_looks + 1 } else { 0 };
+        if self.waiting_looks >= GROW_AFTER_LOOKS && seen.threads < self.threads_max && seen.cores_free > 0 {
+            self.regret(now);
+            self.restart();
             return Decision::Grow;
         }
-        if seen.threads_idle == 0 || seen.threads <= self.threads_min {
-            self.idle_since = None;
+        let age = self.window.look(now, seen.threads.saturating_sub(seen.threads_idle));
+        if age < self.shrink_after {
             return Decision::Keep;
         }
-        let since = *self.idle_since.get_or_insert(now);
-        if now.saturating_duration_since(since) < SHRINK_AFTER {
+        let remain = seen.threads.saturating_sub(1);
+        let is_larger_than_needed = self.window.busy_mean() <= SHRINK_BELOW * remain as f64;
+        self.restart();
+        if remain < self.threads_min || !is_larger_than_needed {
             return Decision::Keep;
         }
-        self.idle_since = Some(now);
+        self.shrunk_at = Some(now);
         Decision::Shrink
+    }
+
+    fn restart(&mut self) {
+        (self.waiting_looks, self.window) = (0, Window::default());
+    }
+
+    /// A pool that must grow soon after it shrank waits twice as long the next time, so that a load that comes and goes
+    /// does not change it for ever.
+    fn regret(&mut self, now: Instant) {
+        let was_wrong = self.shrunk_at.take().is_some_and(|at| now.saturating_duration_since(at) < self.shrink_after);
+        self.shrink_after = if was_wrong { (2 * self.shrink_after).min(SHRINK_AFTER_MAX) } else { SHRINK_AFTER };
     }
 }
 
@@ -84,29 +140,62 @@ mod tests {
         Observation { lanes_ready, sojourn_max: 2 * SOJOURN_TO_GROW, threads, threads_idle, cores_free }
     }
 
+    /// The first decision but to keep, within `time`.
+    fn first_change(controller: &mut PoolController, start: Instant, time: Duration, seen: Observation) -> Decision {
+        let looks = time.as_millis() / LOOK_EVERY.as_millis();
+        let mut decisions = (0..=looks as u32).map(|look| controller.decide(start + look * LOOK_EVERY, seen));
+        decisions.find(|decision| *decision != Decision::Keep).unwrap_or(Decision::Keep)
+    }
+
     #[test]
     fn a_pool_grows_while_work_waits_and_a_core_is_free_and_no_further_than_its_limit() {
+        let soon = GROW_AFTER_LOOKS * LOOK_EVERY;
+        for (observation, expected, why) in [
+            (seen(5, 1, 0, 1), Decision::Grow, "work waits and a core is free"),
+            (seen(5, 2, 0, 1), Decision::Keep, "it is at its limit"),
+            (seen(5, 1, 0, 0), Decision::Keep, "no core is free"),
+            (seen(0, 1, 0, 1), Decision::Keep, "nothing waits"),
+            (seen(5, 1, 1, 1), Decision::Keep, "a thread is there for it"),
+        ] {
+            let mut controller = PoolController::new(1, 2);
+            assert_eq!(first_change(&mut controller, Instant::now(), soon, observation), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_burst_that_is_over_before_a_thread_could_come_changes_nothing() {
         let (mut controller, now) = (PoolController::new(1, 2), Instant::now());
-        assert_eq!(controller.decide(now, seen(5, 1, 0, 1)), Decision::Grow);
-        assert_eq!(controller.decide(now, seen(5, 2, 0, 1)), Decision::Keep);
-        assert_eq!(controller.decide(now, seen(5, 1, 0, 0)), Decision::Keep, "no core is free");
-        assert_eq!(controller.decide(now, seen(0, 1, 0, 1)), Decision::Keep, "nothing waits");
+        for look in 0..100 {
+            let lanes_ready = if look % GROW_AFTER_LOOKS == 0 { 0 } else { 5 };
+            assert_eq!(controller.decide(now + look * LOOK_EVERY, seen(lanes_ready, 1, 0, 1)), Decision::Keep);
+        }
     }
 
     #[test]
     fn a_pool_shrinks_only_after_it_was_too_large_for_a_while_and_not_below_its_minimum() {
-        let (mut controller, start) = (PoolController::new(1, 4), Instant::now());
-        assert_eq!(controller.decide(start, seen(0, 2, 1, 1)), Decision::Keep);
-        assert_eq!(controller.decide(start + SHRINK_AFTER / 2, seen(0, 2, 1, 1)), Decision::Keep);
-        assert_eq!(controller.decide(start + SHRINK_AFTER, seen(0, 2, 1, 1)), Decision::Shrink);
-        assert_eq!(controller.decide(start + 3 * SHRINK_AFTER, seen(0, 1, 1, 1)), Decision::Keep);
+        let start = Instant::now();
+        for (time, threads, idle, expected) in [
+            (SHRINK_AFTER / 2, 2, 2, Decision::Keep),
+            (SHRINK_AFTER, 2, 2, Decision::Shrink),
+            (SHRINK_AFTER, 2, 1, Decision::Keep),
+            (SHRINK_AFTER, 1, 1, Decision::Keep),
+        ] {
+            let mut controller = PoolController::new(1, 4);
+            assert_eq!(first_change(&mut controller, start, time, seen(0, threads, idle, 1)), expected);
+        }
     }
 
     #[test]
-    fn a_busy_moment_starts_the_wait_anew() {
+    fn a_pool_that_had_to_grow_again_waits_longer_before_it_shrinks() {
         let (mut controller, start) = (PoolController::new(1, 4), Instant::now());
-        controller.decide(start, seen(0, 2, 1, 1));
-        controller.decide(start + SHRINK_AFTER / 2, seen(0, 2, 0, 1));
-        assert_eq!(controller.decide(start + SHRINK_AFTER, seen(0, 2, 1, 1)), Decision::Keep);
+        assert_eq!(first_change(&mut controller, start, SHRINK_AFTER, seen(0, 2, 2, 1)), Decision::Shrink);
+        let again = start + SHRINK_AFTER;
+        assert_eq!(
+            first_change(&mut controller, again, LOOK_EVERY * GROW_AFTER_LOOKS, seen(5, 1, 0, 1)),
+            Decision::Grow
+        );
+        let idle = seen(0, 2, 2, 1);
+        assert_eq!(first_change(&mut controller, again, SHRINK_AFTER, idle), Decision::Keep);
+        assert_eq!(first_change(&mut controller, again + SHRINK_AFTER, SHRINK_AFTER, idle), Decision::Shrink);
     }
 }

@@ -122,3 +122,39 @@ fn wait_until(deadline: Instant, is_done: impl Fn() -> bool) -> bool {
         std::thread::sleep(POLL_EVERY);
     }
 }
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use super::*;
+    use crate::runtime::hand_over::Rule;
+    use crate::runtime::inlet::Inlet;
+    use crate::runtime::stage::WhenFull;
+    use crate::runtime::testing::{Does, PATIENCE, Sink, entry, pass, settings, stage};
+
+    #[test]
+    fn a_drain_waits_for_every_stage_and_a_stop_ends_every_thread() {
+        let settings = settings(4, 1_024, Rule::Never, WhenFull::Drop);
+        let sink = stage("sink", settings, Sink::new(None), None, None);
+        let first = stage("first", settings, Does(pass), Some(Arc::clone(&sink) as _), None);
+        let keeper = Keeper::new(vec![Arc::clone(&first) as _, Arc::clone(&sink) as _], Cores::new(2));
+        keeper.start().unwrap();
+        keeper.start().unwrap();
+        let mut items = (0..400).map(|number| entry(number % 4, number % 4, number / 4)).collect();
+        Inlet::new(Arc::clone(&first) as _, Arc::clone(keeper.cores())).push(Instant::now(), true, &mut items);
+        assert_eq!(keeper.drain(Instant::now() + PATIENCE), Vec::<&str>::new());
+        assert_eq!((sink.handler().seen.total(), sink.handler().seen.disorder()), (400, 0));
+        assert_eq!(keeper.stop(), Vec::<&str>::new());
+        assert!(keeper.stages().iter().all(|stage| stage.has_ended() && stage.metrics().threads.get() == 0));
+    }
+
+    #[test]
+    fn a_drain_names_who_is_late() {
+        let settings = settings(4, 1_024, Rule::Never, WhenFull::Drop);
+        let sink = stage("sink", settings, Sink::new(None), None, None);
+        let first = stage("first", settings, Does(pass), Some(Arc::clone(&sink) as _), None);
+        let keeper = Keeper::new(vec![Arc::clone(&first) as _, Arc::clone(&sink) as _], Cores::new(2));
+        // Nobody was started, so what waits goes on waiting.
+        Inlet::new(sink as _, Cores::new(2)).push(Instant::now(), true, &mut vec![entry(0, 0, 0)]);
+        assert_eq!(keeper.drain(Instant::now()), ["sink"]);
+    }
+}

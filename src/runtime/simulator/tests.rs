@@ -1,0 +1,154 @@
+use super::*;
+
+const SPEC: Spec = Spec {
+    lanes: 64,
+    limits: Limits { segments: 2_048, held_bytes: 1 << 30 },
+    quota: Quota { segments: 32, lane_bytes: 1 << 20 },
+    threads: (1, 4),
+    rule: Rule::Auto,
+    when_full: WhenFull::Park,
+    batch_cost: Duration::from_micros(5),
+    segment_cost: Duration::from_micros(10),
+    stall: None,
+    has_lane_rule: true,
+};
+
+/// Flows of `rate` packets a second each, one a lane.
+fn flows(count: u32, rate: Rate) -> Vec<Flow> {
+    (0..count).map(|lane| Flow { lane: LaneId(lane), segments: 1, rate }).collect()
+}
+
+/// Three stages with four workers each, the hand-over forced to queue, and more load than they can carry at times.
+fn forced_to_queue(seed: u64, has_lane_rule: bool) -> Simulation {
+    let spec = Spec { threads: (4, 4), rule: Rule::Never, has_lane_rule, ..SPEC };
+    let small = Spec { limits: Limits { segments: 64, ..SPEC.limits }, ..spec };
+    let bursts = Rate::Bursts { rate: 8_000.0, on: Duration::from_millis(20), off: Duration::from_millis(10) };
+    let mut simulation = Simulation::new(seed, 4, &[spec, small, small], &flows(32, bursts));
+    simulation.run_until(Duration::from_millis(100));
+    simulation.drain(Duration::from_secs(10));
+    simulation
+}
+
+fn disorder(simulation: &Simulation) -> u64 {
+    simulation.delivered.iter().map(|flow| flow.disorder).sum()
+}
+
+#[test]
+fn four_workers_with_the_hand_over_forced_to_queue_keep_every_flow_in_order_and_lose_nothing() {
+    for seed in 0..50 {
+        let simulation = forced_to_queue(seed, true);
+        assert_eq!(disorder(&simulation), 0, "seed {seed}");
+        assert!(simulation.is_quiet(), "seed {seed}: something waits for ever");
+        for flow in &simulation.delivered {
+            assert_eq!(flow.sent, flow.count + flow.dropped, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn without_the_lane_rule_seed_1_comes_out_of_order() {
+    assert!(disorder(&forced_to_queue(1, false)) > 0);
+    assert_eq!(disorder(&forced_to_queue(1, true)), 0);
+}
+
+#[test]
+fn a_seed_replays() {
+    let counts = |simulation: &Simulation| -> Vec<_> {
+        simulation.delivered.iter().map(|flow| (flow.sent, flow.count, flow.latency_max)).collect()
+    };
+    assert_eq!(counts(&forced_to_queue(7, true)), counts(&forced_to_queue(7, true)));
+}
+
+#[test]
+fn order_and_count_hold_with_every_rule_of_hand_over() {
+    for (seed, rule) in [Rule::Auto, Rule::Always, Rule::Never].into_iter().enumerate() {
+        let spec = Spec { threads: (2, 4), rule, limits: Limits { segments: 32, ..SPEC.limits }, ..SPEC };
+        let mut simulation = Simulation::new(seed as u64, 3, &[spec; 3], &flows(16, Rate::Steady(6_000.0)));
+        simulation.run_until(Duration::from_millis(200));
+        simulation.drain(Duration::from_secs(10));
+        assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true), "{rule:?}");
+    }
+}
+
+fn changes(simulation: &Simulation) -> String {
+    let tell = |change: &Change| format!("stage {} to {} at {:?}", change.stage, change.threads, change.at);
+    simulation.changes.iter().map(tell).collect::<Vec<_>>().join(", ")
+}
+
+/// Dearer packets, so that long times need fewer events. A core carries about 23,000 a second.
+const DEAR: Spec = Spec { batch_cost: Duration::from_micros(5), segment_cost: Duration::from_micros(40), ..SPEC };
+
+/// The bound of a stage's sojourn at the 99th percentile.
+const SOJOURN_P99_MAX: Duration = Duration::from_millis(5);
+
+#[test]
+fn a_step_of_load_is_settled_within_half_a_second() {
+    let (at, settled) = (Duration::from_secs(1), Duration::from_millis(1_500));
+    for seed in 0..10 {
+        let step = Rate::Step { at, before: 5_000.0 / 16.0, after: 60_000.0 / 16.0 };
+        let mut simulation = Simulation::new(seed, 4, &[DEAR], &flows(16, step));
+        simulation.run_until(settled);
+        let stage = &mut simulation.stages[0];
+        assert!(stage.threads >= 3, "seed {seed}: it takes three");
+        stage.sojourns.clear();
+        simulation.changes.clear();
+        simulation.run_until(Duration::from_secs(3));
+        assert!(simulation.changes.len() <= 1, "seed {seed}: {}", changes(&simulation));
+        let sojourns = &mut simulation.stages[0].sojourns;
+        sojourns.sort_unstable();
+        assert!(sojourns[sojourns.len() * 99 / 100] <= SOJOURN_P99_MAX, "seed {seed}");
+    }
+}
+
+#[test]
+fn under_steady_load_a_pool_changes_at_most_once_in_ten_seconds() {
+    for (seed, load) in [0.1, 0.3, 0.6, 0.9, 1.3, 2.6].into_iter().enumerate() {
+        let rate = Rate::Steady(load * 23_000.0 / 16.0);
+        let mut simulation = Simulation::new(seed as u64, 4, &[DEAR], &flows(16, rate));
+        simulation.run_until(Duration::from_secs(1));
+        simulation.changes.clear();
+        simulation.run_until(Duration::from_secs(11));
+        assert!(simulation.changes.len() <= 1, "seed {seed}, load {load}: {}", changes(&simulation));
+    }
+}
+
+#[test]
+fn with_a_hog_the_others_get_what_they_send() {
+    for (seed, when_full) in [WhenFull::Park, WhenFull::Drop].into_iter().enumerate() {
+        let spec = Spec { when_full, ..DEAR };
+        let mut all = flows(21, Rate::Steady(200.0));
+        // A hundred times their rate, and heavier than the stages can carry.
+        all[20] = Flow { rate: Rate::Steady(20_000.0), segments: 4, ..all[20] };
+        let mut simulation = Simulation::new(seed as u64, 2, &[spec; 2], &all);
+        simulation.run_until(Duration::from_secs(2));
+        simulation.drain(Duration::from_secs(5));
+        let (hog, others) = simulation.delivered.split_last().unwrap();
+        assert!(hog.dropped > 0, "it sends too much");
+        for flow in others {
+            assert!(flow.count * 100 >= flow.sent * 95, "{when_full:?}: {flow:?}");
+        }
+    }
+}
+
+#[test]
+fn equal_flows_get_equal_shares_of_what_there_is() {
+    let mut simulation = Simulation::new(3, 2, &[DEAR; 2], &flows(40, Rate::Steady(2_000.0)));
+    simulation.run_until(Duration::from_secs(2));
+    let counts: Vec<f64> = simulation.delivered.iter().map(|flow| flow.segments as f64).collect();
+    let (sum, squares) = counts.iter().fold((0.0, 0.0), |(sum, squares), count| (sum + count, squares + count * count));
+    let jain = sum * sum / (counts.len() as f64 * squares);
+    assert!(jain > 0.99, "Jain's index {jain}");
+}
+
+#[test]
+fn a_stage_that_stalls_is_caught_up_with() {
+    let stall = Some((Duration::from_millis(300), Duration::from_millis(500)));
+    let stalls = Spec { stall, rule: Rule::Never, ..SPEC };
+    let ramp = Rate::Ramp { over: Duration::from_secs(1), from: 100.0, to: 2_000.0 };
+    let mut simulation = Simulation::new(5, 4, &[SPEC, stalls, SPEC], &flows(16, ramp));
+    simulation.run_until(Duration::from_secs(1));
+    simulation.drain(Duration::from_secs(5));
+    assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true));
+    let longest = simulation.stages[1].sojourns.iter().max().copied().unwrap_or_default();
+    assert!(longest >= Duration::from_millis(100), "it was stalled: {longest:?}");
+}
