@@ -257,7 +257,8 @@ impl Client<'_> {
 
     fn new_session(&self, terms: &Terms, mtu_bytes: u16) -> Result<Session, ClientError> {
         let tun = network::open_tun(self.config, terms.welcome.features.contains(Features::SUPER_PACKETS))?;
-        let engine = Engine::start(tun, Arc::clone(&self.table), terms.lease, message_bytes_max(terms), self.events.0.clone())?;
+        let engine =
+            Engine::start(tun, Arc::clone(&self.table), terms.lease, message_bytes_max(terms), self.events.0.clone())?;
         Ok(Session { terms: terms.clone(), mtu_bytes, engine })
     }
 
@@ -337,7 +338,8 @@ impl Session {
 
     /// Whether the device and the pipeline can serve new terms.
     fn has_same_device(&self, terms: &Terms) -> bool {
-        self.terms.welcome.features == terms.welcome.features && message_bytes_max(&self.terms) >= message_bytes_max(terms)
+        self.terms.welcome.features == terms.welcome.features
+            && message_bytes_max(&self.terms) >= message_bytes_max(terms)
     }
 }
 

@@ -21,12 +21,8 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args, &mut out).map_err(failed),
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
-        Command::Client(args) => {
-            commands::client::run(&args).map_err(|error| (error.status(), error.to_string()))
-        }
-        Command::Pipeline(_) | Command::Demo(_) => {
-            Err((Status::Usage, String::new()))
-        }
+        Command::Client(args) => commands::client::run(&args).map_err(|error| (error.status(), error.to_string())),
+        Command::Pipeline(_) | Command::Demo(_) => Err((Status::Usage, String::new())),
     };
     match done {
         Ok(()) => Status::Done.into(),

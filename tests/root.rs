@@ -4,6 +4,8 @@
 
 #[path = "support/chromium.rs"]
 mod chromium;
+#[path = "root/client/mod.rs"]
+mod client;
 #[path = "root/dashboards.rs"]
 mod dashboards;
 #[path = "root/kernel/mod.rs"]

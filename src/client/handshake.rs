@@ -126,7 +126,9 @@ enum State {
     /// The gateway speaks first.
     Challenge,
     /// HELLO was sent; `asked` is what its proof covered.
-    Welcome { asked: Vec<u8> },
+    Welcome {
+        asked: Vec<u8>,
+    },
     Address(Box<Welcome>),
     Routes(Box<Welcome>, Ipv4Addr),
 }
@@ -160,7 +162,7 @@ impl Handshake {
             (_, Capsule::Refusal(refusal)) => Err(HandshakeError::Refused(refusal)),
             (_, Capsule::OtherVersion(version)) => Err(HandshakeError::OtherVersion(version)),
             (State::Challenge, Capsule::Challenge(challenge)) => self.hello(&challenge),
-            (State::Welcome { asked }, Capsule::Welcome(welcome)) => self.welcomed(welcome, &asked),
+            (State::Welcome { asked }, Capsule::Welcome(welcome)) => self.welcomed(*welcome, &asked),
             (State::Address(welcome), Capsule::AddressAssign(assigned)) => {
                 self.state = State::Routes(welcome, lease_of(&assigned)?);
                 Ok(Step::Wait)

@@ -191,12 +191,18 @@ mod tests {
 
     #[test]
     fn the_smaller_mtu_counts() {
-        assert_eq!([mtu_bytes(None, 1400), mtu_bytes(Some(1300), 1400), mtu_bytes(Some(1500), 1400)], [1400, 1300, 1400]);
+        assert_eq!(
+            [mtu_bytes(None, 1400), mtu_bytes(Some(1300), 1400), mtu_bytes(Some(1500), 1400)],
+            [1400, 1300, 1400]
+        );
     }
 
     #[test]
     fn a_mapped_address_is_the_ipv4_address_that_it_maps() {
-        assert_eq!(plain("::ffff:192.0.2.1".parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))), IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(
+            plain("::ffff:192.0.2.1".parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+            IpAddr::from([192, 0, 2, 1])
+        );
         assert_eq!(plain(IpAddr::from([192, 0, 2, 1])), IpAddr::from([192, 0, 2, 1]));
     }
 }

@@ -8,10 +8,8 @@ use crate::io::netlink::{MAIN_TABLE, PROTOCOL_WSTETHER, Prefix, Route};
 use crate::wire::capsule::AddressRange;
 
 /// Both halves of IPv4. Together they win over any default route, which stays where it is.
-const HALVES: [Prefix; 2] = [
-    Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 1),
-    Prefix::new(IpAddr::V4(Ipv4Addr::new(128, 0, 0, 0)), 1),
-];
+const HALVES: [Prefix; 2] =
+    [Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 1), Prefix::new(IpAddr::V4(Ipv4Addr::new(128, 0, 0, 0)), 1)];
 
 /// The prefixes that lead into the tunnel.
 pub fn through(routes: &Routes, carried: &[AddressRange]) -> Vec<Prefix> {
@@ -105,7 +103,8 @@ mod tests {
             protocol,
         };
         let wanted = routes(true, &["198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]);
-        let carried = [range([198, 51, 100, 0], [198, 51, 100, 255], 0), range([203, 0, 113, 0], [203, 0, 113, 255], 6)];
+        let carried =
+            [range([198, 51, 100, 0], [198, 51, 100, 255], 0), range([203, 0, 113, 0], [203, 0, 113, 255], 6)];
         assert_eq!(through(&wanted, &carried), [prefix("198.51.100.0/24")]);
     }
 

@@ -27,7 +27,9 @@ pub enum ClientCommandError {
     #[error("which gateway? Give --gateway wss://gateway.example/wstether, or client.gateway in the configuration")]
     NoGateway,
     /// There is no token in the configuration.
-    #[error("no token; \"wstether token new\" at the gateway prints one: give it with --token-file, or as client.token")]
+    #[error(
+        "no token; \"wstether token new\" at the gateway prints one: give it with --token-file, or as client.token"
+    )]
     NoToken,
     /// The token is none.
     #[error("the token is wrong: {0}")]
@@ -94,8 +96,9 @@ fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
     let gateway = gateway.to_string().parse().map_err(|_| ClientCommandError::NoGateway)?;
     let text = match (&config.client.token, &config.client.token_file) {
         (Some(token), _) => token.as_str().to_owned(),
-        (None, Some(path)) => fs::read_to_string(path)
-            .map_err(|source| ClientCommandError::TokenFile { path: path.clone(), source })?,
+        (None, Some(path)) => {
+            fs::read_to_string(path).map_err(|source| ClientCommandError::TokenFile { path: path.clone(), source })?
+        }
         (None, None) => return Err(ClientCommandError::NoToken),
     };
     Ok(Identity { token: text.parse::<Token>()?, gateway })
@@ -133,7 +136,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_with_what_would_do() {
         let error = run_with(cli::Client::default());
-        assert!(matches!(error, ClientCommandError::NoGateway) && error.status() == Status::BadConfiguration, "{error}");
+        assert!(
+            matches!(error, ClientCommandError::NoGateway) && error.status() == Status::BadConfiguration,
+            "{error}"
+        );
         let gateway = Some("ws://192.0.2.1/wstether".to_owned());
         let error = run_with(cli::Client { direct: gateway.clone(), ..cli::Client::default() });
         assert!(matches!(error, ClientCommandError::NoToken) && error.status() == Status::BadConfiguration, "{error}");

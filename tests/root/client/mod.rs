@@ -262,7 +262,10 @@ fn without_the_default_route_only_what_is_included_goes_through_and_dns_stays() 
     let more = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
     let client = world.direct(&token.reveal().to_string(), &more);
     client.says("connected: ");
-    assert_eq!((world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()), ("wst0", "eth0"));
+    assert_eq!(
+        (world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()),
+        ("wst0", "eth0")
+    );
     assert_eq!(world.dns(), ORIGINAL_DNS);
     assert_eq!(client.stop(), Some(0));
 }
@@ -275,8 +278,14 @@ fn what_is_excluded_goes_past_the_tunnel() {
     let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
     let client = world.direct(&token.reveal().to_string(), &["--set", "routes.exclude=[\"203.0.113.0/24\"]"]);
     client.says("connected: ");
-    assert_eq!((world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()), ("eth0", "wst0"));
-    assert_eq!(world.laptop.netlink(|netlink| netlink.next_hop(ANYWHERE.into())).unwrap().neighbour, IpAddr::from(ROUTER));
+    assert_eq!(
+        (world.way_to(ANYWHERE).as_str(), world.way_to(Ipv4Addr::new(203, 0, 114, 1)).as_str()),
+        ("eth0", "wst0")
+    );
+    assert_eq!(
+        world.laptop.netlink(|netlink| netlink.next_hop(ANYWHERE.into())).unwrap().neighbour,
+        IpAddr::from(ROUTER)
+    );
     assert_eq!(client.stop(), Some(0));
     world.is_as_before(&before);
 }
