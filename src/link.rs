@@ -329,6 +329,11 @@ impl Link {
         credit.min(window_bytes.saturating_sub(self.in_flight_bytes()))
     }
 
+    /// Up to where the peer was last told that it may send.
+    pub fn credit_told_bytes(&self) -> u64 {
+        self.counts.credit_told.load(Ordering::Relaxed)
+    }
+
     /// The locked outbox, to put messages in and flush it.
     pub fn outbox(&self) -> MutexGuard<'_, Outbox> {
         locked(&self.outbox)
@@ -372,7 +377,9 @@ impl Link {
         }
         let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
         outbox.frame(subprotocol, self.role, pool);
-        let mut blocked = false;
+        // Said before the socket is tried: a readiness event that comes between the try and its result finds it.
+        self.blocked.store(true, Ordering::SeqCst);
+        let mut blocked = self.transport.flush()?;
         while !blocked && !outbox.is_empty() {
             let written = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?;
             blocked = written.blocked;

@@ -81,6 +81,12 @@ impl TetherLinks {
         Some(link.received_bytes() + free)
     }
 
+    /// Whether the peer was last told of less than half of its credit, so that it may be waiting for more.
+    pub fn owes_credit(&self, link: &Link) -> bool {
+        let left = link.credit_told_bytes().saturating_sub(link.received_bytes());
+        self.windows.credit_bytes.is_some_and(|credit| left < credit / 2)
+    }
+
     /// Nothing could be sent because the window was full.
     pub fn wait_for_window(&self) {
         self.waits_for_window.store(true, Ordering::Release);

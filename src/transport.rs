@@ -117,6 +117,14 @@ impl Transport {
         Ok(Written { bytes, blocked })
     }
 
+    /// Writes out what TLS still holds; `true` when the socket takes no more.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn flush(&self) -> io::Result<bool> {
+        self.tls.as_ref().map_or(Ok(false), |tls| flush(&mut locked(tls), &self.stream))
+    }
+
     /// Whether a TLS handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| locked(tls).is_handshaking())

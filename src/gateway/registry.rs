@@ -332,9 +332,8 @@ impl Registry {
         let due = std::mem::take(&mut *self.acks.due.lock().unwrap_or_else(PoisonError::into_inner));
         for link in due {
             link.unschedule_ack();
-            if link.unacknowledged_bytes() > 0
-                && let Some(owner) = link.owner()
-            {
+            let Some(owner) = link.owner().filter(|_| link.is_open()) else { continue };
+            if link.unacknowledged_bytes() > 0 || owner.owes_credit(&link) {
                 self.has_control(owner.lane());
             }
         }

@@ -5,16 +5,13 @@ use std::io::{self, IoSlice};
 
 use crate::packet::{Buf, BufPool};
 use crate::transport::Written;
-use crate::wire::frame::{self, CONTROL_BYTES_MAX, Opcode, Role, Subprotocol};
+use crate::wire::frame::{self, CONTROL_BYTES_MAX, Keys, Opcode, Role, Subprotocol};
 
 /// Slices given to one system call. Linux takes 1,024 (UIO_MAXIOV); beyond a few dozen the call costs nothing a slice.
 const SLICES_MAX: usize = 64;
 
 /// Payload bytes after which the message being filled is closed: what a browser relays best.
 const MESSAGE_BYTES: usize = 65_536;
-
-/// Random bytes drawn at once for masking keys (RFC 6455, 5.3: unpredictable), 4 a frame.
-const KEYS_BYTES: usize = 256;
 
 /// What a link is about to send. Bounded by its users: packets by the batch and the window, control capsules by
 /// carrying only the newest state, pongs by answering only the newest ping.
@@ -174,37 +171,5 @@ impl Outbox {
             self.written -= first.len();
             self.framed.pop_front();
         }
-    }
-}
-
-/// A stock of masking keys.
-#[derive(Debug)]
-struct Keys {
-    bytes: Box<[u8]>,
-    used: usize,
-}
-
-impl Default for Keys {
-    fn default() -> Self {
-        Self { bytes: Box::default(), used: 0 }
-    }
-}
-
-impl Keys {
-    fn next(&mut self) -> [u8; 4] {
-        if self.used + 4 > self.bytes.len() {
-            if self.bytes.is_empty() {
-                self.bytes = vec![0; KEYS_BYTES].into_boxed_slice();
-            }
-            if let Err(error) = getrandom::fill(&mut self.bytes) {
-                // Only a kernel without a random source gets here; the mask protects proxies, not the payload.
-                tracing::warn!(%error, "no random bytes for masking keys");
-            }
-            self.used = 0;
-        }
-        let key =
-            [self.bytes[self.used], self.bytes[self.used + 1], self.bytes[self.used + 2], self.bytes[self.used + 3]];
-        self.used += 4;
-        key
     }
 }
