@@ -48,6 +48,9 @@ pub(super) struct Half {
     writable: bool,
     /// TLS holds bytes that the socket has not taken.
     is_behind: bool,
+    /// The peer has said its last word.
+    is_closed: bool,
+    /// We have said ours.
     is_finished: bool,
     /// When the peer last sent anything.
     pub(super) heard: Instant,
@@ -90,6 +93,7 @@ impl Half {
             readable: true,
             writable: true,
             is_behind: false,
+            is_closed: false,
             is_finished: false,
             heard: now,
             asked: now,
@@ -128,7 +132,10 @@ impl Half {
                 (consumed, Passed::Control)
             }
             Step::Pong { consumed, .. } => (consumed, Passed::Control),
-            Step::Close { consumed, code, reason } => (consumed, Passed::Close(code, reason.to_owned())),
+            Step::Close { consumed, code, reason } => {
+                self.is_closed = true;
+                (consumed, Passed::Close(code, reason.to_owned()))
+            }
         };
         self.start += consumed;
         Ok(passed)
@@ -217,29 +224,41 @@ impl Half {
         Ok(())
     }
 
-    /// After [`Half::close`]: writes what waits and waits until the peer hangs up. To hang up first would reset the
-    /// connection, and the last frames would be lost.
+    /// After [`Half::close`]: writes what waits, until the peer has said its last word, too. To hang up with something
+    /// unread would reset the connection, and the last frames would be lost.
     pub(super) fn linger(&mut self, deadline: Instant) {
         while self.flush().is_ok() {
-            if self.pending_bytes() == 0 && !self.is_behind && !self.is_finished {
+            let is_written = self.pending_bytes() == 0 && !self.is_behind;
+            if is_written && !self.is_finished {
                 self.transport.finish();
                 self.is_finished = true;
             }
-            if self.has_hung_up() || !matches!(wait(&self.transport, true, !self.is_finished, deadline), Ok(true)) {
+            let is_over = self.discard() && is_written;
+            if is_over || !matches!(wait(&self.transport, !self.is_closed, !is_written, deadline), Ok(true)) {
                 return;
             }
             self.ready(true, true);
         }
     }
 
-    /// Discards what the peer still sends.
-    fn has_hung_up(&mut self) -> bool {
-        loop {
-            match self.transport.read(&mut self.input) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Ok(0) | Err(_) => return true,
+    /// Reads and discards what the peer still sends; tells whether nothing more comes.
+    fn discard(&mut self) -> bool {
+        while !self.is_closed {
+            match self.decoder.next(&mut self.input[self.start..self.end]) {
+                Ok(Step::Close { .. }) | Err(_) => self.is_closed = true,
+                Ok(Step::Message { consumed, .. } | Step::Ping { consumed, .. } | Step::Pong { consumed, .. }) => {
+                    self.start += consumed;
+                }
+                Ok(Step::Need(consumed)) => {
+                    self.start += consumed;
+                    match self.read(Instant::now()) {
+                        Ok(1..) => {}
+                        Ok(0) => return false,
+                        Err(_) => self.is_closed = true,
+                    }
+                }
             }
         }
+        true
     }
 }

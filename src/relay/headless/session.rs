@@ -39,6 +39,8 @@ const STOP: Token = Token(2);
 pub(super) enum Parted {
     #[error("stopped")]
     Stopped,
+    #[error("cannot wait for the connections: {0}")]
+    Kernel(io::Error),
     #[error("{0} closed with code {code}: {2}", code = .1.unwrap_or(NO_CODE))]
     Closed(Side, Option<u16>, String),
     #[error("the connection to {0} broke: {1}")]
@@ -65,6 +67,7 @@ impl Parted {
         };
         match self {
             Self::Stopped => (close_code::GOING_AWAY, "the relay stops".to_owned()),
+            Self::Kernel(_) => (close_code::GOING_AWAY, self.to_string()),
             Self::Closed(by, code, reason) => {
                 (at_fault(by, code.unwrap_or(close_code::NORMAL), code.unwrap_or(NO_CODE)), reason.clone())
             }
@@ -109,7 +112,7 @@ impl<'a> Session<'a> {
             match self.turn() {
                 Ok(wait) => {
                     if let Err(error) = self.wait(wait) {
-                        return Parted::Broken(Side::Client, error);
+                        return Parted::Kernel(error);
                     }
                 }
                 Err(parted) => return parted,
