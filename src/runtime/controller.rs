@@ -30,7 +30,7 @@ pub const SOJOURN_TO_GROW: Duration = Duration::from_micros(500);
 /// What a stage looks like now.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// Lanes that wait for a thread.
+    /// Lanes that wait for a thread, or would be served by one more.
     pub lanes_ready: usize,
     /// The longest wait among what was taken since the last look.
     pub sojourn_max: Duration,

@@ -124,6 +124,7 @@ fn wait_until(deadline: Instant, is_done: impl Fn() -> bool) -> bool {
 }
 
 #[cfg(all(test, not(feature = "model")))]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
     use crate::runtime::hand_over::Rule;

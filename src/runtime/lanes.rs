@@ -208,6 +208,8 @@ pub struct Lanes<Q: Queue> {
     limits: Limits,
     parked: usize,
     running: usize,
+    /// Lanes in whose queue something waits, whatever their state.
+    backlogged: usize,
     offers: u64,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
@@ -224,6 +226,7 @@ impl<Q: Queue> Lanes<Q> {
             limits,
             parked: 0,
             running: 0,
+            backlogged: 0,
             offers: 0,
             exclusive: true,
         }
@@ -295,6 +298,7 @@ impl<Q: Queue> Lanes<Q> {
         let before = lane.queue.load();
         lane.queue.push(now, item);
         let after = lane.queue.load();
+        self.backlogged += usize::from(before == Load::default() && after != Load::default());
         self.load.segments = self.load.segments + after.segments - before.segments;
         self.load.held_bytes = self.load.held_bytes + after.held_bytes - before.held_bytes;
         self.load_max.segments = self.load_max.segments.max(self.load.segments);
@@ -311,11 +315,13 @@ impl<Q: Queue> Lanes<Q> {
     }
 
     /// The next batch: ready lanes in turn, each up to a fair part of the quota (deficit round robin, so that a lane of
-    /// heavy items gets no more than one of light ones).
+    /// heavy items gets no more than one of light ones). Of the lanes that are ready it takes a part: there are `takers`
+    /// threads with nothing to do, the caller's among them, and each can have its own.
     pub fn take(
         &mut self,
         now: Instant,
         quota: Quota,
+        takers: usize,
         batch: &mut Batch<Q::Item>,
         shed: &mut Vec<Q::Item>,
     ) -> Option<Taken> {
@@ -325,14 +331,15 @@ impl<Q: Queue> Lanes<Q> {
         // At least one segment and byte, or a lane would run for ever without an item.
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
-        let quantum = i64::from(quota.segments).div_euclid(self.ready.len() as i64).max(QUANTUM_SEGMENTS_MIN);
+        let part = self.ready.len().div_ceil(takers.max(1));
+        let quantum = i64::from(quota.segments).div_euclid(part as i64).max(QUANTUM_SEGMENTS_MIN);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
-        let (mut unvisited, mut found) = (self.ready.len(), false);
+        let (mut unvisited, mut found) = (part, false);
         while left > 0 {
             // A lane has one turn in a batch: those that were served are no longer on the list, and one that was passed
             // over would get the share that they can no longer claim. Unless all were.
             if unvisited == 0 && !found {
-                unvisited = self.ready.len();
+                unvisited = part;
             }
             if unvisited == 0 {
                 break;
@@ -368,6 +375,7 @@ impl<Q: Queue> Lanes<Q> {
             }
             if lane.queue.is_empty() {
                 lane.deficit_segments = 0;
+                self.backlogged -= usize::from(load_before != Load::default());
             }
             rest |= lane.has_work();
             let load_after = lane.queue.load();
@@ -437,6 +445,7 @@ impl<Q: Queue> Lanes<Q> {
             shed.push(item);
         }
         self.load -= before;
+        self.backlogged -= usize::from(before != Load::default());
         lane.deficit_segments = 0;
         lane.allowance_bytes = None;
         lane.orphaned = lane.state == State::Running;
@@ -450,6 +459,12 @@ impl<Q: Queue> Lanes<Q> {
     /// Lanes that wait for a thread.
     pub fn ready(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more
+    /// than `threads` of them have work waiting, another thread would take its part when they are given back.
+    pub fn ready_for_more(&self, threads: usize) -> usize {
+        self.ready.len().max(self.backlogged.saturating_sub(threads))
     }
 
     /// Lanes that wait for the next stage.

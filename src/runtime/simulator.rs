@@ -15,6 +15,7 @@ use super::stage::{Upstream, WhenFull};
 use super::waiting::Waiting;
 
 mod random;
+#[cfg(test)]
 mod tests;
 
 use random::Random;
@@ -362,7 +363,9 @@ impl Simulation {
             return false;
         }
         let mut batch = Batch::default();
-        let Some(taken) = here.lanes.take(now, here.spec.quota, &mut batch, &mut Vec::new()) else {
+        let Some(taken) =
+            here.lanes.take(now, here.spec.quota, 1 + here.idle.len() + here.waking, &mut batch, &mut Vec::new())
+        else {
             here.idle.push(worker);
             return false;
         };
@@ -457,7 +460,7 @@ impl Simulation {
         for stage in 0..self.stages.len() {
             let here = &mut self.stages[stage];
             let seen = controller::Observation {
-                lanes_ready: here.lanes.ready(),
+                lanes_ready: here.lanes.ready_for_more(here.threads),
                 sojourn_max: std::mem::take(&mut here.sojourn_max),
                 threads: here.threads,
                 threads_idle: here.idle.len() + here.waking,

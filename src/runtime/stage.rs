@@ -613,8 +613,11 @@ impl<H: Handler> Stage<H> {
         let mut found = false;
         self.with_scratch(|scratch| {
             let now = Instant::now();
+            let takers = 1 + inner.threads_idle;
             let batch = &mut scratch.work.batch;
-            let Some(taken) = inner.lanes.take(now, self.settings.quota, batch, &mut scratch.shed) else { return };
+            let Some(taken) = inner.lanes.take(now, self.settings.quota, takers, batch, &mut scratch.shed) else {
+                return;
+            };
             found = true;
             let sojourn = taken.oldest.map(|oldest| now.saturating_duration_since(oldest));
             inner.sojourn_max = inner.sojourn_max.max(sojourn.unwrap_or_default());
@@ -809,7 +812,7 @@ where
         inner.looked = Some(now);
         inner.takes_looked = inner.takes;
         Observation {
-            lanes_ready: inner.lanes.ready(),
+            lanes_ready: inner.lanes.ready_for_more(inner.threads),
             sojourn_max: std::mem::take(&mut inner.sojourn_max).max(held_up.unwrap_or_default()),
             threads: inner.threads,
             // One that is about to come has nothing to do yet: without it a pool would grow at each look until then.

@@ -1,5 +1,7 @@
 //! Handlers for the runtime's own tests: a source, a stage that passes on, and a sink that notes what came.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::time::Duration;
 
 use super::*;
@@ -66,7 +68,7 @@ impl Bench {
 
     fn take_some(&mut self, quota: Quota) -> Option<Batch<Item>> {
         let mut batch = Batch::default();
-        self.lanes.take(self.now, quota, &mut batch, &mut Vec::new()).map(|_| batch)
+        self.lanes.take(self.now, quota, 1, &mut batch, &mut Vec::new()).map(|_| batch)
     }
 
     fn done(&mut self, lane: u32, outcome: Outcome) {
@@ -113,6 +115,30 @@ fn a_batch_spans_lanes() {
     let batch = bench.take().unwrap();
     assert_eq!(batch.lanes, ids(&[0, 1, 2]));
     assert_eq!(names(&batch.items), [1, 4, 2, 3]);
+}
+
+#[test]
+fn a_batch_leaves_idle_threads_their_part_of_the_lanes() {
+    let mut bench = Bench::new(100);
+    bench.queue(&[(0, 1), (1, 2), (2, 3)]);
+    let mut batch = Batch::default();
+    bench.lanes.take(bench.now, QUOTA, 2, &mut batch, &mut Vec::new()).unwrap();
+    assert_eq!((batch.lanes, bench.lanes.ready()), (ids(&[0, 1]), 1));
+}
+
+#[test]
+fn lanes_that_run_and_have_more_waiting_are_work_for_another_thread() {
+    let mut bench = Bench::new(100);
+    bench.queue(&[(0, 1), (1, 2)]);
+    bench.take().unwrap();
+    bench.queue(&[(0, 3)]);
+    assert_eq!((bench.lanes.ready(), bench.lanes.ready_for_more(1)), (0, 0), "one lane keeps one thread busy");
+    bench.queue(&[(1, 4)]);
+    assert_eq!((bench.lanes.ready_for_more(1), bench.lanes.ready_for_more(2)), (1, 0));
+    bench.done(0, Outcome::default());
+    bench.done(1, Outcome::default());
+    bench.take().unwrap();
+    assert_eq!(bench.lanes.backlogged, 0);
 }
 
 #[test]
@@ -221,9 +247,9 @@ fn what_a_lane_leaves_behind_in_its_queue_counts_as_work_behind() {
     bench.fill(0, 10, 1);
     let mut batch = Batch::default();
     let quota = Quota { segments: 4, ..QUOTA };
-    assert!(bench.lanes.take(bench.now, quota, &mut batch, &mut Vec::new()).unwrap().behind);
+    assert!(bench.lanes.take(bench.now, quota, 1, &mut batch, &mut Vec::new()).unwrap().behind);
     bench.done(0, Outcome::default());
-    assert!(!bench.lanes.take(bench.now, QUOTA, &mut batch, &mut Vec::new()).unwrap().behind);
+    assert!(!bench.lanes.take(bench.now, QUOTA, 1, &mut batch, &mut Vec::new()).unwrap().behind);
 }
 
 #[test]
@@ -233,7 +259,7 @@ fn a_take_tells_what_it_freed_and_how_long_the_oldest_waited() {
     bench.fill(0, 2, 3);
     bench.now += Duration::from_millis(5);
     bench.queue(&[(1, 1)]);
-    let taken = bench.lanes.take(bench.now, QUOTA, &mut Batch::default(), &mut Vec::new()).unwrap();
+    let taken = bench.lanes.take(bench.now, QUOTA, 1, &mut Batch::default(), &mut Vec::new()).unwrap();
     assert_eq!((taken.oldest, taken.freed), (Some(came), Load { segments: 7, held_bytes: 1_400 }));
 }
 
@@ -399,7 +425,7 @@ fn a_signal_is_never_refused_and_waits_once() {
     let (mut batch, mut refused) = (Batch::default(), Vec::new());
     lanes.offer(Instant::now(), HandOver::Queue, &mut offered, &mut batch, &mut refused);
     assert_eq!((lanes.load().segments, refused.len()), (3, 0));
-    lanes.take(Instant::now(), QUOTA, &mut batch, &mut Vec::new()).unwrap();
+    lanes.take(Instant::now(), QUOTA, 1, &mut batch, &mut Vec::new()).unwrap();
     assert_eq!(batch.items.len(), 3);
 }
 

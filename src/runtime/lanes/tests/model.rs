@@ -188,6 +188,7 @@ impl Model {
         assert!(load.segments <= lanes.limits().segments.max(largest), "the bound holds but for one large item alone");
         assert_eq!(lanes.parked(), self.lanes.iter().filter(|lane| lane.parked).count());
         assert_eq!(lanes.running, self.lanes.iter().filter(|lane| lane.runs.is_some()).count());
+        assert_eq!(lanes.backlogged, self.lanes.iter().filter(|lane| !lane.waits.is_empty()).count());
         let runnable = self.lanes.iter().filter(|lane| lane.is_runnable()).count();
         assert!(lanes.ready() >= runnable, "a runnable lane is on the list");
         let is_quiet = self.lanes.iter().all(|lane| lane.runs.is_none() && !lane.parked && lane.waits.is_empty());
