@@ -315,13 +315,13 @@ impl<Q: Queue> Lanes<Q> {
     }
 
     /// The next batch: ready lanes in turn, each up to a fair part of the quota (deficit round robin, so that a lane of
-    /// heavy items gets no more than one of light ones). Of the lanes that are ready it takes a part: there are `takers`
-    /// threads with nothing to do, the caller's among them, and each can have its own.
+    /// heavy items gets no more than one of light ones). Of the lanes with work it takes no more than each of
+    /// `threads` can have: one that took all would leave the others without.
     pub fn take(
         &mut self,
         now: Instant,
         quota: Quota,
-        takers: usize,
+        threads: usize,
         batch: &mut Batch<Q::Item>,
         shed: &mut Vec<Q::Item>,
     ) -> Option<Taken> {
@@ -331,7 +331,7 @@ impl<Q: Queue> Lanes<Q> {
         // At least one segment and byte, or a lane would run for ever without an item.
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
-        let part = self.ready.len().div_ceil(takers.max(1));
+        let part = self.ready.len().max(self.backlogged).div_ceil(threads.max(1));
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(QUANTUM_SEGMENTS_MIN);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
         let (mut unvisited, mut found) = (part, false);

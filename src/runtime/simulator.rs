@@ -363,9 +363,7 @@ impl Simulation {
             return false;
         }
         let mut batch = Batch::default();
-        let Some(taken) =
-            here.lanes.take(now, here.spec.quota, 1 + here.idle.len() + here.waking, &mut batch, &mut Vec::new())
-        else {
+        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut Vec::new()) else {
             here.idle.push(worker);
             return false;
         };

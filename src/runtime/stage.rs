@@ -613,9 +613,9 @@ impl<H: Handler> Stage<H> {
         let mut found = false;
         self.with_scratch(|scratch| {
             let now = Instant::now();
-            let takers = 1 + inner.threads_idle;
+            let threads = inner.threads;
             let batch = &mut scratch.work.batch;
-            let Some(taken) = inner.lanes.take(now, self.settings.quota, takers, batch, &mut scratch.shed) else {
+            let Some(taken) = inner.lanes.take(now, self.settings.quota, threads, batch, &mut scratch.shed) else {
                 return;
             };
             found = true;

@@ -118,7 +118,7 @@ fn a_batch_spans_lanes() {
 }
 
 #[test]
-fn a_batch_leaves_idle_threads_their_part_of_the_lanes() {
+fn a_batch_leaves_other_threads_their_part_of_the_lanes() {
     let mut bench = Bench::new(100);
     bench.queue(&[(0, 1), (1, 2), (2, 3)]);
     let mut batch = Batch::default();
