@@ -12,6 +12,7 @@ pub mod netns;
 pub(crate) mod next_hop;
 pub mod nft;
 pub mod packet_socket;
+pub mod process;
 pub(crate) mod ready;
 pub(crate) mod receive;
 pub(crate) mod sys;
