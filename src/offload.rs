@@ -4,11 +4,13 @@
 //! All of it is held byte for byte against what the kernel does.
 
 mod check;
+mod merge;
 mod segment;
 #[cfg(test)]
 mod tests;
 
 pub use check::{Lie, check};
+pub use merge::Merger;
 pub use segment::{Lost, segment, split};
 
 use crate::checksum;

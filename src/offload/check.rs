@@ -1,5 +1,6 @@
 //! What a peer or a device says about a packet's offload, judged by the packet itself.
 
+use crate::checksum;
 use crate::ipv4;
 use crate::packet::{Checksum, Family, Offload};
 
@@ -10,9 +11,9 @@ const IPV6_NEXT_HEADER: usize = 6;
 const IPV6_SOURCE: usize = 8;
 
 /// Length of a TCP header without options (RFC 9293, 3.1), and where its fields are.
-const TCP_HEADER_BYTES: usize = 20;
+pub(super) const TCP_HEADER_BYTES: usize = 20;
 pub(super) const TCP_SEQUENCE: usize = 4;
-const TCP_DATA_OFFSET: usize = 12;
+pub(super) const TCP_DATA_OFFSET: usize = 12;
 pub(super) const TCP_FLAGS: usize = 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
@@ -23,7 +24,7 @@ pub(super) const UDP_LENGTH: usize = 4;
 
 /// The least payload of a TCP segment in a super-packet: Linux lets no socket have an MSS below 88 (TCP_MIN_MSS), of
 /// which options take 40 at most. Less would only make many packets of one.
-const TCP_SEGMENT_BYTES_MIN: u16 = 88 - 40;
+pub(super) const TCP_SEGMENT_BYTES_MIN: u16 = 88 - 40;
 
 /// The most datagrams in a super-packet (UDP_MAX_SEGMENTS in Linux). A datagram of a single byte is honest, so that the
 /// number is what bounds them.
@@ -117,6 +118,25 @@ impl Layout {
         match self.family {
             Family::V4 => &bytes[ipv4::SOURCE..ipv4::HEADER_BYTES],
             Family::V6 => &bytes[IPV6_SOURCE..IPV6_HEADER_BYTES],
+        }
+    }
+
+    /// The sum of the pseudo-header, not folded.
+    pub(super) fn pseudo_header(&self, bytes: &[u8]) -> u64 {
+        let transport_bytes = (bytes.len() - self.transport) as u64;
+        checksum::sum(self.addresses(bytes)) + u64::from(self.protocol.number()) + transport_bytes
+    }
+
+    /// Writes the length of `bytes` to the IP header, and that header's checksum.
+    pub(super) fn set_length(&self, bytes: &mut [u8]) {
+        match self.family {
+            Family::V4 => {
+                ipv4::set_word(bytes, ipv4::TOTAL_LENGTH, bytes.len() as u16);
+                ipv4::set_word(bytes, ipv4::CHECKSUM, 0);
+                let checksum = checksum::of(&bytes[..self.transport]);
+                ipv4::set_word(bytes, ipv4::CHECKSUM, checksum);
+            }
+            Family::V6 => ipv4::set_word(bytes, IPV6_PAYLOAD_LENGTH, (bytes.len() - self.transport) as u16),
         }
     }
 

@@ -1,6 +1,6 @@
 //! GSO in software: a super-packet is cut as the kernel cuts it.
 
-use super::check::{IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_FLAGS, TCP_SEQUENCE, UDP_LENGTH};
+use super::check::{Layout, Lie, Protocol, TCP_FLAGS, TCP_SEQUENCE, UDP_LENGTH};
 use crate::checksum;
 use crate::ipv4;
 use crate::packet::{Buf, BufPool, Family, Offload, Packet};
@@ -8,9 +8,9 @@ use crate::packet::{Buf, BufPool, Family, Offload, Packet};
 /// The longest headers that are repeated: 60 bytes of IPv4 and 60 of TCP.
 const HEADER_BYTES_MAX: usize = 120;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_PSH: u8 = 0x08;
-const TCP_CWR: u8 = 0x80;
+pub(super) const TCP_FIN: u8 = 0x01;
+pub(super) const TCP_PSH: u8 = 0x08;
+pub(super) const TCP_CWR: u8 = 0x80;
 
 /// Segments that were not handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,9 +137,7 @@ impl Cutter {
         let bytes = buf.bytes_mut();
         bytes[..payload].copy_from_slice(&self.header[..payload]);
         self.number(bytes, piece);
-        let transport_bytes = bytes.len() - transport;
-        let pseudo_header =
-            checksum::sum(self.layout.addresses(bytes)) + u64::from(protocol.number()) + transport_bytes as u64;
+        let pseudo_header = self.layout.pseudo_header(bytes);
         let field = transport + protocol.checksum();
         let offload = if piece.len > self.segment_bytes {
             ipv4::set_word(bytes, field, checksum::fold(pseudo_header));
@@ -156,23 +154,16 @@ impl Cutter {
     /// What counts on from piece to piece: lengths, the IPv4 identification, the TCP sequence number and flags.
     fn number(&self, bytes: &mut [u8], piece: Piece) {
         let Layout { family, protocol, transport, .. } = self.layout;
-        let len = bytes.len();
-        match family {
-            Family::V4 => {
-                let first = (piece.at / self.segment_bytes) as u16;
-                let identification = ipv4::word_at(bytes, ipv4::IDENTIFICATION).unwrap_or_default();
-                ipv4::set_word(bytes, ipv4::TOTAL_LENGTH, len as u16);
-                ipv4::set_word(bytes, ipv4::IDENTIFICATION, identification.wrapping_add(first));
-                ipv4::set_word(bytes, ipv4::CHECKSUM, 0);
-                let checksum = checksum::of(&bytes[..transport]);
-                ipv4::set_word(bytes, ipv4::CHECKSUM, checksum);
-            }
-            Family::V6 => ipv4::set_word(bytes, IPV6_PAYLOAD_LENGTH, (len - transport) as u16),
+        if family == Family::V4 {
+            let first = (piece.at / self.segment_bytes) as u16;
+            let identification = ipv4::word_at(bytes, ipv4::IDENTIFICATION).unwrap_or_default();
+            ipv4::set_word(bytes, ipv4::IDENTIFICATION, identification.wrapping_add(first));
         }
+        self.layout.set_length(bytes);
         let header = &mut bytes[transport..];
         match protocol {
             Protocol::Tcp => number_tcp(header, piece),
-            Protocol::Udp => ipv4::set_word(header, UDP_LENGTH, (len - transport) as u16),
+            Protocol::Udp => ipv4::set_word(header, UDP_LENGTH, header.len() as u16),
         }
     }
 

@@ -1,3 +1,5 @@
+mod merging;
+
 use proptest::prelude::*;
 
 use super::check::{Layout, Protocol};
@@ -300,7 +302,7 @@ fn other_protocols_and_fragments_have_no_offload() {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let bytes = prop::collection::vec(any::<u8>(), 1..20_000);
+    let bytes = prop::collection::vec(any::<u8>(), 1..6_000);
     (0..4_usize, any::<u8>(), 0..=10_usize, bytes, 200..3_000_u16).prop_map(
         |(kind, flags, options, payload, segment_bytes)| {
             let (family, protocol) = kinds()[kind];
