@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use wstether::checksum;
+use wstether::io::ethtool::{self, Offloads};
+use wstether::io::link_socket::{LinkSocket, Sees};
 use wstether::io::netlink::Prefix;
 use wstether::io::tun::{Features, Tun};
-use wstether::lab::Namespace;
-use wstether::offload::{check, segment};
+use wstether::lab::{Namespace, veth};
+use wstether::offload::{Merger, check, segment};
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 
 const TCP: u8 = 6;
@@ -103,6 +105,13 @@ impl Case {
         let mut segments = Vec::new();
         segment(self.super_packet(TTL - 1, pool), pool, &mut |segment| segments.push(segment.bytes().to_vec()))
             .unwrap();
+        segments
+    }
+
+    /// The segments as a host sends them.
+    fn complete_segments(&self, pool: &BufPool) -> Vec<Vec<u8>> {
+        let mut segments = Vec::new();
+        segment(self.super_packet(TTL, pool), pool, &mut |segment| segments.push(segment.bytes().to_vec())).unwrap();
         segments
     }
 
@@ -225,4 +234,106 @@ fn a_single_packet_is_completed_as_the_kernel_completes_it() {
             router.compare(&case);
         }
     }
+}
+
+/// A router that merges what arrives by a cable and hands it to a TUN device.
+struct MergingRouter {
+    _namespaces: [Namespace; 2],
+    cable: LinkSocket,
+    link_header: Vec<u8>,
+    far: Tun,
+    pool: BufPool,
+}
+
+impl MergingRouter {
+    fn new() -> Self {
+        let (host, router) = (Namespace::new("host").unwrap(), Namespace::new("router").unwrap());
+        veth(&host, "eth0", &router, "eth0").unwrap();
+        let far = router.run(|| Tun::open("far", Features { vnet_hdr: true, persistent: false }).unwrap()).unwrap();
+        for (number, interface) in [(1, "eth0"), (2, "far")] {
+            let (v4, v6) = net(number, 1);
+            router.address(interface, Prefix::new(v4, 24)).unwrap();
+            router.address(interface, Prefix::new(v6, 64)).unwrap();
+        }
+        router.sysctl("net.ipv4.ip_forward", "1").unwrap();
+        router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
+        let hold = || {
+            ethtool::set_offloads("eth0", Offloads::ON).unwrap();
+            // What is one batch to us comes to the kernel over some time: it waits as long, in nanoseconds.
+            std::fs::write("/sys/class/net/eth0/gro_flush_timeout", "200000000").unwrap();
+        };
+        router.run(hold).unwrap();
+        // A veth merges only what comes from a device that could not have sent it whole.
+        host.run(|| ethtool::set_offloads("eth0", Offloads::OFF).unwrap()).unwrap();
+        let mac = |namespace: &Namespace| namespace.netlink(|netlink| netlink.link("eth0")).unwrap().mac.unwrap();
+        let link_header = [mac(&router), mac(&host)].concat();
+        let cable = host.run(|| LinkSocket::open("eth0", Sees::Arriving, 1 << 20).unwrap()).unwrap();
+        Self { _namespaces: [host, router], cable, link_header, far, pool: BufPool::new(1 << 24) }
+    }
+
+    /// Holds what the kernel makes of the packets against what we do, and returns how many it merged. It may wait for
+    /// less than all of them, so that each of its packets is held against ours of the same segments.
+    fn compare(&self, sent: &[Vec<u8>]) -> u32 {
+        for packet in sent {
+            let ether_type = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+            self.cable.send(&[&self.link_header, &ether_type[..], packet].concat()).unwrap();
+        }
+        let kernels = self.kernels(sent.len() as u32);
+        assert_eq!(kernels.iter().map(Packet::segments).sum::<u32>(), sent.len() as u32);
+        let mut rest = sent;
+        for kernels in &kernels {
+            let (segments, behind) = rest.split_at(kernels.segments() as usize);
+            let [ours] = &self.merged(segments)[..] else { panic!("{segments:?} are one to the kernel") };
+            assert_eq!((ours.bytes(), ours.offload()), (kernels.bytes(), kernels.offload()));
+            rest = behind;
+        }
+        kernels.iter().map(|packet| packet.segments() - 1).sum()
+    }
+
+    fn kernels(&self, segments: u32) -> Vec<Packet<Raw>> {
+        let (mut found, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(10));
+        while found.iter().map(Packet::segments).sum::<u32>() < segments && Instant::now() < deadline {
+            self.far.read_batch(&self.pool, 64, &mut found).unwrap();
+            // The kernel announces itself there, too.
+            found.retain(|packet| packet.bytes()[if packet.bytes()[0] >> 4 == 4 { 9 } else { 6 }] == TCP);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        found
+    }
+
+    /// What we make of the packets, behind a router.
+    fn merged(&self, sent: &[Vec<u8>]) -> Vec<Packet<Raw>> {
+        let raw = |bytes: &Vec<u8>| Packet::raw(self.pool.copy(bytes).unwrap(), Offload::default());
+        let mut packets: Vec<Packet<Raw>> = sent.iter().map(raw).collect();
+        Merger::default().merge(&mut packets, &self.pool);
+        packets.iter_mut().for_each(|packet| route(packet.bytes_mut()));
+        packets
+    }
+}
+
+/// What a router does to a packet.
+fn route(bytes: &mut [u8]) {
+    if bytes[0] >> 4 == 6 {
+        bytes[7] -= 1;
+        return;
+    }
+    bytes[8] -= 1;
+    bytes[10..12].fill(0);
+    let checksum = checksum::of(&bytes[..20]);
+    bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+#[test]
+fn packets_are_merged_byte_for_byte_as_the_kernel_merges_them() {
+    let (router, mut merged) = (MergingRouter::new(), 0);
+    for is_ipv6 in [false, true] {
+        for flags in [ACK, ACK | 0x08, ACK | 0x09] {
+            let case = Case { flags, ..Case::new(is_ipv6, TCP, 13_005) };
+            let mut sent = case.complete_segments(&router.pool);
+            merged += router.compare(&sent);
+            sent.remove(4);
+            merged += router.compare(&sent);
+        }
+    }
+    assert!(merged > 0, "the kernel merged nothing");
 }
