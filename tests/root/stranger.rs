@@ -1,0 +1,343 @@
+//! A stranger's client, in Python and from docs/protocol.md alone, against the real gateway: a lease, pings, UDP, both
+//! subprotocols, resuming, credit, and a wrong token; over each way out, with offloads and without.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wstether::io::netlink::Prefix;
+use wstether::lab::{Isolation, Namespace, Offloads, veth};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const GATEWAY_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+const ECHO_PORT: u16 = 7;
+
+/// The gateway's own address in the tunnel, and the first lease: those of the default pool.
+const INNER: &str = "100.64.0.1";
+const FIRST_LEASE: &str = "100.64.0.2/32";
+
+/// How long a test waits for a program to start or to end: far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether it is so far.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Three times the credit that a link begins with.
+const FLOOD_BYTES: u64 = 3 << 20;
+
+#[derive(Clone, Copy)]
+enum Egress {
+    Raw,
+    Tun,
+}
+
+impl Egress {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Tun => "tun",
+        }
+    }
+}
+
+#[test]
+fn the_documents_examples_follow_from_its_rules() {
+    let checked = Command::new(python())
+        .arg(python_file("examples.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"))
+        .output()
+        .expect("Python starts");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn a_stranger_pings_through_raw_egress_without_offloads() {
+    a_stranger_does_all(Egress::Raw, Offloads::OFF);
+}
+
+#[test]
+fn a_stranger_pings_through_raw_egress_with_offloads() {
+    a_stranger_does_all(Egress::Raw, Offloads::ON);
+}
+
+#[test]
+fn a_stranger_pings_through_tun_egress_without_offloads() {
+    a_stranger_does_all(Egress::Tun, Offloads::OFF);
+}
+
+#[test]
+fn a_stranger_pings_through_tun_egress_with_offloads() {
+    a_stranger_does_all(Egress::Tun, Offloads::ON);
+}
+
+fn a_stranger_does_all(egress: Egress, offloads: Offloads) {
+    let world = World::new(offloads);
+    let mut gateway = Gateway::start(&world, egress);
+    gets_a_lease_and_pings(&world, &gateway);
+    is_refused_with_another_secret(&world, &gateway);
+    talks_base64(&world, &gateway);
+    is_seen_with_the_gateways_address(&world, &gateway);
+    keeps_its_lease_over_a_lost_link(&world, &gateway);
+    gets_new_credit_as_its_packets_leave(&world, &gateway);
+    hears_of_a_packet_that_ran_out_of_hops(&world, &gateway);
+    gateway.stop();
+}
+
+fn gets_a_lease_and_pings(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--count", "5"]).succeeded();
+    assert_eq!(told["lease"], serde_json::json!([FIRST_LEASE]));
+    assert_eq!((&told["gateway"], &told["dns"]), (&serde_json::json!([INNER]), &serde_json::json!([INNER])));
+    assert_eq!(told["mtu"], 1_500);
+    assert_eq!(told["rtt_ms"].as_array().map(Vec::len), Some(5));
+}
+
+fn is_refused_with_another_secret(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--bad-token"]).failed();
+    assert_eq!(told["refused"][0]["by"], "REFUSAL");
+    assert_eq!(told["refused"][0]["reason"], "bad_credential");
+    assert_eq!(told["refused"][0]["retry_after_ms"], 0, "a wrong token is wrong for good");
+    assert!(told["refused"][0]["text"].as_str().is_some_and(|text| !text.is_empty()));
+    assert_eq!(told["lease"], Value::Null);
+}
+
+fn talks_base64(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--base64", "--size", "1400"]).succeeded();
+    assert_eq!(told["rtt_ms"].as_array().map(Vec::len), Some(3));
+}
+
+fn is_seen_with_the_gateways_address(world: &World, gateway: &Gateway) {
+    let echo = world.echo(1);
+    let told =
+        world.stranger(gateway, &["--count", "0", "--udp", &format!("{SERVER}:{ECHO_PORT}"), "hello"]).succeeded();
+    assert_eq!(told["udp"]["from"], format!("{SERVER}:{ECHO_PORT}"));
+    assert_eq!(told["udp"]["text"], "hello");
+    let seen = echo.join().expect("the echo server");
+    assert_eq!(seen.iter().map(SocketAddr::ip).collect::<Vec<_>>(), [IpAddr::from(GATEWAY_OUTSIDE)]);
+}
+
+fn keeps_its_lease_over_a_lost_link(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--resume"]).succeeded();
+    assert_eq!(told["resumed"], serde_json::json!({ "same_lease": true, "same_session": true }));
+    assert_eq!(told["rtt_ms"].as_array().map(Vec::len), Some(6), "three on each link");
+}
+
+fn gets_new_credit_as_its_packets_leave(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--count", "1", "--flood-bytes", &FLOOD_BYTES.to_string()]).succeeded();
+    let flood = |key: &str| told["flood"][key].as_u64().expect("a number");
+    assert!(flood("credit_at_first_bytes") < FLOOD_BYTES, "else this shows nothing");
+    assert!(flood("sent_bytes") >= FLOOD_BYTES);
+    assert_eq!(flood("acknowledged_bytes"), flood("sent_bytes"));
+}
+
+fn hears_of_a_packet_that_ran_out_of_hops(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--count", "1", "--ttl", "1"]).failed();
+    assert_eq!(told["refused"][0]["by"], "ICMP");
+    assert_eq!(told["refused"][0]["reason"], "time_exceeded");
+    assert_eq!(told["refused"][0]["source"], INNER);
+}
+
+/// A client, a gateway with two interfaces, and a server beyond it.
+struct World {
+    client: Namespace,
+    gateway: Namespace,
+    internet: Namespace,
+}
+
+impl World {
+    fn new(offloads: Offloads) -> Self {
+        let [client, gateway, internet] =
+            ["client", "gateway", "internet"].map(|name| Namespace::new(name).expect("a namespace (needs root)"));
+        veth(&client, "eth0", &gateway, "eth0").expect("a cable");
+        veth(&gateway, "eth1", &internet, "eth0").expect("a cable");
+        for (namespace, interface, address) in [
+            (&client, "eth0", CLIENT),
+            (&gateway, "eth0", GATEWAY_INSIDE),
+            (&gateway, "eth1", GATEWAY_OUTSIDE),
+            (&internet, "eth0", SERVER),
+        ] {
+            namespace.address(interface, Prefix::new(address.into(), 24)).expect("an address");
+            namespace.offloads(interface, offloads).expect("its offloads");
+        }
+        let everywhere = Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        gateway.route(everywhere, SERVER.into(), "eth1").expect("a default route");
+        Self { client, gateway, internet }
+    }
+
+    /// Sends back what comes, `count` times; then tells from whom it came.
+    fn echo(&self, count: usize) -> JoinHandle<Vec<SocketAddr>> {
+        let socket = self.internet.run(|| UdpSocket::bind((SERVER, ECHO_PORT))).expect("inside").expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        thread::spawn(move || {
+            let mut buf = [0; 2_048];
+            let mut answer = || {
+                let (len, from) = socket.recv_from(&mut buf).expect("a packet");
+                socket.send_to(&buf[..len], from).expect("sent back");
+                from
+            };
+            (0..count).map(|_| answer()).collect()
+        })
+    }
+
+    /// Runs the Python client with these arguments.
+    fn stranger<'a>(&self, gateway: &'a Gateway, arguments: &[&str]) -> Told<'a> {
+        let mut command = self.command(&self.client, &python().display().to_string());
+        command
+            .arg(python_file("client.py"))
+            .args([&format!("ws://{}/wstether", gateway.address), &gateway.token, "--target", &SERVER.to_string()])
+            .args(arguments)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        let output = command.output().expect("Python starts");
+        Told { arguments: arguments.join(" "), output, gateway }
+    }
+
+    fn command(&self, namespace: &Namespace, program: &str) -> Command {
+        let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
+        namespace.command(program, isolation).expect("a command")
+    }
+}
+
+/// What a run of the Python client came to.
+struct Told<'a> {
+    arguments: String,
+    output: std::process::Output,
+    gateway: &'a Gateway,
+}
+
+impl Told<'_> {
+    fn succeeded(self) -> Value {
+        self.exited(0)
+    }
+
+    fn failed(self) -> Value {
+        self.exited(1)
+    }
+
+    fn exited(self, code: i32) -> Value {
+        let Self { arguments, output, gateway } = self;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "client {arguments}\n{printed}{}\ngateway:\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            gateway.log()
+        );
+        serde_json::from_str(&printed).expect("one JSON object")
+    }
+}
+
+/// The real gateway, in its namespace, with its files in a directory of its own.
+struct Gateway {
+    process: Child,
+    directory: PathBuf,
+    address: SocketAddr,
+    token: String,
+}
+
+impl Gateway {
+    fn start(world: &World, egress: Egress) -> Self {
+        let directory = fresh_directory();
+        let mut command = world.command(&world.gateway, env!("CARGO_BIN_EXE_wstether"));
+        command
+            .args(["gateway", "--egress", egress.name(), "--metrics", "", "--log", "debug"])
+            .args(["--listen", &format!("{GATEWAY_INSIDE}:0")])
+            .arg("--credentials")
+            .arg(directory.join("credentials.toml"))
+            .args(["--set", &format!("runtime.directory={}", directory.join("run").display())])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(directory.join("log")).expect("a file for the log"));
+        let mut process = command.spawn().expect("the gateway starts");
+        let stdout = process.stdout.take().expect("its output");
+        let mut gateway = Self { process, directory, address: (GATEWAY_INSIDE, 0).into(), token: String::new() };
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let line = lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                .unwrap_or_else(|_| panic!("the gateway does not listen:\n{}", gateway.log()));
+            if line.trim().starts_with("wst1_") {
+                line.trim().clone_into(&mut gateway.token);
+            }
+            if let Some(url) = line.strip_prefix("Listening on ") {
+                gateway.address = url.trim_end_matches("/wstether").parse().expect("an address");
+                return gateway;
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Stops it as an operator does, and expects that it ends well.
+    fn stop(&mut self) {
+        let id = self.process.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill starts");
+        assert!(told.success());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.process.try_wait().expect("its status") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the gateway does not stop:\n{}", self.log());
+            thread::sleep(PAUSE);
+        };
+        assert!(status.success(), "{status}, signal {:?}:\n{}", status.signal(), self.log());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.process.kill());
+        drop(self.process.wait());
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn fresh_directory() -> PathBuf {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("wstether-stranger-{}-{number}", std::process::id()));
+    fs::create_dir(&directory).expect("a directory of its own");
+    directory
+}
+
+fn python_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name)
+}
+
+/// A Python that has `websockets`: WSTETHER_PYTHON, or a virtual environment, which is made if it is not there.
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        if let Some(given) = std::env::var_os("WSTETHER_PYTHON") {
+            return given.into();
+        }
+        let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python");
+        let python = environment.join("bin/python");
+        let has_websockets = || Command::new(&python).args(["-c", "import websockets"]).stderr(Stdio::null()).status();
+        if !has_websockets().is_ok_and(|status| status.success()) {
+            succeeds(Command::new("python3").args(["-m", "venv"]).arg(&environment));
+            succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet", "websockets"]));
+        }
+        python
+    })
+}
+
+fn succeeds(command: &mut Command) {
+    let done = command.output().expect("a program that starts (Debian: python3-venv)");
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
