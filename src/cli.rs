@@ -80,6 +80,16 @@ pub enum EgressMode {
     Tun,
 }
 
+impl EgressMode {
+    /// The word for it, on the command line and in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Tun => "tun",
+        }
+    }
+}
+
 /// What joins the two WebSockets of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RelayKind {
@@ -89,6 +99,17 @@ pub enum RelayKind {
     Base64,
     /// None: the client opens the gateway itself
     Direct,
+}
+
+impl RelayKind {
+    /// The word for it, on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Headless => "headless",
+            Self::Base64 => "base64",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// `wstether gateway`
@@ -306,7 +327,7 @@ impl Gateway {
             let addresses: Vec<String> = self.listen.iter().map(|address| format!("\"{address}\"")).collect();
             overrides.push(over("--listen", "listen.address", format!("[{}]", addresses.join(", "))));
         }
-        let egress = self.egress.and_then(|mode| mode.to_possible_value()).map(|mode| mode.get_name().to_owned());
+        let egress = self.egress.map(|mode| mode.word().to_owned());
         let texts = [
             ("--egress", "egress.mode", &egress),
             ("--interface", "egress.interface", &self.interface),

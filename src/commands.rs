@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod gateway;
 pub mod relay;
 pub mod status;

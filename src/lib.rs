@@ -30,6 +30,8 @@ pub mod commands;
 #[cfg(feature = "kernel")]
 pub mod credentials;
 #[cfg(feature = "kernel")]
+pub mod demo;
+#[cfg(feature = "kernel")]
 pub mod dial;
 #[cfg(feature = "kernel")]
 pub mod exit;

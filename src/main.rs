@@ -22,7 +22,10 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
         Command::Client(args) => commands::client::run(&args).map_err(|error| (error.status(), error.to_string())),
-        Command::Pipeline(_) | Command::Demo(_) => Err((Status::Usage, String::new())),
+        Command::Demo(args) => {
+            commands::demo::run(&args, &mut out).map_err(|error| (error.status(), error.to_string()))
+        }
+        Command::Pipeline(_) => Err((Status::Usage, String::new())),
     };
     match done {
         Ok(()) => Status::Done.into(),

@@ -62,8 +62,12 @@ pub struct StageStatus {
     pub direction: String,
     /// Packets that came in.
     pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
     /// Packets that went on.
     pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
     /// Packets turned round.
     pub turned: u64,
     /// Packets that the gateway made here.
@@ -163,7 +167,9 @@ impl StageStatus {
             name: stage.name.into(),
             direction: stage.direction.into(),
             packets: stage.packets_in.get(),
+            bytes: stage.bytes_in.get(),
             packets_out: stage.packets_out.get(),
+            bytes_out: stage.bytes_out.get(),
             turned: stage.turned.get(),
             made: stage.made.get(),
             drops: stage.reasons.iter().map(|&reason| reason.into()).zip(stage.drops.iter().map(|d| d.get())).collect(),

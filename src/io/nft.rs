@@ -115,6 +115,15 @@ pub fn list(name: &str) -> Result<Option<String>, Error> {
     }
 }
 
+/// Every table that there is, in this thread's network namespace; empty where there is none.
+///
+/// # Errors
+/// No `nft`, or no CAP_NET_ADMIN.
+pub fn ruleset() -> Result<String, Error> {
+    let output = run(&["list", "ruleset"], "", "listing the ruleset")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 fn raw_chains(addresses: &[Ipv4Addr], ports: &RangeInclusive<u16>) -> String {
     if addresses.is_empty() {
         return String::new();

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use socket2::SockRef;
 
 use super::dns;
 use super::namespace::{Error, Namespace};
@@ -22,6 +23,9 @@ pub const ECHO_PORT: u16 = 7;
 pub const BULK_PORT: u16 = 9000;
 /// Bulk data in one transfer at most.
 pub const BULK_BYTES_MAX: u64 = 1 << 30;
+/// The congestion control of bulk data, as most of the internet has it. It is always said, so that no machine's default
+/// decides; by socket, because a namespace may not choose what its host has not allowed.
+pub const CONGESTION_CONTROL: &[u8] = b"cubic";
 /// The length of a SHA-256 digest.
 pub const DIGEST_BYTES: usize = 32;
 
@@ -71,7 +75,9 @@ impl Internet {
     pub fn start(namespace: &Namespace, address: Ipv4Addr, bulk: Arc<[u8]>) -> Result<Self, Error> {
         let bind = || {
             let udp = |port| UdpSocket::bind((address, port));
-            Ok((udp(DNS_PORT)?, udp(ECHO_PORT)?, TcpListener::bind((address, BULK_PORT))?))
+            let listener = TcpListener::bind((address, BULK_PORT))?;
+            SockRef::from(&listener).set_tcp_congestion(CONGESTION_CONTROL)?;
+            Ok((udp(DNS_PORT)?, udp(ECHO_PORT)?, listener))
         };
         let (dns, echo, listener) = namespace.run(bind)?.map_err(|error| namespace.io_error(error))?;
         let mut servers = Self { over: Arc::default(), threads: Vec::new(), seen: Arc::default() };

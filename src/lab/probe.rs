@@ -187,7 +187,10 @@ pub fn download(from: &Namespace, host: Ipv4Addr, bytes: u64) -> Result<Transfer
 
 fn call(from: &Namespace, host: Ipv4Addr) -> Result<TcpStream, Error> {
     inside(from, || {
-        let stream = TcpStream::connect_timeout(&(host, internet::BULK_PORT).into(), PATIENCE)?;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_congestion(internet::CONGESTION_CONTROL)?;
+        socket.connect_timeout(&SocketAddrV4::new(host, internet::BULK_PORT).into(), PATIENCE)?;
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         stream.set_write_timeout(Some(SILENCE_MAX))?;
         Ok(stream)

@@ -77,12 +77,17 @@ impl Setting<'_> {
         fs::write(&resolv_conf, format!("nameserver {}\n", world::INTERNET))?;
         let (listen, figures) = (format!("0.0.0.0:{GATEWAY_PORT}"), FIGURES.to_string());
         let (directory, credentials) = (self.directory("gateway"), text(&self.credentials()));
-        let mode = match egress {
-            EgressMode::Raw => "raw",
-            EgressMode::Tun => "tun",
-        };
-        let args =
-            ["gateway", "--listen", &listen, "--egress", mode, "--metrics", &figures, "--credentials", &credentials];
+        let args = [
+            "gateway",
+            "--listen",
+            &listen,
+            "--egress",
+            egress.word(),
+            "--metrics",
+            &figures,
+            "--credentials",
+            &credentials,
+        ];
         let isolation = Isolation { resolv_conf: Some(&resolv_conf), dies_with_parent: true };
         let args = [&args[..], &["--set", &directory], more].concat();
         let mut program = self.start("gateway", &self.world.gateway, isolation, &args)?;

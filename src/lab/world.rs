@@ -34,20 +34,12 @@ pub const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 pub const INTERNET_INTERFACE: &str = "eth0";
 
 /// How the machines are joined.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Layout {
     /// The laptop also reaches the gateway past the phone.
     pub direct: bool,
     /// The offloads of every interface; `None` leaves them as the kernel makes them.
     pub offloads: Option<Offloads>,
-    /// TCP's congestion control in every namespace. Always said, so that no machine's default decides.
-    pub congestion_control: &'static str,
-}
-
-impl Default for Layout {
-    fn default() -> Self {
-        Self { direct: false, offloads: None, congestion_control: "cubic" }
-    }
 }
 
 /// The four machines.
@@ -73,7 +65,6 @@ impl World {
         let world = Self { laptop: laptop?, phone: phone?, gateway: gateway?, internet: internet? };
         let Self { laptop, phone, gateway, internet } = &world;
         for namespace in [laptop, phone, gateway, internet] {
-            namespace.sysctl("net.ipv4.tcp_congestion_control", layout.congestion_control)?;
             namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
         join((laptop, "phone0", LAPTOP), (phone, "laptop0", PHONE), 30, layout.offloads)?;
