@@ -33,8 +33,10 @@ fn is_carried(prefix: Prefix, carried: &[AddressRange]) -> bool {
 /// `None` where there is none, where it leads to the laptop itself, or where the laptop has one just for it already.
 pub fn past(destination: Prefix, tunnel: u32, laptop: &[Route]) -> Option<Route> {
     let is_candidate = |route: &&Route| {
-        route.table == MAIN_TABLE
-            && route.protocol != PROTOCOL_WSTETHER
+        // The one that an earlier call made may lead to where the laptop no longer is.
+        let is_our_own = route.protocol == PROTOCOL_WSTETHER && route.destination == destination;
+        !is_our_own
+            && route.table == MAIN_TABLE
             && route.interface.is_some_and(|interface| interface != tunnel)
             && covers(route.destination, destination)
     };
@@ -132,6 +134,13 @@ mod tests {
     fn a_route_that_the_laptop_has_is_neither_doubled_nor_replaced() {
         let laptop = [default_via("192.0.2.1", ETH, 0), route("198.51.100.7/32", WLAN)];
         assert_eq!(past(prefix("198.51.100.7/32"), TUN, &laptop), None);
+    }
+
+    #[test]
+    fn an_older_route_of_ours_is_made_anew_from_what_the_laptop_has_now() {
+        let older = Route::new(prefix("198.51.100.7/32"), ETH).via([192, 0, 2, 1].into());
+        let past = past(older.destination, TUN, &[older.clone(), default_via("192.0.3.1", WLAN, 0)]).unwrap();
+        assert_eq!((past.interface, past.via), (Some(WLAN), Some([192, 0, 3, 1].into())));
     }
 
     #[test]
