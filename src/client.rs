@@ -20,6 +20,7 @@ use crate::wire::capsule::Features;
 use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::token::Token;
 
+mod address;
 mod backoff;
 mod direct;
 pub mod dns;
@@ -45,9 +46,6 @@ use phone::{PageServer, PhoneError};
 
 /// How often the client looks after what tells nothing by itself: silence, and the word to stop.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Keep-alive intervals of silence after which a link counts as dead (docs/protocol.md).
-const SILENT_KEEP_ALIVES: u32 = 3;
 
 /// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -109,7 +107,8 @@ pub struct Connection {
 #[derive(Debug)]
 enum Way {
     Direct(Dialler),
-    Phone(PageServer),
+    /// The page's server tells of each relay that comes.
+    Phone,
 }
 
 impl Way {
@@ -117,7 +116,7 @@ impl Way {
     fn again(&self, delay: Duration) {
         match self {
             Self::Direct(dialler) => dialler.dial_after(delay),
-            Self::Phone(_) => {}
+            Self::Phone => {}
         }
     }
 
@@ -125,7 +124,7 @@ impl Way {
     fn through(&self, peer: SocketAddr) -> String {
         match self {
             Self::Direct(_) => format!("straight to the gateway ({peer})"),
-            Self::Phone(_) => format!("through the phone ({})", network::plain(peer.ip())),
+            Self::Phone => format!("through the phone ({})", network::plain(peer.ip())),
         }
     }
 }
@@ -160,7 +159,12 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     let events = channel();
     let way = match config.client.via {
         Via::Direct => Way::Direct(Dialler::start(identity.gateway.clone(), stop.clone(), events.0.clone())?),
-        Via::Phone => Way::Phone(PageServer::start(&config.phone, &identity.gateway, events.0.clone())?),
+        Via::Phone => {
+            let server = PageServer::start(&config.phone, &identity.gateway, events.0.clone())?;
+            server.announce(&config.phone, &mut std::io::stdout())?;
+            info!("waiting for the phone's page on {}", server.local_addr());
+            Way::Phone
+        }
     };
     let table = Arc::new(Table::new(LINKS_MAX));
     let backoff = Backoff::default();
@@ -266,7 +270,7 @@ impl Client<'_> {
         let delay = self.backoff.next().max(retry_after.unwrap_or_default());
         match &self.way {
             Way::Direct(_) => warn!("{error}; next attempt in {:.1} s", delay.as_secs_f32()),
-            Way::Phone(_) => warn!("{error}; waiting for the phone's page to try again"),
+            Way::Phone => warn!("{error}; waiting for the phone's page to try again"),
         }
         self.way.again(delay);
     }
@@ -277,7 +281,7 @@ impl Client<'_> {
         }
         match &self.way {
             Way::Direct(_) => warn!("the connection is gone; connecting again"),
-            Way::Phone(_) => warn!("the connection through the phone is gone; waiting for its page to come back"),
+            Way::Phone => warn!("the connection through the phone is gone; waiting for its page to come back"),
         }
         // The laptop may be in another network by now.
         if let Some(peer) = self.gateway_address()
@@ -291,7 +295,7 @@ impl Client<'_> {
     fn gateway_address(&self) -> Option<IpAddr> {
         match self.way {
             Way::Direct(_) => self.identity.gateway.host.parse().ok(),
-            Way::Phone(_) => None,
+            Way::Phone => None,
         }
     }
 
@@ -299,7 +303,7 @@ impl Client<'_> {
         if let Some(session) = &self.session {
             let keep_alive = Duration::from_millis(session.terms.welcome.keep_alive_ms.into());
             if !keep_alive.is_zero() {
-                session.engine.links.tidy(Instant::now(), SILENT_KEEP_ALIVES * keep_alive);
+                session.engine.links.tidy(Instant::now(), keep_alive);
             }
         }
     }

@@ -29,6 +29,9 @@ pub const TETHER: LaneId = LaneId(0);
 /// Links at once: the one in use, one that takes over, and one that is ending.
 pub const LINKS_MAX: u32 = 4;
 
+/// Keep-alive intervals of silence after which a link counts as dead (docs/protocol.md).
+const SILENT_KEEP_ALIVES: u32 = 3;
+
 /// Readiness events taken at once.
 const EVENTS_MAX: usize = 8;
 
@@ -131,13 +134,21 @@ impl Links {
         self.tether.to_send().is_some()
     }
 
-    /// Ends every link that has been silent for longer than `silence`, and looks after those that wait to write.
-    pub fn tidy(&self, now: Instant, silence: Duration) {
+    /// Asks links that have been silent for `keep_alive` for a sign of life, ends those that gave none for long, and looks
+    /// after those that wait to write. A relay answers for its half of the path, and passes no pings on.
+    pub fn tidy(&self, now: Instant, keep_alive: Duration) {
         for link in self.tether.all() {
-            if now.saturating_duration_since(link.heard()) > silence {
+            let silence = now.saturating_duration_since(link.heard());
+            if silence > SILENT_KEEP_ALIVES * keep_alive {
                 self.end(&link, CloseReason::TimedOut, "no sign of life");
-            } else if link.is_blocked() {
-                // The socket may have become writable in the moment between a short write and its being marked.
+                continue;
+            }
+            let asks = silence > keep_alive && link.ping_is_due(now, keep_alive);
+            if asks {
+                link.outbox().ping();
+            }
+            // A socket may have become writable in the moment between a short write and its being marked.
+            if asks || link.is_blocked() {
                 self.has_control(TETHER);
             }
         }

@@ -1,6 +1,7 @@
 //! `wstether client` as a program: a laptop and a gateway in namespaces of their own, a router's hop between them.
 
 mod gateway;
+mod relay;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,12 +17,15 @@ use wstether::wire::capsule::Features;
 use wstether::wire::proof::Verifier;
 
 use gateway::{Gateway, Heard, INNER, LEASE, MTU_BYTES, Script, credential};
+use relay::Relay;
 
 const LAPTOP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Behind the router.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const PORT: u16 = 8_080;
+/// The default of phone.listen.
+const PAGE_PORT: u16 = 8_088;
 /// Somewhere on the internet.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -68,6 +72,20 @@ impl World {
         let mut command = self.command(&["--direct", &url, "--token-file", &token_file.display().to_string()]);
         command.args(more);
         Client::start(command)
+    }
+
+    /// A client that waits for its relay.
+    fn through_a_phone(&self, token: &str) -> Client {
+        let token_file = self.files.join("token");
+        fs::write(&token_file, token).unwrap();
+        let url = format!("ws://{GATEWAY}:{PORT}/wstether");
+        Client::start(self.command(&["--gateway", &url, "--token-file", &token_file.display().to_string()]))
+    }
+
+    /// A relay in the place of the router, which here is the phone.
+    fn relay(&self) -> Relay {
+        let client = SocketAddr::from((LAPTOP, PAGE_PORT));
+        self.gateway.run(|| Relay::join(client, (GATEWAY, PORT).into())).unwrap()
     }
 
     fn routes(&self) -> Vec<Route> {
@@ -239,6 +257,37 @@ fn a_broken_link_is_dialled_again_and_the_device_stays() {
     assert_eq!(world.routes(), routes);
     assert!(world.ping(ANYWHERE));
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_relay_joins_client_and_gateway_and_a_newer_one_takes_over() {
+    let world = World::new("phone");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.through_a_phone(&token.reveal().to_string());
+    client.says("waiting for the phone");
+    let first = world.relay();
+    let line = client.says("connected: ");
+    assert!(line.contains(&format!("through the phone ({ROUTER})")), "{line}");
+    assert_eq!(gateway.next(), Heard::Welcomed { resumed: false });
+    assert!(world.ping(ANYWHERE));
+    let device = world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap();
+
+    let second = world.relay();
+    client.says("connected again: ");
+    assert_eq!(gateway.next(), Heard::Welcomed { resumed: true });
+    assert_eq!(gateway.next(), Heard::Closed(Some(1000)), "the older relay is let go");
+    assert!(world.ping(ANYWHERE));
+
+    drop((first, second));
+    client.says("waiting for its page to come back");
+    let _third = world.relay();
+    client.says("connected again: ");
+    assert!(world.ping(ANYWHERE));
+    assert_eq!(world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap(), device);
+    assert_eq!(client.stop(), Some(0));
+    world.is_as_before(&before);
 }
 
 #[test]
