@@ -210,8 +210,8 @@ impl Simulation {
             delivered: vec![Delivered::default(); flows.len()],
             changes: Vec::new(),
         };
-        for stage in 0..specs.len() {
-            simulation.resize(stage, specs[stage].threads.0);
+        for (stage, spec) in specs.iter().enumerate() {
+            simulation.resize(stage, spec.threads.0);
         }
         simulation.changes.clear();
         (0..flows.len()).for_each(|flow| simulation.plan_arrival(flow));
@@ -508,11 +508,9 @@ impl SimStage {
 
     /// The moving average that a stage keeps.
     fn learn_service(&mut self, service: Ns, segments: u64) {
-        if segments > 0 {
-            let new = service / segments;
-            let old = self.segment_service;
-            self.segment_service = if old == 0 { new } else { old - (old >> 3) + (new >> 3) };
-        }
+        let Some(new) = service.checked_div(segments) else { return };
+        let old = self.segment_service;
+        self.segment_service = if old == 0 { new } else { old - (old >> 3) + (new >> 3) };
     }
 }
 
