@@ -16,3 +16,5 @@ mod offload;
 mod page;
 #[path = "support/servers.rs"]
 mod servers;
+#[path = "root/stranger.rs"]
+mod stranger;

@@ -247,7 +247,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn server() -> (PageServer, Receiver<Event>) {
-        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: crate::config::values::Auto::Auto };
         let (sender, events) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
         (PageServer::start(&config, &gateway, sender).unwrap(), events)

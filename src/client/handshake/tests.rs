@@ -4,9 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::Offload;
-use crate::wire::capsule::{
-    Prefix, SessionId, append_address_assign, append_close, append_routes, datagram_header,
-};
+use crate::wire::capsule::{Prefix, SessionId, append_address_assign, append_close, append_routes, datagram_header};
 use crate::wire::proof::Verifier;
 
 const LEASE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
