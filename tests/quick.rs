@@ -10,3 +10,6 @@ mod relay;
 
 #[path = "quick/websockets.rs"]
 mod websockets;
+
+#[path = "quick/docs.rs"]
+mod docs;

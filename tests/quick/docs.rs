@@ -1,0 +1,1 @@
+//! The documents against the code: what they link to is there.
