@@ -133,7 +133,7 @@ fn packets(pool: &BufPool) -> Vec<Entry<Packet<Raw>>> {
     lanes.filter_map(packet).collect()
 }
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     let figures = run()?;
     let over_quota = RUNTIME_REASONS.len() + Reason::OverQuota.index();
     assert_eq!(figures.packets_in.get(), 20);
