@@ -243,11 +243,12 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+    use crate::config::values::Auto;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn server() -> (PageServer, Receiver<Event>) {
-        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: crate::config::values::Auto::Auto };
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
         let (sender, events) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
         (PageServer::start(&config, &gateway, sender).unwrap(), events)
