@@ -1,6 +1,7 @@
 //! The client: a laptop's end of a tether. It reaches the gateway through a phone's page or straight, sets up the TUN
 //! device, routes and DNS once the gateway answers, keeps them while links come and go, and undoes all of it.
 
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,6 +14,8 @@ use crate::config::values::Auto;
 use crate::dial::{DialError, TlsClientError};
 use crate::http::url::WsUrl;
 use crate::link::Link;
+use crate::metrics::{GatewayMetrics, Metrics};
+use crate::metrics_server::MetricsServer;
 use crate::stop::Stop;
 use crate::table::Table;
 use crate::transport::Transport;
@@ -37,7 +40,7 @@ pub mod state;
 
 use backoff::Backoff;
 use direct::Dialler;
-use engine::{Engine, EngineError};
+use engine::{Engine, EngineError, StageFigures, Surroundings};
 use handshake::{Offer, Terms};
 use links::LINKS_MAX;
 use network::{Network, NetworkError};
@@ -77,13 +80,21 @@ pub enum ClientError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsClientError),
+    /// The figures' server.
+    #[error("cannot serve the figures on {address}: {source}; choose another metrics.listen")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
 }
 
 /// What happens to a client.
 #[derive(Debug)]
 pub enum Event {
     /// A WebSocket stands that leads to the gateway.
-    Connected(Connection),
+    Connected(Box<Connection>),
     /// There is none.
     NotConnected(DialError),
     /// The last link has gone.
@@ -139,8 +150,29 @@ struct Client<'a> {
     backoff: Backoff,
     /// Links, those in their handshake included, at their lanes.
     table: Arc<Table<Link>>,
+    figures: Figures,
     session: Option<Session>,
     events: (Sender<Event>, Receiver<Event>),
+}
+
+/// What the client counts.
+#[derive(Debug)]
+struct Figures {
+    stages: StageFigures,
+    gateway: Arc<GatewayMetrics>,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self { stages: StageFigures::default(), gateway: GatewayMetrics::new(&[]) }
+    }
+}
+
+impl Figures {
+    fn serve(&self, address: SocketAddr) -> Result<MetricsServer, ClientError> {
+        let metrics = Arc::new(Metrics::new(self.stages.all(), Arc::clone(&self.gateway)));
+        MetricsServer::bind(address, metrics).map_err(|source| ClientError::Metrics { address, source })
+    }
 }
 
 /// What stays while links come and go.
@@ -148,6 +180,8 @@ struct Client<'a> {
 struct Session {
     terms: Terms,
     mtu_bytes: u16,
+    /// The other end of the newest link's connection.
+    peer: IpAddr,
     engine: Engine,
 }
 
@@ -161,14 +195,16 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
         Via::Direct => Way::Direct(Dialler::start(identity.gateway.clone(), stop.clone(), events.0.clone())?),
         Via::Phone => {
             let server = PageServer::start(&config.phone, &identity.gateway, events.0.clone())?;
-            server.announce(&config.phone, &mut std::io::stdout())?;
+            server.announce(&config.phone, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
             Way::Phone
         }
     };
     let table = Arc::new(Table::new(LINKS_MAX));
     let backoff = Backoff::default();
-    let mut client = Client { config, identity, network, way, backoff, table, session: None, events };
+    let figures = Figures::default();
+    let _server = config.metrics.listen.map(|address| figures.serve(address)).transpose()?;
+    let mut client = Client { config, identity, network, way, backoff, table, figures, session: None, events };
     let served = client.serve(stop);
     client.shut_down();
     served
@@ -179,8 +215,8 @@ impl Client<'_> {
         self.way.again(Duration::ZERO);
         while !stop.is_triggered() {
             match self.events.1.recv_timeout(TICK) {
-                Ok(Event::Connected(connection)) => self.connected(connection, stop)?,
-                Ok(Event::NotConnected(error)) => self.retry(&error, None),
+                Ok(Event::Connected(connection)) => self.connected(*connection, stop)?,
+                Ok(Event::NotConnected(error)) => self.retry(&error, error.retry_after()),
                 Ok(Event::Ended) => self.ended(),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -229,41 +265,46 @@ impl Client<'_> {
         let Opened { link, terms } = opened;
         let mtu_bytes = network::mtu_bytes(self.configured_mtu_bytes(), terms.welcome.mtu);
         let is_resumed = self.session.as_ref().is_some_and(|session| session.is_same(&terms, mtu_bytes));
-        if !is_resumed {
-            self.replace_session(terms.clone(), mtu_bytes, peer)?;
+        let plain_peer = network::plain(peer.ip());
+        if is_resumed {
+            self.network.keep_past(self.config, plain_peer)?;
         } else {
-            self.network.keep_past(self.config, network::plain(peer.ip()))?;
+            self.replace_session(terms.clone(), mtu_bytes, plain_peer)?;
         }
         let Some(session) = &mut self.session else { return Ok(()) };
-        session.terms = terms;
+        (session.terms, session.peer) = (terms, plain_peer);
         session.join(&link)?;
-        let Terms { lease, .. } = session.terms;
+        self.figures.gateway.ready.set_ready();
         let how = if is_resumed { "connected again" } else { "connected" };
-        info!("{how}: {lease}, MTU {mtu_bytes}, {}", self.way.through(peer));
+        tell(&format!("{how}: {}, MTU {mtu_bytes}, {}", session.terms.lease, self.way.through(peer)));
         Ok(())
     }
 
     /// Sets up device, routes and DNS anew; a device that can stay stays.
-    fn replace_session(&mut self, terms: Terms, mtu_bytes: u16, peer: SocketAddr) -> Result<(), ClientError> {
+    fn replace_session(&mut self, terms: Terms, mtu_bytes: u16, peer: IpAddr) -> Result<(), ClientError> {
         if let Some(session) = self.session.take_if(|session| !session.has_same_device(&terms)) {
             session.engine.links.close_all();
             session.engine.stop();
         }
         let session = match self.session.take() {
             Some(session) => session,
-            None => self.new_session(&terms, mtu_bytes)?,
+            None => self.new_session(&terms, mtu_bytes, peer)?,
         };
         session.engine.set_lease(terms.lease);
-        let set_up = self.network.set_up(self.config, &terms, mtu_bytes, network::plain(peer.ip()));
-        self.session = Some(Session { terms, mtu_bytes, engine: session.engine });
+        let set_up = self.network.set_up(self.config, &terms, mtu_bytes, peer);
+        self.session = Some(Session { terms, mtu_bytes, peer, ..session });
         Ok(set_up?)
     }
 
-    fn new_session(&self, terms: &Terms, mtu_bytes: u16) -> Result<Session, ClientError> {
+    fn new_session(&self, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<Session, ClientError> {
         let tun = network::open_tun(self.config, terms.welcome.features.contains(Features::SUPER_PACKETS))?;
-        let engine =
-            Engine::start(tun, Arc::clone(&self.table), terms.lease, message_bytes_max(terms), self.events.0.clone())?;
-        Ok(Session { terms: terms.clone(), mtu_bytes, engine })
+        let surroundings = Surroundings {
+            table: Arc::clone(&self.table),
+            figures: StageFigures::clone(&self.figures.stages),
+            ended: self.events.0.clone(),
+        };
+        let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;
+        Ok(Session { terms: terms.clone(), mtu_bytes, peer, engine })
     }
 
     fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
@@ -283,20 +324,14 @@ impl Client<'_> {
             Way::Direct(_) => warn!("the connection is gone; connecting again"),
             Way::Phone => warn!("the connection through the phone is gone; waiting for its page to come back"),
         }
+        self.figures.gateway.ready.set_not_ready("no connection to the gateway");
         // The laptop may be in another network by now.
-        if let Some(peer) = self.gateway_address()
-            && let Err(error) = self.network.keep_past(self.config, peer)
+        if let Some(session) = &self.session
+            && let Err(error) = self.network.keep_past(self.config, session.peer)
         {
-            warn!(%error, "the gateway's route could not be renewed");
+            warn!(%error, "the routes past the tunnel could not be renewed");
         }
         self.way.again(self.backoff.next());
-    }
-
-    fn gateway_address(&self) -> Option<IpAddr> {
-        match self.way {
-            Way::Direct(_) => self.identity.gateway.host.parse().ok(),
-            Way::Phone => None,
-        }
     }
 
     fn tidy(&self) {
@@ -349,4 +384,10 @@ impl Session {
 
 fn message_bytes_max(terms: &Terms) -> usize {
     (terms.welcome.message_bytes_max as usize).min(MESSAGE_BYTES_MAX)
+}
+
+/// A line of state for the person at the terminal. The rest is the log's.
+fn tell(line: &str) {
+    // A terminal that has gone away is no reason to end a tunnel.
+    drop(writeln!(io::stdout(), "{line}"));
 }

@@ -46,6 +46,8 @@ pub struct DialSettings<'a> {
     pub before_connect: Option<BeforeConnect<'a>>,
     /// Ends a dial early.
     pub stop: Option<&'a Stop>,
+    /// The host's addresses where they are known; the resolver is asked where this is empty.
+    pub addresses: &'a [SocketAddr],
 }
 
 impl std::fmt::Debug for DialSettings<'_> {
@@ -56,7 +58,7 @@ impl std::fmt::Debug for DialSettings<'_> {
 
 impl Default for DialSettings<'_> {
     fn default() -> Self {
-        Self { timeout: TIMEOUT, before_connect: None, stop: None }
+        Self { timeout: TIMEOUT, before_connect: None, stop: None, addresses: &[] }
     }
 }
 
@@ -258,6 +260,9 @@ impl Dial<'_> {
     }
 
     fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+        if !self.settings.addresses.is_empty() {
+            return Ok(self.settings.addresses.to_vec());
+        }
         let WsUrl { host, port, .. } = self.url;
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, *port)]);

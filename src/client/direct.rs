@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::{Connection, Event};
-use crate::dial::{DialError, DialSettings, TlsClient, TlsClientError, dial};
+use crate::dial::{DialError, DialSettings, Dialled, TlsClient, TlsClientError, dial};
 use crate::http::url::WsUrl;
 use crate::stop::Stop;
 use crate::wire::frame::{Role, Subprotocol};
@@ -41,6 +41,9 @@ impl Dialler {
 }
 
 fn work(gateway: &WsUrl, tls: &TlsClient, stop: &Stop, asks: &Receiver<Duration>, events: &Sender<Event>) {
+    // The resolver may be asked through the tunnel, which a redial is about to bring back: every other attempt goes to
+    // where the gateway was.
+    let (mut known, mut uses_known) = (None, false);
     for delay in asks {
         match stop.wait(delay) {
             Ok(false) => {}
@@ -48,14 +51,14 @@ fn work(gateway: &WsUrl, tls: &TlsClient, stop: &Stop, asks: &Receiver<Duration>
             Err(error) => error!(%error, "waiting failed"),
         }
         info!("connecting to {gateway}");
-        let settings = DialSettings { stop: Some(stop), ..DialSettings::default() };
+        let addresses = if uses_known { known.as_slice() } else { &[] };
+        let settings = DialSettings { stop: Some(stop), addresses, ..DialSettings::default() };
+        uses_known = !uses_known;
         let event = match dial(gateway, &Subprotocol::ALL, tls, &settings) {
-            Ok(dialled) => Event::Connected(Connection {
-                transport: dialled.transport,
-                role: Role::Client,
-                subprotocol: dialled.subprotocol,
-                rest: dialled.rest,
-            }),
+            Ok(Dialled { transport, subprotocol, rest }) => {
+                (known, uses_known) = (Some(transport.peer()), true);
+                Event::Connected(Box::new(Connection { transport, role: Role::Client, subprotocol, rest }))
+            }
             Err(DialError::Stopped) => return,
             Err(error) => Event::NotConnected(error),
         };

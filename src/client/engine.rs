@@ -60,13 +60,52 @@ const TUN_WRITE: &str = "tun-write";
 #[error("cannot start the pipeline: {0}")]
 pub struct EngineError(#[from] io::Error);
 
+/// The figures of the stages. They outlive a pipeline.
+#[derive(Clone, Debug)]
+pub struct StageFigures {
+    tun_read: Arc<StageMetrics>,
+    ws_encode: Arc<StageMetrics>,
+    ws_decode: Arc<StageMetrics>,
+    tun_write: Arc<StageMetrics>,
+}
+
+impl Default for StageFigures {
+    fn default() -> Self {
+        let stage = |name, direction, reasons: &[&'static str]| {
+            StageMetrics::new(name, direction, &[&RUNTIME_REASONS, reasons].concat())
+        };
+        Self {
+            tun_read: StageMetrics::new(TUN_READ, "uplink", &labels::<tun_read::Reason>()),
+            ws_encode: stage(WS_ENCODE, "uplink", &labels::<ws_encode::Reason>()),
+            ws_decode: stage(WS_DECODE, "downlink", &labels::<ws_decode::Reason>()),
+            tun_write: stage(TUN_WRITE, "downlink", &labels::<tun_write::Reason>()),
+        }
+    }
+}
+
+impl StageFigures {
+    /// All of them, in the order of the data's way.
+    pub fn all(&self) -> Vec<Arc<StageMetrics>> {
+        [&self.tun_read, &self.ws_encode, &self.ws_decode, &self.tun_write].map(Arc::clone).to_vec()
+    }
+}
+
+/// What a pipeline is given.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Links at their lanes, those in their handshake included.
+    pub table: Arc<Table<Link>>,
+    /// Where it counts.
+    pub figures: StageFigures,
+    /// Who hears when the last link has gone.
+    pub ended: Sender<Event>,
+}
+
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Engine {
     /// Who serves it.
     pub links: Arc<Links>,
-    /// The figures of its stages, in the order of the data's way.
-    pub metrics: Vec<Arc<StageMetrics>>,
     destination: Arc<Destination>,
     keeper: Keeper,
     source: Arc<SourceStop>,
@@ -74,18 +113,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Builds and starts the pipeline between `tun` and the links of `table`, which are to come. Messages are at most
-    /// `message_bytes_max`, packets from the gateway are for `lease` alone; `ended` hears when the last link has gone.
+    /// Builds and starts the pipeline between `tun` and links that are to come. Messages are at most
+    /// `message_bytes_max`, packets from the gateway are for `lease` alone.
     ///
     /// # Errors
     /// No descriptors or threads left.
     pub fn start(
         tun: Tun,
-        table: Arc<Table<Link>>,
+        surroundings: Surroundings,
         lease: Ipv4Addr,
         message_bytes_max: usize,
-        ended: Sender<Event>,
     ) -> Result<Self, EngineError> {
+        let Surroundings { table, figures, ended } = surroundings;
         let (tun, pool) = (Arc::new(tun), BufPool::new(POOL_BYTES));
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         let (links, poll) = Links::new(table, pool.clone(), ended)?;
@@ -98,16 +137,12 @@ impl Engine {
             keeper: Arc::clone(&links),
             queue: std::marker::PhantomData::<fn() -> Fifo<Packet<Raw>>>,
         };
-        let ws_encode_metrics = stage_metrics(WS_ENCODE, "uplink", &labels::<ws_encode::Reason>());
         let settings = settings(1, WhenFull::Drop);
-        let ws_encode =
-            Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), Arc::clone(&ws_encode_metrics));
+        let ws_encode = Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), figures.ws_encode);
 
         let tun_write = TunWrite::<Raw>::new(Arc::clone(&tun)).only_to(Arc::clone(&destination));
-        let tun_write_metrics = stage_metrics(TUN_WRITE, "downlink", &labels::<tun_write::Reason>());
         let settings = self::settings(1, WhenFull::Park);
-        let tun_write =
-            Stage::new(TUN_WRITE, settings, tun_write, None, None, Arc::clone(&cores), Arc::clone(&tun_write_metrics));
+        let tun_write = Stage::new(TUN_WRITE, settings, tun_write, None, None, Arc::clone(&cores), figures.tun_write);
 
         let ws_decode = WsDecode {
             links: Arc::clone(&links.table),
@@ -115,21 +150,12 @@ impl Engine {
             message_bytes_max,
             keeper: Arc::clone(&links),
         };
-        let ws_decode_metrics = stage_metrics(WS_DECODE, "downlink", &labels::<ws_decode::Reason>());
         let settings = self::settings(links.table.capacity(), WhenFull::Park);
         let next = Arc::clone(&tun_write);
-        let ws_decode = Stage::new(
-            WS_DECODE,
-            settings,
-            ws_decode,
-            Some(next),
-            None,
-            Arc::clone(&cores),
-            Arc::clone(&ws_decode_metrics),
-        );
+        let ws_decode =
+            Stage::new(WS_DECODE, settings, ws_decode, Some(next), None, Arc::clone(&cores), figures.ws_decode);
 
-        let tun_read_metrics = StageMetrics::new(TUN_READ, "uplink", &labels::<tun_read::Reason>());
-        let source = TunRead::new(tun, pool, Arc::clone(&tun_read_metrics))?;
+        let source = TunRead::new(tun, pool, figures.tun_read)?;
 
         let attended: [Arc<dyn Attend>; 2] = [Arc::clone(&ws_decode) as _, Arc::clone(&ws_encode) as _];
         let [ws_decode_seen, ws_encode_seen] = attended.each_ref().map(Arc::downgrade);
@@ -139,14 +165,8 @@ impl Engine {
             Arc::clone(&cores),
         );
         keeper.start()?;
-        let mut engine = Self {
-            links: Arc::clone(&links),
-            metrics: vec![tun_read_metrics, ws_encode_metrics, ws_decode_metrics, tun_write_metrics],
-            destination,
-            keeper,
-            source: source.stopper(),
-            threads: Vec::new(),
-        };
+        let mut engine =
+            Self { links: Arc::clone(&links), destination, keeper, source: source.stopper(), threads: Vec::new() };
         engine.watch_links(poll, Inlet::new(ws_decode, Arc::clone(&cores)))?;
         engine.read_device(source, Inlet::new(ws_encode, cores))?;
         Ok(engine)
@@ -196,8 +216,4 @@ fn settings(lanes: u32, when_full: WhenFull) -> Settings {
         hand_over: Rule::Auto,
         when_full,
     }
-}
-
-fn stage_metrics(name: &'static str, direction: &'static str, reasons: &[&'static str]) -> Arc<StageMetrics> {
-    StageMetrics::new(name, direction, &[&RUNTIME_REASONS, reasons].concat())
 }

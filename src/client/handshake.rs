@@ -146,9 +146,9 @@ impl Handshake {
     pub fn take_in(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
         let mut done = Step::Wait;
         for capsule in Capsules::new(message) {
-            match self.advance(capsule?)? {
-                Step::Wait => {}
-                step => done = step,
+            let step = self.advance(capsule?)?;
+            if step != Step::Wait {
+                done = step;
             }
         }
         if let Step::Done(terms) = &mut done {

@@ -185,7 +185,7 @@ fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let transport = Transport::new(mio::net::TcpStream::from_std(stream), None)?;
     let connection = Connection { transport, role: Role::Server, subprotocol, rest };
     // A client at its end needs no relay.
-    drop(shared.events.send(Event::Connected(connection)));
+    drop(shared.events.send(Event::Connected(Box::new(connection))));
     Ok(())
 }
 

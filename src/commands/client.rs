@@ -80,7 +80,9 @@ pub fn run(args: &cli::Client) -> Result<(), ClientCommandError> {
     let config: Config = config::load(args.config.as_deref(), &args.overrides())?;
     if args.down {
         own_capabilities().require(&CLIENT_NEEDS)?;
-        return Ok(drop(Network::new(State::open(&config.runtime.directory)?)?));
+        // Taking over what an earlier run left is undoing it.
+        Network::new(State::open(&config.runtime.directory)?)?;
+        return Ok(());
     }
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;

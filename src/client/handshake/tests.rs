@@ -67,10 +67,8 @@ fn pair() -> (Handshake, Gateway) {
 }
 
 fn hello_of(handshake: &mut Handshake) -> Vec<u8> {
-    match handshake.take_in(&Gateway::challenge()).unwrap() {
-        Step::Answer(hello) => hello,
-        step => panic!("{step:?}"),
-    }
+    let Step::Answer(hello) = handshake.take_in(&Gateway::challenge()).unwrap() else { panic!("no HELLO") };
+    hello
 }
 
 #[test]

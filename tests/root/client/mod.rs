@@ -1,14 +1,13 @@
 //! `wstether client` as a program: a laptop and a gateway in namespaces of their own, a router's hop between them.
 
 mod gateway;
-mod relay;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use wstether::io::netlink::{Prefix, Route};
@@ -17,7 +16,6 @@ use wstether::wire::capsule::Features;
 use wstether::wire::proof::Verifier;
 
 use gateway::{Gateway, Heard, INNER, LEASE, MTU_BYTES, Script, credential};
-use relay::Relay;
 
 const LAPTOP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -65,27 +63,29 @@ impl World {
         command
     }
 
-    fn direct(&self, token: &str, more: &[&str]) -> Client {
+    fn direct(&self, token: &str, more: &[&str]) -> Program {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
         let url = format!("ws://{GATEWAY}:{PORT}/wstether");
         let mut command = self.command(&["--direct", &url, "--token-file", &token_file.display().to_string()]);
         command.args(more);
-        Client::start(command)
+        Program::start(command)
     }
 
     /// A client that waits for its relay.
-    fn through_a_phone(&self, token: &str) -> Client {
+    fn through_a_phone(&self, token: &str) -> Program {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
         let url = format!("ws://{GATEWAY}:{PORT}/wstether");
-        Client::start(self.command(&["--gateway", &url, "--token-file", &token_file.display().to_string()]))
+        Program::start(self.command(&["--gateway", &url, "--token-file", &token_file.display().to_string()]))
     }
 
     /// A relay in the place of the router, which here is the phone.
-    fn relay(&self) -> Relay {
-        let client = SocketAddr::from((LAPTOP, PAGE_PORT));
-        self.gateway.run(|| Relay::join(client, (GATEWAY, PORT).into())).unwrap()
+    fn relay(&self) -> Program {
+        let mut command = self.gateway.command(env!("CARGO_BIN_EXE_wstether"), Isolation::default()).unwrap();
+        command.args(["relay", "--client", &format!("ws://{LAPTOP}:{PAGE_PORT}/wstether")]);
+        command.args(["--gateway", &format!("ws://{GATEWAY}:{PORT}/wstether")]);
+        Program::start(command)
     }
 
     fn routes(&self) -> Vec<Route> {
@@ -129,31 +129,37 @@ impl Drop for World {
     }
 }
 
-/// A running client, and what it says.
-struct Client {
+/// A running client or relay, and what it says.
+struct Program {
     child: Child,
     lines: Receiver<String>,
 }
 
-impl Client {
+/// Passes on each line that is said.
+fn listen(said: impl Read + Send + 'static, lines: Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(said).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            // A test that is over does not listen any more.
+            drop(lines.send(line));
+        }
+    });
+}
+
+impl Program {
     fn start(mut command: std::process::Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
-        let said = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
-                eprintln!("client: {line}");
-                drop(sender.send(line));
-            }
-        });
+        listen(child.stdout.take().unwrap(), sender.clone());
+        listen(child.stderr.take().unwrap(), sender);
         Self { child, lines }
     }
 
-    /// Waits until the client says something with `text` in it, and returns that.
+    /// Waits until the program says something with `text` in it, and returns that.
     fn says(&self, text: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(Duration::from_secs(30));
-            let line = line.unwrap_or_else(|_| panic!("the client does not say {text:?}"));
+            let line = line.unwrap_or_else(|_| panic!("the program does not say {text:?}"));
             if line.contains(text) {
                 return line;
             }
@@ -165,24 +171,23 @@ impl Client {
         assert!(status.unwrap().success());
     }
 
+    /// The exit status after SIGTERM.
+    fn stop(self) -> Option<i32> {
+        self.signal("TERM");
+        self.ends()
+    }
+
     /// The exit status.
     fn ends(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }
 
-impl Drop for Client {
+impl Drop for Program {
     fn drop(&mut self) {
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-impl Client {
-    fn stop(mut self) -> Option<i32> {
-        self.signal("TERM");
-        self.child.wait().unwrap().code()
     }
 }
 
