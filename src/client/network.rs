@@ -1,5 +1,7 @@
 //! What the client changes on this machine: the TUN device's address and routes, routes past the tunnel, the resolver's
 //! file. All of it is in one place, kept in the [`State`], and undone from there.
+//!
+//! Only IPv4 goes through the tunnel. IPv6 stays as the laptop has it: what programs send by IPv6 goes past the tunnel.
 
 use std::net::{IpAddr, Ipv4Addr};
 

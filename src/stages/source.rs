@@ -148,3 +148,140 @@ impl<S: PacketSource> Source<S> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::Weak;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+    use crate::packet::Offload;
+    use crate::runtime::lanes::Batch;
+    use crate::runtime::stage::{Cores, Offer, Port, Resume, Upstream};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Datagrams as packets. An empty one is read and lost, "!" is an error.
+    struct Datagrams(UnixDatagram);
+
+    impl PacketSource for Datagrams {
+        fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
+            let mut received = Received::default();
+            while received.packets + received.lost < max {
+                let mut bytes = [0; 100];
+                match self.0.recv(&mut bytes) {
+                    Ok(0) => received.lost += 1,
+                    Ok(1) if bytes[0] == b'!' => return Err(io::ErrorKind::NetworkDown.into()),
+                    Ok(len) => {
+                        out.push(Packet::raw(pool.copy(&bytes[..len]).unwrap(), Offload::default()));
+                        received.packets += 1;
+                    }
+                    Err(_) => return Ok(received),
+                }
+            }
+            received.more = true;
+            Ok(received)
+        }
+
+        fn fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+
+        fn lost(&self) -> usize {
+            0
+        }
+    }
+
+    /// What came into the first stage: lane and bytes, and whether the source had more.
+    struct Sink(Sender<(LaneId, Vec<u8>, bool)>);
+
+    impl Port<Packet<Raw>> for Sink {
+        fn offer(
+            &self,
+            _now: Instant,
+            offer: Offer,
+            items: &mut Vec<Entry<Packet<Raw>>>,
+            _entered: &mut Batch<Packet<Raw>>,
+            _refused: &mut Vec<Entry<Packet<Raw>>>,
+        ) {
+            for entry in items.drain(..) {
+                self.0.send((entry.lane, entry.item.bytes().to_vec(), offer.behind)).unwrap();
+            }
+        }
+
+        fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
+
+        fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
+            unreachable!("a source is no stage")
+        }
+    }
+
+    struct Running {
+        peer: UnixDatagram,
+        came: Receiver<(LaneId, Vec<u8>, bool)>,
+        errors: Receiver<io::ErrorKind>,
+        metrics: Arc<StageMetrics>,
+        stop: Arc<SourceStop>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    /// A source whose lanes are the packets' first bytes, with `waiting` in front of it already.
+    fn start(waiting: &[&[u8]]) -> Running {
+        let (peer, ours) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        waiting.iter().for_each(|packet| assert_eq!(peer.send(packet).unwrap(), packet.len()));
+        let metrics = StageMetrics::new("source", "uplink", &["lost"]);
+        let source = Source::new(Arc::new(Datagrams(ours)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
+        let ((sink, came), (failed, errors)) = (channel(), channel());
+        let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(Sink(sink)), Cores::new(1)));
+        let thread = std::thread::spawn(move || {
+            let lane_of = |packet: &[u8]| LaneId(packet[0].into());
+            source.run(inlet, lane_of, |error| failed.send(error.kind()).unwrap());
+        });
+        Running { peer, came, errors, metrics, stop, thread }
+    }
+
+    impl Running {
+        fn stop(self) -> Arc<StageMetrics> {
+            self.stop.stop();
+            self.thread.join().unwrap();
+            self.metrics
+        }
+    }
+
+    #[test]
+    fn packets_that_waited_and_packets_that_come_later_go_to_their_lanes_in_order() {
+        let running = start(&[&[7, 1], &[8, 2]]);
+        let next = || running.came.recv_timeout(PATIENCE).unwrap();
+        assert_eq!([next(), next()], [(LaneId(7), vec![7, 1], false), (LaneId(8), vec![8, 2], false)]);
+        running.peer.send(&[7, 3]).unwrap();
+        assert_eq!(next(), (LaneId(7), vec![7, 3], false));
+        let metrics = running.stop();
+        assert_eq!((metrics.packets_in.get(), metrics.packets_out.get(), metrics.bytes_in.get()), (3, 3, 6));
+    }
+
+    #[test]
+    fn what_is_read_and_lost_is_counted_by_its_reason() {
+        let running = start(&[&[], &[7, 1], &[]]);
+        running.came.recv_timeout(PATIENCE).unwrap();
+        let metrics = running.stop();
+        assert_eq!((metrics.packets_in.get(), metrics.packets_out.get(), metrics.drops[0].get()), (3, 1, 2));
+        assert_eq!(metrics.unaccounted(), 0);
+    }
+
+    #[test]
+    fn a_failed_read_is_told_and_the_source_goes_on() {
+        let running = start(&[b"!", &[7, 1]]);
+        assert_eq!(running.errors.recv_timeout(PATIENCE).unwrap(), io::ErrorKind::NetworkDown);
+        assert_eq!(running.came.recv_timeout(PATIENCE).unwrap().0, LaneId(7));
+        running.stop();
+    }
+
+    #[test]
+    fn a_source_that_waits_is_stopped() {
+        start(&[]).stop();
+    }
+}
