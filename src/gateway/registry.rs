@@ -416,6 +416,8 @@ impl Doorkeeper for Registry {
             append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(lease) }], out);
             append_routes(&[AddressRange::ALL_V4], out);
         });
+        // The terms leave in a message of their own, before any packet can follow. An error shows at the next flush.
+        drop(link.flush(&mut link.outbox(), &self.pool));
         link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
         tether.join(Arc::clone(link));
         self.metrics.links.add(1);
