@@ -67,7 +67,8 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 /// Whether a source file defines `name`: a function, a type, or a method of the page's script.
 fn defines(source: &str, name: &str) -> bool {
     let starts = |line: &str| {
-        let line = line.trim_start().trim_start_matches("pub").trim_start_matches("(crate)").trim_start_matches("(super)");
+        let line =
+            line.trim_start().trim_start_matches("pub").trim_start_matches("(crate)").trim_start_matches("(super)");
         let line = line.trim_start();
         let words = ["const fn ", "fn ", "struct ", "enum ", "trait ", "const ", "type ", "class ", "function ", ""];
         words.iter().any(|word| {
@@ -90,7 +91,9 @@ fn every_link_of_every_document_leads_to_a_file() {
     for document in &documents {
         let text = read(document);
         let files = links(&text).into_iter().filter_map(|link| linked_file(document, link.target));
-        dead.extend(files.filter(|file| !file.exists()).map(|file| format!("{} to {}", document.display(), file.display())));
+        dead.extend(
+            files.filter(|file| !file.exists()).map(|file| format!("{} to {}", document.display(), file.display())),
+        );
     }
     assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
 }
@@ -114,7 +117,8 @@ fn every_step_of_the_tour_names_a_function_that_its_file_has() {
 
 #[test]
 fn the_tour_would_miss_a_function_that_is_gone() {
-    let source = "    pub(super) fn translate_outgoing(&mut self) {}\n  pass(from, data) {\n    this.pass(from, data);\n";
+    let source =
+        "    pub(super) fn translate_outgoing(&mut self) {}\n  pass(from, data) {\n    this.pass(from, data);\n";
     for name in ["translate_outgoing", "pass"] {
         assert!(defines(source, name), "{name}");
     }
@@ -126,7 +130,8 @@ fn the_tour_would_miss_a_function_that_is_gone() {
 
 #[test]
 fn every_block_of_rust_in_contributing_is_in_the_example() {
-    let (contributing, example) = (read(&root().join("CONTRIBUTING.md")), read(&root().join("examples/add_a_stage.rs")));
+    let (contributing, example) =
+        (read(&root().join("CONTRIBUTING.md")), read(&root().join("examples/add_a_stage.rs")));
     let blocks = blocks(&contributing, "rust");
     assert!(!blocks.is_empty(), "CONTRIBUTING.md shows no code");
     for block in blocks {
