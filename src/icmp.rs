@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use crate::bucket::Bucket;
 use crate::checksum;
 use crate::ipv4;
 use crate::packet::{BufPool, Offload, Packet};
@@ -53,14 +54,13 @@ impl Error {
 pub struct Errors {
     gateway: IpAddr,
     pool: BufPool,
-    /// When the errors made so far would have been due at the long run's rate.
-    due: Option<Instant>,
+    rate: Bucket,
 }
 
 impl Errors {
     /// Errors from `gateway`, in buffers of `pool`.
     pub fn new(gateway: IpAddr, pool: BufPool) -> Self {
-        Self { gateway, pool, due: None }
+        Self { gateway, pool, rate: Bucket::new(BURST, INTERVAL * BURST) }
     }
 
     /// The error about `packet`, quoting it as it stands; `None` where none may be made (RFC 1812, 4.3.2.7), the rate is
@@ -68,20 +68,10 @@ impl Errors {
     pub fn about(&mut self, packet: &Packet<Parsed>, error: Error, now: Instant) -> Option<Packet<Parsed>> {
         let five_tuple = packet.proof().five_tuple();
         let (IpAddr::V4(gateway), IpAddr::V4(source)) = (self.gateway, five_tuple.source) else { return None };
-        if matches!(packet.proof().kind(), Kind::Error(_)) || !is_host(five_tuple.destination) || !self.is_due(now) {
+        if matches!(packet.proof().kind(), Kind::Error(_)) || !is_host(five_tuple.destination) || !self.rate.take(now) {
             return None;
         }
         make(&self.pool, gateway, source, error, packet.bytes())
-    }
-
-    /// A leaky bucket as one point in time (the generic cell rate algorithm).
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.due.map_or(now, |due| due.max(now));
-        let allowed = due.saturating_duration_since(now) < INTERVAL * BURST;
-        if allowed {
-            self.due = Some(due + INTERVAL);
-        }
-        allowed
     }
 }
 

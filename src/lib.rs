@@ -3,6 +3,7 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
+pub mod bucket;
 pub mod checksum;
 pub mod config;
 pub mod icmp;

@@ -4,8 +4,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::bucket::Bucket;
 use crate::icmp::{Error, Errors};
 use crate::packet::{BufPool, Packet};
 use crate::stages::ip_parse::{DNS_PORT, FiveTuple, Kind, Parsed, TcpFlags, Transport};
@@ -38,10 +39,21 @@ pub struct Rules {
     pub mtu_bytes: u16,
     /// Mappings that a tether may have (RFC 6888 REQ-4).
     pub mappings_max: usize,
+    /// New mappings a second that a tether may make in the long run (RFC 6888 REQ-4); as many may come at once.
+    pub mappings_per_second: u32,
     /// Remotes that a mapping remembers: filter entries, and TCP sessions (RFC 6888 REQ-5).
     pub remotes_max: usize,
     /// Where buffers for ICMP errors are from.
     pub pool: BufPool,
+}
+
+/// What a translation holds, by transport: TCP, UDP, queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Mappings.
+    pub mappings: [u64; Transport::COUNT],
+    /// External ports and identifiers.
+    pub ports: [u64; Transport::COUNT],
 }
 
 /// A tether's translation.
@@ -53,6 +65,8 @@ pub struct Nat {
     gateway: IpAddr,
     block: Option<PortBlock>,
     table: Table,
+    making: Bucket,
+    made: [u64; Transport::COUNT],
     random: Random,
     identification: u16,
     errors: Errors,
@@ -89,6 +103,8 @@ impl Nat {
             gateway: rules.plan.gateway(),
             block: rules.plan.block(tether),
             table: Table::default(),
+            making: Bucket::new(rules.mappings_per_second, Duration::from_secs(1)),
+            made: [0; Transport::COUNT],
             identification: random.next() as u16,
             random,
             errors: Errors::new(rules.plan.gateway(), rules.pool.clone()),
@@ -99,6 +115,16 @@ impl Nat {
     /// Live mappings, with those whose time is over and that were not met since.
     pub fn mappings(&self) -> usize {
         self.table.len()
+    }
+
+    /// The same, and the external ports in use, by transport: TCP, UDP, queries.
+    pub fn count(&self) -> Count {
+        Count { mappings: self.table.mappings(), ports: self.table.ports() }
+    }
+
+    /// Mappings made since this was last asked, by transport.
+    pub fn take_made(&mut self) -> [u64; Transport::COUNT] {
+        std::mem::take(&mut self.made)
     }
 
     /// Ends up to `budget` mappings whose time is over, and returns how many. What is not ended here ends when a packet
@@ -193,8 +219,17 @@ impl Nat {
         if at_limit && self.table.expire(now, self.rules.mappings_max) == 0 {
             return Err(Reason::MappingLimit);
         }
+        if self.rules.pool.is_nearly_full() {
+            return Err(Reason::MemoryLimit);
+        }
+        if !self.making.has_room(now) {
+            return Err(Reason::MappingRate);
+        }
         let ports = self.block.map_or(0, |block| block.len);
-        self.table.create(key, ports, &mut self.random, now).map_err(|_| Reason::PortLimit)
+        let slot = self.table.create(key, ports, &mut self.random, now).map_err(|_| Reason::PortLimit)?;
+        self.making.take(now);
+        self.made[key.transport as usize] += 1;
+        Ok(slot)
     }
 
     /// What becomes of a packet to the tether.

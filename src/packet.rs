@@ -22,6 +22,9 @@ pub const PACKET_BYTES_MAX: usize = 65_535;
 /// never pins a large buffer.
 const CLASS_BYTES: [usize; 3] = [2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
 
+/// The part of its limit from which on a pool is nearly full. The rest is for those who are in already.
+const NEARLY_FULL_PERCENT: u64 = 90;
+
 /// A bounded pool of packet buffers, shared by all threads. Cloning gives another handle to the same pool.
 #[derive(Clone)]
 pub struct BufPool(Arc<Pool>);
@@ -95,6 +98,11 @@ impl BufPool {
     /// Memory that buffers in use may hold, in bytes.
     pub fn limit_bytes(&self) -> u64 {
         self.0.limit_bytes
+    }
+
+    /// Whether so much is in use that what would bring more traffic is better refused.
+    pub fn is_nearly_full(&self) -> bool {
+        self.held_bytes() > self.0.limit_bytes / 100 * NEARLY_FULL_PERCENT
     }
 
     /// How often a buffer was refused because the pool was at its limit.

@@ -49,8 +49,9 @@ pub(super) struct Table {
     free: Vec<u32>,
     lists: [List; TimerClass::COUNT],
     by_inside: HashMap<Key, u32>,
-    by_port: [Box<[u32]>; 3],
-    used: [u16; 3],
+    by_port: [Box<[u32]>; Transport::COUNT],
+    used: [u16; Transport::COUNT],
+    mapped: [u32; Transport::COUNT],
 }
 
 impl Default for Table {
@@ -61,7 +62,8 @@ impl Default for Table {
             lists: [List { first: NONE, last: NONE }; TimerClass::COUNT],
             by_inside: HashMap::new(),
             by_port: Default::default(),
-            used: [0; 3],
+            used: [0; Transport::COUNT],
+            mapped: [0; Transport::COUNT],
         }
     }
 }
@@ -69,6 +71,16 @@ impl Default for Table {
 impl Table {
     pub(super) fn len(&self) -> usize {
         self.by_inside.len()
+    }
+
+    /// Mappings by transport.
+    pub(super) fn mappings(&self) -> [u64; Transport::COUNT] {
+        self.mapped.map(u64::from)
+    }
+
+    /// External ports in use by transport.
+    pub(super) fn ports(&self) -> [u64; Transport::COUNT] {
+        self.used.map(u64::from)
     }
 
     pub(super) fn mapping(&self, slot: Slot) -> Option<&Mapping> {
@@ -99,6 +111,7 @@ impl Table {
         let offset = if block_ports == 0 { 0 } else { self.free_port(key.transport, block_ports, random, now)? };
         let slot = self.insert(Mapping::new(key, offset, now));
         self.by_inside.insert(key, slot);
+        self.mapped[key.transport as usize] += 1;
         if block_ports != 0 {
             self.by_port[key.transport as usize][usize::from(offset)] = slot;
             self.used[key.transport as usize] += 1;
@@ -219,6 +232,7 @@ impl Table {
         let Some(node) = self.nodes.get_mut(slot as usize).and_then(Option::take) else { return };
         let Key { transport, .. } = node.mapping.key;
         self.by_inside.remove(&node.mapping.key);
+        self.mapped[transport as usize] -= 1;
         if let Some(port) = self.by_port[transport as usize].get_mut(usize::from(node.mapping.offset)) {
             *port = NONE;
             self.used[transport as usize] -= 1;

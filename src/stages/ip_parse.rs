@@ -78,6 +78,11 @@ pub enum Transport {
     Query,
 }
 
+impl Transport {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
 /// The flags of a TCP header, as its 14th byte has them (RFC 9293, 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpFlags(u8);

@@ -23,6 +23,10 @@ crate::reasons! {
         PortLimit = "port_limit",
         /// The tether has as many mappings as it may have.
         MappingLimit = "mapping_limit",
+        /// The tether makes mappings faster than it may.
+        MappingRate = "mapping_rate",
+        /// The memory for packets is nearly used up: nobody gets new mappings.
+        MemoryLimit = "memory_limit",
         /// The mapping's filter does not let the sender in.
         Filtered = "filtered",
         /// A protocol without ports, which an external address cannot be shared for.
@@ -111,7 +115,7 @@ fn refuse(
     now: Instant,
 ) -> Verdict<Packet<Translated>, Reason> {
     let error = match reason {
-        Reason::PortLimit | Reason::MappingLimit => Error::HostUnreachable,
+        Reason::PortLimit | Reason::MappingLimit | Reason::MappingRate | Reason::MemoryLimit => Error::HostUnreachable,
         Reason::NoResolver => Error::Prohibited,
         Reason::NoMapping | Reason::Filtered | Reason::UnsupportedProtocol => return Verdict::Drop(reason),
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::nat::{AddressPlan, Filtering, Rules, Timers, Translation};
+use crate::nat::{AddressPlan, Count, Filtering, Rules, Timers, Translation};
 use crate::packet::{BufPool, Checksum, Offload, Raw};
 use crate::packet_builder::*;
 use crate::stages::ip_parse;
@@ -38,6 +38,7 @@ fn rules(translation: Translation, change: impl FnOnce(&mut Rules)) -> Arc<Rules
         resolver: Some(ip(RESOLVER).into()),
         mtu_bytes: 1_400,
         mappings_max: 1_000,
+        mappings_per_second: 10_000,
         remotes_max: 4,
         pool: BufPool::new(1 << 20),
     };
@@ -324,6 +325,59 @@ fn at_the_mapping_limit_the_sender_is_told() {
     assert_eq!(reason, Reason::MappingLimit);
     world.wait(240);
     world.sent(&question(3));
+}
+
+#[test]
+fn mappings_made_faster_than_allowed_are_refused_and_the_sender_is_told() {
+    let mut world = translating(|rules| rules.mappings_per_second = 4);
+    for port in 1..=4 {
+        world.sent(&question(port));
+    }
+    let (reason, error) = as_sent_with_ttl_of(&mut world, &question(5));
+    assert_eq!(reason, Reason::MappingRate);
+    assert_packet(&error, &icmp_error(GATEWAY, LEASE, 3, 1, &question(5).bytes()));
+    world.sent(&question(1));
+    world.now += Duration::from_millis(249);
+    assert_eq!(as_sent_with_ttl_of(&mut world, &question(5)).0, Reason::MappingRate);
+    world.now += Duration::from_millis(1);
+    world.sent(&question(5));
+    assert_eq!(as_sent_with_ttl_of(&mut world, &question(6)).0, Reason::MappingRate);
+}
+
+#[test]
+fn a_mapping_refused_for_want_of_ports_costs_none_of_the_rate() {
+    let mut world = translating(|rules| rules.mappings_per_second = u32::from(BLOCK_PORTS) + 1);
+    (1..=BLOCK_PORTS).for_each(|port| drop(world.sent(&question(port))));
+    for _ in 0..3 {
+        assert_eq!(as_sent_with_ttl_of(&mut world, &question(BLOCK_PORTS + 1)).0, Reason::PortLimit);
+    }
+    world.sent(&tcp(CLIENT, SERVER, SYN));
+}
+
+#[test]
+fn while_memory_is_short_live_mappings_serve_and_new_ones_are_refused() {
+    let pool = BufPool::new(1 << 20);
+    let mut world = translating(|rules| rules.pool = pool.clone());
+    world.sent(&question(1));
+    let held: Vec<_> = std::iter::repeat_with(|| pool.take(60_000).expect("a buffer")).take(15).collect();
+    assert_eq!(as_sent_with_ttl_of(&mut world, &question(2)).0, Reason::MemoryLimit);
+    world.sent(&question(1));
+    drop(held);
+    world.sent(&question(2));
+}
+
+#[test]
+fn mappings_and_ports_are_counted_by_transport() {
+    let mut world = world();
+    world.sent(&question(1));
+    world.sent(&question(2));
+    world.sent(&tcp(CLIENT, SERVER, SYN));
+    world.sent(&query(LEASE, "192.0.2.80", 8, 7));
+    let count = Count { mappings: [1, 2, 1], ports: [1, 2, 1] };
+    assert_eq!((world.nats[0].count(), world.nats[0].take_made()), (count, [1, 2, 1]));
+    world.wait(7_440);
+    world.nats[0].expire(world.now, 10);
+    assert_eq!((world.nats[0].count(), world.nats[0].take_made()), (Count::default(), [0; 3]));
 }
 
 #[test]
