@@ -91,13 +91,13 @@ impl Gateway {
         let (credentials, fresh_token) = CredentialStore::load_or_make(&config.tethers.credentials, fresh)?;
         let around = Surroundings::look(config)?;
         let plan = Arc::new(egress::address_plan(config, &around)?);
-        let mtu_bytes = config.lease.mtu.clone().unwrap_or_else(|| around.mtu_bytes);
+        let mtu_bytes = around.lease_mtu_bytes(&config.lease.mtu)?;
         let budget = config.memory.budget.0;
         let pool = BufPool::new(budget / 100 * POOL_SHARE_PERCENT);
         let gateway_metrics = GatewayMetrics::new(&labels::<accept::Reason>());
         let registry = Registry::new(Parts {
             terms: terms(config, mtu_bytes),
-            links_max: u32::try_from(config.listen.links_max + config.listen.handshakes_max).unwrap_or(u32::MAX),
+            links_max: u32::try_from(config.listen.links_max).unwrap_or(u32::MAX),
             credentials,
             guard_rules: Arc::new(ip_parse::Rules {
                 plan: Arc::clone(&plan),
@@ -363,6 +363,7 @@ fn nat_rules(config: &config::Gateway, plan: &Arc<AddressPlan>, mtu_bytes: u16, 
         resolver,
         mtu_bytes,
         mappings_max: nat.mappings_per_tether,
+        mappings_per_second: nat.mappings_per_second,
         remotes_max: REMOTES_A_MAPPING,
         pool: pool.clone(),
     }

@@ -99,7 +99,7 @@ impl Default for Gateway {
 settings! {
     /// Who this gateway is.
     pub struct Identity {
-        /// Its name, as clients, the log and the metrics show it.
+        /// Its name, which its nftables table and its state file bear: several on one host need several names.
         name: Name = "wstether",
     }
 }
@@ -115,7 +115,7 @@ settings! {
         handshake_timeout: Duration = "10s" in "1s"..="5m",
         /// How many connections may be in that state at once. Further ones are refused with 503.
         handshakes_max: usize = 256 in 1..=65536,
-        /// How many links (WebSockets of tethers) may be open at once. Further ones are refused with 503.
+        /// How many WebSockets may be open at once, with those that are in that state. Further ones are refused with 503.
         links_max: usize = 1024 in 1..=1000000,
         /// How often an idle link is asked whether it still lives. One that is silent three times as long is closed.
         keepalive: Duration = "20s" in "1s"..="10m",
@@ -150,11 +150,11 @@ settings! {
         /// How long a tether whose last link broke keeps its address and its connections.
         linger: Duration = "5m" in "0s"..="1d",
         /// How many bytes a client may send ahead of what the gateway has passed on.
-        credit_window: Bytes = "1MiB" in "64KiB"..="64MiB",
+        credit_window: Bytes = "1MiB" in "128KiB"..="64MiB",
         /// How many bytes the gateway sends ahead of what the client has acknowledged. The relay holds at most these.
-        downlink_window: Bytes = "1MiB" in "64KiB"..="64MiB",
-        /// The largest WebSocket message taken. A larger one closes the link with 1009.
-        message_max: Bytes = "256KiB" in "64KiB"..="16MiB",
+        downlink_window: Bytes = "1MiB" in "128KiB"..="64MiB",
+        /// The largest WebSocket message taken. A larger one closes the link with 1009. A super-packet of 64 KiB fits in any.
+        message_max: Bytes = "256KiB" in "128KiB"..="16MiB",
         /// The file of credentials, which "wstether token" writes. Where it is not there, the gateway makes it with one
         /// fresh token, which is printed once.
         credentials: PathBuf = "/var/lib/wstether/credentials.toml",
@@ -166,7 +166,8 @@ settings! {
     pub struct Lease {
         /// The addresses for clients. The first one is the gateway's own inner address, which also answers DNS.
         pool: Prefix4 = "100.64.0.0/16",
-        /// The largest packet inside the tunnel, in bytes. "auto" takes that of the interface the packets leave by.
+        /// The largest packet inside the tunnel, in bytes. "auto" takes that of the interface the packets leave by, and no
+        /// more than that is allowed.
         mtu: Auto<u16> = "auto" in 1280..=65535,
     }
 }
@@ -303,20 +304,12 @@ settings! {
         tcp_opening: Duration = "4m" in "1s"..="1d",
         /// A TCP connection that is being closed or was reset (RFC 5382: at least 4 minutes).
         tcp_closing: Duration = "4m" in "1s"..="1d",
-        /// An unsolicited SYN from outside waits this long for one from inside (RFC 5382: at least 6 seconds).
-        tcp_inbound_syn: Duration = "6s" in "0s"..="1m",
         /// A ping's mapping (RFC 5508: at least 60 seconds).
         icmp_query: Duration = "1m" in "1s"..="1d",
-        /// Fragments wait this long for the first one.
-        fragment: Duration = "2s" in "100ms"..="1m",
-        /// A port rests this long before another tether gets it (RFC 6888: 120 seconds).
-        port_hold_down: Duration = "2m" in "0s"..="1d",
         /// How many mappings a tether may have. At the limit new ones are refused, and live ones stay.
         mappings_per_tether: usize = 1536 in 16..=196608,
-        /// How many new mappings a tether may make in a second.
+        /// How many new mappings a tether may make in a second, in the long run; as many may come at once.
         mappings_per_second: u32 = 500 in 1..=100000,
-        /// How many packets the table of fragments remembers, over all tethers.
-        fragments_max: usize = 4096 in 16..=1000000,
     }
 }
 
@@ -344,9 +337,10 @@ settings! {
 }
 
 settings! {
-    /// The gateway answers DNS on its inner address by asking others.
+    /// The gateway answers DNS on its inner address: such packets are translated to a resolver, and its answers back.
     pub struct Dns {
-        /// The resolvers to ask, such as "9.9.9.9". Empty: those of the host (/etc/resolv.conf).
+        /// The resolver: one IPv4 address, such as "9.9.9.9", at port 53. Empty: the first of the host (/etc/resolv.conf)
+        /// that is not on the host itself.
         upstream: Vec<Resolver> = [],
     }
 }
@@ -354,7 +348,8 @@ settings! {
 settings! {
     /// The memory for packets, queues and translation state, all together.
     pub struct Memory {
-        /// Nearing it, new tethers and then new mappings are refused.
+        /// Three quarters of it are for packets. Nearing them, new tethers and then new mappings are refused; at them,
+        /// packets are dropped.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
     }
 }

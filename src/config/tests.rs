@@ -219,6 +219,15 @@ fn values_that_do_not_fit_each_other_are_refused() {
         ("[listen]\naddress = []", &["line 2: listen.address: is empty"]),
         ("[listen]\naddress = [\"[::]:1\", \"[::]:1\"]", &["line 2", "[::]:1 is given twice"]),
         ("[listen]\nlinks_max = 10", &["line 2: listen.links_max: 10 links cannot serve tethers.max = 64"]),
+        ("[listen]\nlinks_max = 64", &["64 links cannot serve tethers.max = 64: at least one more"]),
+        ("[dns]\nupstream = [\"9.9.9.9\", \"1.1.1.1\"]", &["line 2: dns.upstream: names several"]),
+        ("[dns]\nupstream = \"9.9.9.9:5353\"", &["dns.upstream: 9.9.9.9:5353: only port 53"]),
+        ("[dns]\nupstream = \"2001:db8::1\"", &["dns.upstream: 2001:db8::1: must be an IPv4 address"]),
+        ("[dns]\nupstream = \"127.0.0.53\"", &["dns.upstream: 127.0.0.53: must be an IPv4 address"]),
+        (
+            "[egress]\nmode = \"tun\"\ntranslation = \"gateway\"\naddresses = [\"192.0.2.1\", \"192.0.2.2\"]",
+            &["line 4: egress.addresses: names several"],
+        ),
         ("[lease]\npool = \"100.64.0.0/26\"", &["line 2: lease.pool", "room for 61 clients, and tethers.max is 64"]),
         ("[lease]\npool = \"127.0.0.0/8\"", &["line 2: lease.pool", "cannot be given to clients"]),
         (

@@ -17,6 +17,9 @@ use crate::stages::{raw_recv, tun_read};
 /// milliseconds at 10 Gbit/s.
 const SOCKET_BUFFER_BYTES: u32 = 8 << 20;
 
+/// The least MTU of a lease (RFC 8200, 5: what IPv6 asks of every link).
+const MTU_BYTES_MIN: u16 = 1_280;
+
 /// Why there is no way out.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -41,6 +44,24 @@ pub enum EgressError {
     /// The kernel's state.
     #[error(transparent)]
     KernelState(#[from] kernel_state::Error),
+    /// Packets would be larger than the interface takes.
+    #[error("lease.mtu = {mtu_bytes} is more than the MTU of {interface}, {limit_bytes}")]
+    MtuTooLarge {
+        /// As configured.
+        mtu_bytes: u16,
+        /// The interface to the internet.
+        interface: String,
+        /// Its MTU in bytes.
+        limit_bytes: u16,
+    },
+    /// The interface takes less than what every client may count on (docs/protocol.md, WELCOME).
+    #[error("the MTU of {interface}, {mtu_bytes}, is below {MTU_BYTES_MIN}, which a lease needs")]
+    MtuTooSmall {
+        /// The interface to the internet.
+        interface: String,
+        /// Its MTU in bytes.
+        mtu_bytes: u16,
+    },
     /// The TUN did not come with the state.
     #[error("the TUN device {0} was not set up")]
     NoTun(String),
@@ -83,6 +104,24 @@ impl Surroundings {
         });
         let addresses = addresses.collect();
         Ok(Self { interface: link.name, mtu_bytes: u16::try_from(link.mtu).unwrap_or(u16::MAX), addresses, own })
+    }
+
+    /// The largest packet inside the tunnel: as configured, or the interface's.
+    ///
+    /// # Errors
+    /// Where the interface would not take such packets, or takes less than a lease must have.
+    pub fn lease_mtu_bytes(&self, configured: &Auto<u16>) -> Result<u16, EgressError> {
+        let (interface, limit_bytes) = (self.interface.clone(), self.mtu_bytes);
+        if limit_bytes < MTU_BYTES_MIN {
+            return Err(EgressError::MtuTooSmall { interface, mtu_bytes: limit_bytes });
+        }
+        match *configured {
+            Auto::Is(mtu_bytes) if mtu_bytes > limit_bytes => {
+                Err(EgressError::MtuTooLarge { mtu_bytes, interface, limit_bytes })
+            }
+            Auto::Is(mtu_bytes) => Ok(mtu_bytes),
+            Auto::Auto => Ok(limit_bytes),
+        }
     }
 
     fn external(&self, blocks: &config::PortBlocks) -> Result<Vec<Ipv4Addr>, EgressError> {
@@ -220,4 +259,25 @@ fn in_netlink(prefix: Prefix) -> netlink::Prefix {
 
 fn host_in_netlink(address: IpAddr) -> netlink::Prefix {
     netlink::Prefix { address, bits: if address.is_ipv4() { 32 } else { 128 } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(mtu_bytes: u16) -> Surroundings {
+        Surroundings { interface: "eth0".into(), mtu_bytes, addresses: Vec::new(), own: Vec::new() }
+    }
+
+    #[test]
+    fn a_lease_has_the_interfaces_mtu_or_less() {
+        let mtu = |limit, configured| around(limit).lease_mtu_bytes(&configured).map_err(|error| error.to_string());
+        assert_eq!(mtu(1_500, Auto::Auto), Ok(1_500));
+        assert_eq!(mtu(1_500, Auto::Is(1_500)), Ok(1_500));
+        assert_eq!(mtu(1_500, Auto::Is(1_400)), Ok(1_400));
+        let told = mtu(1_500, Auto::Is(1_501)).expect_err("larger than the interface's");
+        assert_eq!(told, "lease.mtu = 1501 is more than the MTU of eth0, 1500");
+        let told = mtu(1_279, Auto::Auto).expect_err("smaller than a lease's");
+        assert_eq!(told, "the MTU of eth0, 1279, is below 1280, which a lease needs");
+    }
 }

@@ -189,6 +189,9 @@ impl Registry {
     fn new_tether(&self, now: Instant, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
         let no_address =
             || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
+        if self.pool.is_nearly_full() {
+            return Err(refusal(RefusalReason::Busy, RETRY_AFTER_MS, "the gateway is short of memory"));
+        }
         let lane = self.tethers.reserve().ok_or_else(no_address)?;
         let id = TetherId(lane.0);
         let made = self.make_tether(now, hello, id);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::config::schema::Reader;
 use crate::config::values::Auto;
+use crate::stages::ip_parse::DNS_PORT;
 
 /// The ports below are for services with a privilege (RFC 6335: system ports).
 const PORT_UNPRIVILEGED_MIN: u16 = 1024;
@@ -49,6 +50,9 @@ impl EgressKeys {
                                 this host without being its own";
                     reader.object(&["egress.translation"], what);
                 }
+                if blocks.addresses.len() > 1 {
+                    reader.object(&["egress.addresses"], "names several: one address is routed to a TUN device");
+                }
                 Way::Tun { name: self.tun_name, translation: Translation::Gateway(blocks) }
             }
             (EgressMode::Tun, Auto::Auto | Auto::Is(Translator::Kernel)) => {
@@ -69,6 +73,7 @@ pub(super) fn judge(config: &Gateway, reader: &mut Reader) {
     if let Some(blocks) = config.egress.port_blocks() {
         judge_ports(config, blocks, reader);
     }
+    judge_dns(config, reader);
     for name in StageName::ALL {
         judge_stage(config, *name, reader);
     }
@@ -84,8 +89,12 @@ fn judge_listening(config: &Gateway, reader: &mut Reader) {
             reader.object(&["listen.address", "metrics.listen"], format!("{address} is given twice"));
         }
     }
-    if listen.links_max < config.tethers.max {
-        let what = format!("{} links cannot serve tethers.max = {}", listen.links_max, config.tethers.max);
+    // A client that comes back needs a place while its old link still has one.
+    if listen.links_max <= config.tethers.max {
+        let what = format!(
+            "{} links cannot serve tethers.max = {}: at least one more than tethers is needed",
+            listen.links_max, config.tethers.max
+        );
         reader.object(&["listen.links_max", "tethers.max"], what);
     }
 }
@@ -148,6 +157,23 @@ fn judge_ports(config: &Gateway, blocks: &PortBlocks, reader: &mut Reader) {
              address, {room} in all"
         );
         reader.object(&keys, what);
+    }
+}
+
+/// DNS is translated like any other flow: to one address, at the port that the client asked.
+fn judge_dns(config: &Gateway, reader: &mut Reader) {
+    let path = "dns.upstream";
+    if let [_, _, ..] = &config.dns.upstream[..] {
+        reader.object(&[path], "names several: give the one resolver that packets are translated to");
+    }
+    for resolver in &config.dns.upstream {
+        let address = resolver.0;
+        if address.port() != DNS_PORT {
+            reader.object(&[path], format!("{address}: only port {DNS_PORT} is reached by translation"));
+        } else if !address.is_ipv4() || address.ip().is_unspecified() || address.ip().is_loopback() {
+            let what = format!("{}: must be an IPv4 address that is not on this host's loopback", address.ip());
+            reader.object(&[path], what);
+        }
     }
 }
 
