@@ -30,6 +30,7 @@ use egress::{Egress, EgressError, Surroundings, Way};
 use poller::Poller;
 use registry::{Parts, Registry, Terms};
 
+mod census;
 pub mod egress;
 mod poller;
 pub mod registry;

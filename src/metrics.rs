@@ -173,16 +173,14 @@ pub struct ByProtocol<T> {
     pub tcp: T,
     /// UDP (protocol 17).
     pub udp: T,
-    /// ICMP queries (protocols 1 and 58).
+    /// ICMP queries (protocol 1).
     pub icmp: T,
-    /// Everything without ports.
-    pub other: T,
 }
 
 impl<T> ByProtocol<T> {
-    /// All of them: TCP, UDP, ICMP, others.
-    pub fn each(&self) -> [&T; 4] {
-        [&self.tcp, &self.udp, &self.icmp, &self.other]
+    /// All of them: TCP, UDP, ICMP.
+    pub fn each(&self) -> [&T; 3] {
+        [&self.tcp, &self.udp, &self.icmp]
     }
 }
 
@@ -211,12 +209,8 @@ pub struct GatewayMetrics {
     pub handshakes_limit: Gauge,
     /// Time from accept to welcome.
     pub handshake_seconds: Histogram<Duration>,
-    /// Uplink bytes granted to tethers as credit.
-    pub credit_granted_bytes: Counter,
     /// Uplink bytes of tethers that are inside the gateway.
     pub credit_in_use_bytes: Gauge,
-    /// How often a tether sent more than its credit.
-    pub credit_overruns: Counter,
     /// Sum of the links' downlink windows.
     pub window_bytes: Gauge,
     /// Downlink bytes sent on links and not acknowledged.
@@ -243,8 +237,6 @@ pub struct GatewayMetrics {
     pub packet_socket_drops: Counter,
     /// Errors from the egress' reads.
     pub egress_read_errors: Counter,
-    /// Errors from the egress' writes.
-    pub egress_write_errors: Counter,
     /// The way out: told once, when it is known.
     pub egress: OnceLock<Egress>,
 }
@@ -273,9 +265,7 @@ impl GatewayMetrics {
             handshakes: Gauge::default(),
             handshakes_limit: Gauge::default(),
             handshake_seconds: Histogram::new(&buckets::HANDSHAKE),
-            credit_granted_bytes: Counter::default(),
             credit_in_use_bytes: Gauge::default(),
-            credit_overruns: Counter::default(),
             window_bytes: Gauge::default(),
             window_in_flight_bytes: Gauge::default(),
             nat_mappings: ByProtocol::default(),
@@ -289,7 +279,6 @@ impl GatewayMetrics {
             buffers_refused: Counter::default(),
             packet_socket_drops: Counter::default(),
             egress_read_errors: Counter::default(),
-            egress_write_errors: Counter::default(),
             egress: OnceLock::new(),
         })
     }

@@ -21,7 +21,7 @@ use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Cores, Handler, Kept, Port, RUNTIME_REASONS, Settings, Stage, WhenFull};
-use crate::stages::accept::{self, Accept};
+use crate::stages::accept::Accept;
 use crate::stages::raw_send::{self, RawSend};
 use crate::stages::tethered::{Steered, Tethered};
 use crate::stages::tun_write::{self, TunWrite};
@@ -139,7 +139,8 @@ pub fn gateway(
     );
     let accept = build.stage(
         Place { name: StageName::Accept, direction: "uplink", lanes: links, when_full: WhenFull::Park },
-        &labels::<accept::Reason>(),
+        // It drops no packets: what it refuses are connections, which have a counter of their own.
+        &[],
         Accept {
             pending: Arc::clone(&registry.pending),
             pool: registry.pool.clone(),

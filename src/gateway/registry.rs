@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
+use super::census::{self, Census};
 use crate::credentials::CredentialStore;
 use crate::link::{Link, LinkError};
 use crate::metrics::GatewayMetrics;
@@ -133,6 +134,7 @@ impl Registry {
         let plan = Arc::clone(&parts.guard_rules.plan);
         let tethers_max = plan.capacity().min(u32::try_from(parts.terms.tethers_max).unwrap_or(u32::MAX));
         parts.metrics.handshakes_limit.set(parts.terms.handshakes_max as u64);
+        census::publish_limits(&plan, &parts.metrics);
         Arc::new(Self {
             terms: parts.terms,
             links: Arc::new(Table::new(parts.links_max)),
@@ -282,6 +284,7 @@ impl Registry {
             stages.ws_encode.clear(now, lane);
             stages.tethered.iter().for_each(|stage| stage.clear(now, lane));
         }
+        self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
         self.tethers.release(lane);
         info!(tether = tether.id.0, "tether ended");
@@ -306,7 +309,7 @@ impl Registry {
             }
         }
         links_lane.into_iter().for_each(|lane| self.has_control(lane));
-        let mut mappings = 0;
+        let mut census = Census::default();
         for tether in self.tethers.all() {
             if tether.unlinked_since().is_some_and(|since| now.saturating_duration_since(since) > self.terms.linger) {
                 self.end_tether(now, &tether);
@@ -314,9 +317,19 @@ impl Registry {
             }
             let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
             nat.expire(now, EXPIRIES_A_TIDYING);
-            mappings += nat.mappings() as u64;
+            self.count_made(&mut nat);
+            census.add_nat(&nat);
+            drop(nat);
+            census.add_links(&tether.links);
         }
-        self.metrics.nat_mappings.other.set(mappings);
+        census.publish(&self.metrics);
+    }
+
+    /// Mappings are counted where they are made, and brought to the figures from there.
+    fn count_made(&self, nat: &mut Nat) {
+        for (counter, made) in self.metrics.nat_mappings_made.each().into_iter().zip(nat.take_made()) {
+            counter.add(made);
+        }
     }
 
     /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due.

@@ -168,7 +168,7 @@ impl From<&Gauge> for Value {
 }
 
 /// The values of the label `protocol`, in the order of [`ByProtocol::each`].
-const PROTOCOLS: [&str; 4] = ["tcp", "udp", "icmp", "other"];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 
 fn protocols<T>(figures: &ByProtocol<T>, get: fn(&T) -> u64) -> Vec<(&'static str, u64)> {
     PROTOCOLS.into_iter().zip(figures.each().map(get)).collect()
@@ -229,9 +229,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_accept_handshakes_limit", G, Count, "Connections that may be between accept and welcome at once.", |g| (&g.handshakes_limit).into()),
     whole("wstether_accept_handshake_seconds", Kind::Histogram(&buckets::HANDSHAKE), Seconds, "Time from accept to welcome.", |g| Value::Histogram(g.handshake_seconds.snapshot())),
     // What tethers may send and are sent.
-    whole("wstether_credit_granted_bytes_total", C, Bytes, "Uplink bytes granted to tethers as credit.", |g| (&g.credit_granted_bytes).into()),
     whole("wstether_credit_in_use_bytes", G, Bytes, "Uplink bytes of tethers that are inside the gateway.", |g| (&g.credit_in_use_bytes).into()),
-    whole("wstether_credit_overruns_total", C, Count, "How often a tether sent more than its credit.", |g| (&g.credit_overruns).into()),
     whole("wstether_window_bytes", G, Bytes, "Sum of the links' downlink windows.", |g| (&g.window_bytes).into()),
     whole("wstether_window_in_flight_bytes", G, Bytes, "Downlink bytes sent on links and not acknowledged.", |g| (&g.window_in_flight_bytes).into()),
     // NAT.
@@ -246,7 +244,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_buffers_limit_bytes", G, Bytes, "Memory that packet buffers in use may hold.", |g| (&g.buffers_limit_bytes).into()),
     whole("wstether_buffers_refused_total", C, Count, "Buffers refused because the pool was at its limit.", |g| (&g.buffers_refused).into()),
     whole("wstether_packet_socket_drops_total", C, Count, "Packets that the kernel dropped because a packet socket's buffer was full.", |g| (&g.packet_socket_drops).into()),
-    whole_by("wstether_egress_errors_total", C, &["operation"], "Errors of the packet socket or the TUN device, by operation (read, write).", |g| vec![("read", g.egress_read_errors.get()), ("write", g.egress_write_errors.get())]),
+    whole("wstether_egress_read_errors_total", C, Count, "Errors from reading the packet socket or the TUN device. What could not be written is among the drops of raw-send or tun-write.", |g| (&g.egress_read_errors).into()),
     // What runs.
     info("wstether_egress_info", &["mode", "interface"], "The way out: raw or tun, and its interface; unknown until it is open.", egress),
     info("wstether_build_info", &["version"], "The version that runs.", |_| vec![env!("CARGO_PKG_VERSION").into()]),

@@ -414,15 +414,12 @@ fn nat_and_tethers() -> Vec<Panel> {
         Panel::graph("Tethers opened", "ops", "New tethers, and those that came back with a resume ticket.")
             .query(or_zero(&rate("wstether_tethers_opened_total", "")), "new")
             .query(or_zero(&rate("wstether_tethers_resumed_total", "")), "resumed"),
-        Panel::graph("Uplink credit", "bytes", "Uplink bytes of tethers that are inside the gateway.")
-            .query(sum("wstether_credit_in_use_bytes", ""), "in use"),
         Panel::graph(
-            "Credit granted and overrun",
-            "short",
-            "Bytes granted a second, and how often a second a tether sent more than it was granted.",
+            "Uplink credit",
+            "bytes",
+            "Uplink bytes of tethers that are inside the gateway. What is beyond is dropped as over_credit.",
         )
-        .query(or_zero(&rate("wstether_credit_granted_bytes_total", "")), "bytes granted")
-        .query(or_zero(&rate("wstether_credit_overruns_total", "")), "overruns"),
+        .query(sum("wstether_credit_in_use_bytes", ""), "in use"),
         Panel::graph(
             "Downlink windows",
             "bytes",
@@ -455,8 +452,8 @@ fn process() -> Vec<Panel> {
             "Packets that the kernel dropped because a packet socket's buffer was full.",
         )
         .query(or_zero(&rate("wstether_packet_socket_drops_total", "")), "dropped"),
-        Panel::graph("Egress errors", "ops", "Errors of the packet socket or the TUN device, by operation.")
-            .query(rate_by("operation", "wstether_egress_errors_total", ""), "{{operation}}"),
+        Panel::graph("Egress errors", "ops", "Errors from reading the packet socket or the TUN device.")
+            .query(or_zero(&rate("wstether_egress_read_errors_total", "")), "errors"),
     ]
 }
 

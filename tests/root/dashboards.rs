@@ -228,7 +228,8 @@ fn percent_encoded(query: &str) -> String {
 }
 
 /// The drop reasons of the live gateway's stages.
-const REASONS: &[&str] = &["queue_full", "kernel_full", "ring_full", "no_buffer", "port_limit", "malformed"];
+const REASONS: &[&str] =
+    &["queue_full", "panicked", "kernel_full", "no_buffer", "cannot_cut", "port_limit", "memory_limit", "malformed"];
 
 /// A metrics server whose figures move, as a gateway's do whose way out is raw.
 struct LiveGateway {

@@ -100,3 +100,29 @@ fn every_rule_names_series_of_the_catalogue_or_of_another_rule_and_every_alert_h
         assert!(fs::exists(format!("{}/{runbook}", env!("CARGO_MANIFEST_DIR"))).expect("readable"), "{runbook}");
     }
 }
+
+#[test]
+fn every_reason_that_a_rule_counts_is_one_that_a_stage_has() {
+    use crate::metrics::labels;
+    use crate::runtime::stage::RUNTIME_REASONS;
+    use crate::stages::{ip_parse, nat_rewrite, raw_recv, raw_send, tun_read, tun_write, ws_decode, ws_encode};
+
+    let known = [
+        RUNTIME_REASONS.to_vec(),
+        labels::<ws_decode::Reason>(),
+        labels::<ip_parse::Reason>(),
+        labels::<nat_rewrite::Reason>(),
+        labels::<raw_send::Reason>(),
+        labels::<tun_write::Reason>(),
+        labels::<raw_recv::Reason>(),
+        labels::<tun_read::Reason>(),
+        labels::<ws_encode::Reason>(),
+    ]
+    .concat();
+    let lists = RULES.split("reason=~\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let named: Vec<&str> = lists.flat_map(|list| list.split('|')).collect();
+    assert!(!named.is_empty());
+    for name in named {
+        assert!(known.contains(&name), "{name} is no stage's reason");
+    }
+}
