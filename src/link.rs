@@ -17,6 +17,8 @@ use crate::wire::capsule::{self, Features, datagram_header};
 use crate::wire::frame::{self, Decoder, FrameError, Role, Step, Subprotocol};
 
 mod outbox;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use outbox::Outbox;
 

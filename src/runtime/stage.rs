@@ -137,6 +137,12 @@ impl Tally {
         self.count_drop(RUNTIME_REASONS.len() + reason, segments, bytes);
     }
 
+    /// Segments and bytes dropped under the handler's reason of that index.
+    #[cfg(test)]
+    pub(crate) fn dropped(&self, reason: usize) -> Count {
+        self.drops.get(RUNTIME_REASONS.len() + reason).copied().unwrap_or_default()
+    }
+
     fn count_drop(&mut self, index: usize, segments: u64, bytes: u64) {
         if self.drops.len() <= index {
             self.drops.resize(index + 1, Count::default());

@@ -17,6 +17,9 @@ use crate::wire::capsule::{Capsule, Capsules, Challenge, Hello, Refusal, Refusal
 use crate::wire::frame::Subprotocol;
 use crate::wire::proof::Nonce;
 
+#[cfg(test)]
+mod tests;
+
 crate::reasons! {
     /// Why a connection comes to nothing.
     pub enum Reason {

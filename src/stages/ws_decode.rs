@@ -16,6 +16,9 @@ use crate::tether_links::TetherLinks;
 use crate::wire::capsule::{self, Capsule, CapsuleError, Capsules, Datagram};
 use crate::wire::frame::close_code;
 
+#[cfg(test)]
+mod tests;
+
 crate::reasons! {
     /// Why ws-decode drops a packet.
     pub enum Reason {

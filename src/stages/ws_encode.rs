@@ -16,6 +16,9 @@ use crate::table::Table;
 use crate::tether_links::TetherLinks;
 use crate::wire::capsule::Features;
 
+#[cfg(test)]
+mod tests;
+
 crate::reasons! {
     /// Why ws-encode drops a packet.
     pub enum Reason {

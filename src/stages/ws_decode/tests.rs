@@ -1,0 +1,255 @@
+use super::*;
+use crate::link::testing::*;
+use crate::packet::Offload;
+use crate::packet_builder::udp;
+use crate::tether_links::Windows;
+use crate::wire::capsule::{
+    AssignedAddress, CloseReason, Features, Prefix, append_ack, append_address_request, append_close, append_credit,
+    datagram_header,
+};
+use crate::wire::frame::{self, Opcode};
+
+struct World {
+    decode: WsDecode<Keeper>,
+    keeper: Arc<Keeper>,
+    link: Arc<Link>,
+    tether: Arc<TetherLinks>,
+    peer: crate::link::testing::Peer,
+    work: WorkOf<WsDecode<Keeper>>,
+}
+
+fn world_with(windows: Windows, pool: BufPool) -> World {
+    let (link, tether, peer) = open(windows, Features::default());
+    let (links, keeper) = (Arc::new(Table::new(8)), Keeper::new());
+    links.put(LINK, Arc::clone(&link));
+    let decode = WsDecode { links, pool, message_bytes_max: MESSAGE_BYTES_MAX, keeper: Arc::clone(&keeper) };
+    World { decode, keeper, link, tether, peer, work: WorkOf::<WsDecode<Keeper>>::default() }
+}
+
+fn world() -> World {
+    world_with(Windows { send_bytes: 1 << 20, credit_bytes: Some(1 << 20) }, BufPool::new(1 << 24))
+}
+
+impl World {
+    /// Handles the link until so many segments came in.
+    fn receive(&mut self, segments: u64) {
+        let Self { decode, work, .. } = self;
+        let begin = std::cell::Cell::new(0);
+        until(
+            || {
+                work.batch.lanes = vec![LINK];
+                decode.handle(Instant::now(), work);
+                begin.set(work.tally.received.segments);
+            },
+            || begin.get() >= segments,
+        );
+    }
+
+    /// Handles the link until the keeper was told something.
+    fn receive_until_told(&mut self) -> Vec<Told> {
+        let Self { decode, work, keeper, .. } = self;
+        until(
+            || {
+                work.batch.lanes = vec![LINK];
+                decode.handle(Instant::now(), work);
+            },
+            || !keeper.told().is_empty(),
+        );
+        keeper.told()
+    }
+
+    fn drops(&self) -> [u64; 3] {
+        std::array::from_fn(|reason| self.work.tally.dropped(reason).segments)
+    }
+
+    fn lanes(&self) -> Vec<(LaneId, LaneId)> {
+        self.work.out.iter().map(|entry| (entry.origin, entry.lane)).collect()
+    }
+}
+
+fn datagram(packet: &[u8]) -> Vec<u8> {
+    [&datagram_header(packet.len(), Offload::default())[..], packet].concat()
+}
+
+fn packet() -> Vec<u8> {
+    udp("100.64.0.2:4000", "192.0.2.80:443", b"question").bytes()
+}
+
+const UNKNOWN_CONTEXT: [u8; 6] = [0x00, 4, 5, 1, 2, 3];
+
+#[test]
+fn each_packet_of_a_message_goes_to_the_tethers_lane_and_counts_for_its_credit() {
+    let mut world = world();
+    let message = [datagram(&packet()), datagram(&packet())].concat();
+    world.peer.send(Opcode::Binary, &message);
+    world.receive(2);
+    assert_eq!(world.lanes(), [(LINK, TETHER); 2]);
+    assert!(world.work.out.iter().all(|entry| entry.item.bytes() == packet()));
+    assert_eq!((world.work.tally.received.segments, world.work.tally.received.bytes), (2, 2 * packet().len() as u64));
+    assert_eq!(world.drops(), [0, 0, 0]);
+    assert_eq!(
+        (world.link.received_bytes(), world.tether.account().inside_bytes()),
+        (message.len() as u64, message.len() as u64)
+    );
+    world.work.out.clear();
+    assert_eq!(world.tether.account().inside_bytes(), 0);
+}
+
+#[test]
+fn a_message_that_comes_in_pieces_is_one_message() {
+    let mut world = world();
+    let mut frame = Vec::new();
+    frame::append(Opcode::Binary, &datagram(&packet()), Some([9; 4]), &mut frame);
+    for piece in frame.chunks(5) {
+        world.peer.send_bytes(piece);
+        world.work.batch.lanes = vec![LINK];
+        world.decode.handle(Instant::now(), &mut world.work);
+    }
+    world.receive(1);
+    assert_eq!((world.work.out.len(), world.drops()), (1, [0, 0, 0]));
+}
+
+#[test]
+fn a_datagram_of_another_context_is_dropped_counted_and_acknowledged() {
+    let mut world = world();
+    world.peer.send(Opcode::Binary, &UNKNOWN_CONTEXT);
+    world.receive(1);
+    assert_eq!((world.drops(), world.work.out.len(), world.work.tally.received.bytes), ([1, 0, 0], 0, 3));
+    assert_eq!((world.link.received_bytes(), world.keeper.told()), (6, vec![Told::AckLater]));
+}
+
+#[test]
+fn what_is_beyond_the_credit_is_dropped_until_something_has_left() {
+    let windows = Windows { send_bytes: 1 << 20, credit_bytes: Some(10) };
+    let mut world = world_with(windows, BufPool::new(1 << 24));
+    world.peer.send(Opcode::Binary, &[datagram(&packet()), datagram(&packet())].concat());
+    world.receive(2);
+    assert_eq!((world.work.out.len(), world.drops()), (1, [0, 1, 0]));
+    world.work.out.clear();
+    world.peer.send(Opcode::Binary, &datagram(&packet()));
+    world.receive(3);
+    assert_eq!((world.work.out.len(), world.drops()), (1, [0, 1, 0]));
+}
+
+#[test]
+fn without_a_buffer_a_packet_is_dropped_and_the_link_goes_on() {
+    let windows = Windows { send_bytes: 1 << 20, credit_bytes: Some(1 << 20) };
+    let mut world = world_with(windows, BufPool::new(2_048));
+    world.peer.send(Opcode::Binary, &[datagram(&packet()), datagram(&packet())].concat());
+    world.receive(2);
+    assert_eq!((world.work.out.len(), world.drops()), (1, [0, 0, 1]));
+    world.work.out.clear();
+    world.peer.send(Opcode::Binary, &datagram(&packet()));
+    world.receive(3);
+    assert_eq!((world.work.out.len(), world.drops(), world.link.is_open()), (1, [0, 0, 1], true));
+}
+
+/// Frames of one payload.
+fn framed(opcode: Opcode, payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame::append(opcode, payload, key, &mut frame);
+    frame
+}
+
+fn written(append: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(&mut out);
+    out
+}
+
+#[test]
+fn who_breaks_a_rule_is_closed_with_the_rules_code() {
+    const KEY: Option<[u8; 4]> = Some([7; 4]);
+    let challenge = crate::wire::capsule::Challenge { nonce: crate::wire::proof::Nonce([1; 32]) };
+    let too_big = &frame::header(Opcode::Binary, MESSAGE_BYTES_MAX + 1, KEY)[..];
+    let cases: [(&str, Vec<u8>, u16); 8] = [
+        ("a frame without a mask", framed(Opcode::Binary, b"", None), 1002),
+        ("reserved bits", vec![0xf2, 0x80, 0, 0, 0, 0], 1002),
+        ("text where binary was agreed on", framed(Opcode::Text, b"AAAA", KEY), 1003),
+        ("a message beyond the limit", too_big.to_vec(), 1009),
+        ("a capsule longer than its message", framed(Opcode::Binary, &[0x00, 60, 0], KEY), 1002),
+        ("a capsule of the handshake", framed(Opcode::Binary, &written(|out| challenge.append(out)), KEY), 1002),
+        ("a frame that closes", framed(Opcode::Close, &1000_u16.to_be_bytes(), KEY), 1000),
+        (
+            "a capsule that closes",
+            framed(Opcode::Binary, &written(|out| append_close(CloseReason::ShuttingDown, "bye", out)), KEY),
+            1000,
+        ),
+    ];
+    for (what, bytes, code) in cases {
+        let mut world = world();
+        world.peer.send_bytes(&bytes);
+        assert_eq!(world.receive_until_told(), [Told::Close(code)], "{what}");
+        assert_eq!(world.peer.close_code(), Some(code), "{what}");
+        assert_eq!((world.work.out.len(), world.drops(), world.link.is_closed()), (0, [0, 0, 0], true), "{what}");
+    }
+}
+
+#[test]
+fn what_came_before_a_broken_rule_goes_on() {
+    let mut world = world();
+    world.peer.send(Opcode::Binary, &[datagram(&packet()), vec![0x00, 60, 0]].concat());
+    let told = world.receive_until_told();
+    assert!(told.contains(&Told::Close(1002)), "{told:?}");
+    assert_eq!((world.work.out.len(), world.drops()), (1, [0, 0, 0]));
+}
+
+#[test]
+fn a_peer_that_goes_without_a_word_ends_the_link() {
+    let mut world = world();
+    world.peer.leave();
+    assert_eq!(world.receive_until_told(), [Told::Ended]);
+    world.keeper.forget();
+    world.work.batch.lanes = vec![LINK];
+    world.decode.handle(Instant::now(), &mut world.work);
+    assert_eq!(world.keeper.told(), [], "a closed link is not read");
+}
+
+#[test]
+fn a_ping_asks_for_an_answer_at_once() {
+    let mut world = world();
+    world.peer.send(Opcode::Ping, b"are you there");
+    assert_eq!(world.receive_until_told(), [Told::Control(TETHER)]);
+    assert!(world.link.outbox().owes_pong());
+}
+
+#[test]
+fn little_is_acknowledged_soon_and_much_at_once() {
+    let mut world = world();
+    world.peer.send(Opcode::Binary, &datagram(&packet()));
+    world.receive(1);
+    world.peer.send(Opcode::Binary, &datagram(&packet()));
+    world.receive(2);
+    assert_eq!(world.keeper.told(), [Told::AckLater], "scheduled once");
+    world.keeper.forget();
+    let large = vec![0x45; ACK_EVERY_BYTES as usize];
+    world.peer.send(Opcode::Binary, &datagram(&large));
+    world.receive(3);
+    assert_eq!(world.keeper.told(), [Told::Control(TETHER)]);
+}
+
+#[test]
+fn an_acknowledgement_opens_the_window_for_who_waits_and_wakes_nobody_else() {
+    let mut world = world();
+    let ack = written(|out| append_ack(0, out));
+    world.peer.send(Opcode::Binary, &[&ack[..], &datagram(&packet())].concat());
+    world.receive(1);
+    assert_eq!(world.keeper.told(), [Told::AckLater]);
+    world.keeper.forget();
+    world.tether.wait_for_window();
+    world.peer.send(Opcode::Binary, &ack);
+    assert_eq!(world.receive_until_told()[0], Told::Control(TETHER));
+}
+
+#[test]
+fn credit_and_requests_for_addresses_break_no_rule() {
+    let mut world = world();
+    let control = written(|out| {
+        append_credit(5, out);
+        let wanted = AssignedAddress { request_id: 1, prefix: Prefix::host([100, 64, 0, 2].into()) };
+        append_address_request(&[wanted], out);
+    });
+    world.peer.send(Opcode::Binary, &[control, datagram(&packet())].concat());
+    world.receive(1);
+    assert_eq!((world.work.out.len(), world.link.is_open()), (1, true));
+}

@@ -1,0 +1,226 @@
+use std::marker::PhantomData;
+
+use super::*;
+use crate::link::testing::*;
+use crate::packet::{Checksum, Raw};
+use crate::packet_builder::{ACK, raw, tcp_with, udp};
+use crate::runtime::lanes::LaneId;
+use crate::runtime::queue::Fifo;
+use crate::tether_links::Windows;
+use crate::wire::capsule::{Capsule, Datagram};
+use crate::wire::frame::Opcode;
+use crate::wire::fuzz::Event;
+
+type Encode = WsEncode<Keeper, Fifo<Packet<Raw>>>;
+
+struct World {
+    encode: Encode,
+    keeper: Arc<Keeper>,
+    link: Arc<Link>,
+    tether: Arc<TetherLinks>,
+    peer: Peer,
+    work: WorkOf<Encode>,
+}
+
+fn world_with(windows: Windows, features: Features, pool: BufPool) -> World {
+    let (link, tether, peer) = open(windows, features);
+    let (tethers, keeper) = (Arc::new(Table::new(4)), Keeper::new());
+    tethers.put(TETHER, Arc::clone(&tether));
+    let encode = WsEncode { tethers, pool, keeper: Arc::clone(&keeper), queue: PhantomData };
+    World { encode, keeper, link, tether, peer, work: WorkOf::<Encode>::default() }
+}
+
+const WIDE: Windows = Windows { send_bytes: 1 << 30, credit_bytes: Some(1_000) };
+
+fn world() -> World {
+    world_with(WIDE, Features::SUPER_PACKETS, BufPool::new(1 << 24))
+}
+
+impl World {
+    /// Sends packets of one lane; returns the bytes that may follow.
+    fn send_on(&mut self, lane: LaneId, packets: impl IntoIterator<Item = Packet<Raw>>) -> Option<u64> {
+        self.work.batch.lanes = vec![lane];
+        self.work.batch.items = packets.into_iter().map(|item| Entry { origin: lane, lane, item }).collect();
+        self.work.outcomes.clear();
+        self.encode.handle(Instant::now(), &mut self.work);
+        assert!(self.work.batch.items.is_empty());
+        match self.work.outcomes[..] {
+            [(named, outcome)] if named == lane => outcome.allowance_bytes,
+            _ => panic!("{:?}", self.work.outcomes),
+        }
+    }
+
+    fn send(&mut self, packets: impl IntoIterator<Item = Packet<Raw>>) -> u64 {
+        self.send_on(TETHER, packets).expect("a tether's lane is limited")
+    }
+
+    fn drops(&self) -> [u64; 2] {
+        std::array::from_fn(|reason| self.work.tally.dropped(reason).segments)
+    }
+}
+
+fn packet(payload: &[u8]) -> Packet<Raw> {
+    udp("192.0.2.80:443", "100.64.0.2:4000", payload).packet()
+}
+
+/// Three segments of 1,000 bytes.
+fn super_packet() -> Packet<Raw> {
+    let builder = tcp_with("192.0.2.80:443", "100.64.0.2:4000", ACK, &[], &[7; 3_000]);
+    let checksum = Checksum::Partial { start: 20, offset: 16 };
+    raw(builder.partial().bytes(), Offload { checksum, segment_bytes: 1_000, header_bytes: 40 })
+}
+
+fn datagrams(message: &[u8]) -> Vec<Datagram<'_>> {
+    let datagram = |capsule| match capsule {
+        Capsule::Datagram(datagram) => datagram,
+        other => panic!("no datagram: {other:?}"),
+    };
+    capsules(message).into_iter().map(datagram).collect()
+}
+
+#[test]
+fn the_packets_of_a_batch_share_a_message_and_are_counted_as_sent() {
+    let mut world = world();
+    let packets = [packet(b"one"), packet(b"two")];
+    let bytes: Vec<Vec<u8>> = packets.iter().map(|packet| packet.bytes().to_vec()).collect();
+    assert_eq!(world.send(packets), BATCH_BYTES_MAX);
+    // The first message also tells the client's credit.
+    let message = world.peer.message();
+    let mut capsules = capsules(&message);
+    assert_eq!(capsules.remove(0), Capsule::Credit(1_000));
+    let sent: Vec<&[u8]> = capsules
+        .iter()
+        .map(|capsule| if let Capsule::Datagram(datagram) = capsule { &*datagram.payload } else { &[] })
+        .collect();
+    assert_eq!(sent, bytes);
+    assert_eq!((world.work.tally.sent.segments, world.work.tally.sent.bytes), (2, 2 * bytes[0].len() as u64));
+    assert_eq!((world.drops(), world.keeper.told()), ([0, 0], vec![]));
+}
+
+#[test]
+fn acknowledgement_and_credit_are_told_where_they_say_something_new() {
+    let mut world = world();
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message()), [Capsule::Credit(1_000)]);
+    world.link.count_received(600);
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message()), [Capsule::Ack(600), Capsule::Credit(1_600)]);
+    let mut inside = world.encode.pool.copy(b"inside").expect("a buffer");
+    inside.charge(world.tether.account(), 400);
+    world.link.count_received(400);
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message()), [Capsule::Ack(1_000)], "what is inside gives no credit");
+    drop(inside);
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message()), [Capsule::Credit(2_000)]);
+    world.send([]);
+    world.send([packet(b"x")]);
+    assert_eq!(datagrams(&world.peer.message()).len(), 1, "nothing new was told in between");
+}
+
+#[test]
+fn a_ping_is_answered_with_its_own_bytes() {
+    let mut world = world();
+    world.peer.send(Opcode::Ping, b"are you there");
+    let (link, mut buffer) = (Arc::clone(&world.link), vec![0; crate::link::read_buffer_bytes(MESSAGE_BYTES_MAX)]);
+    until(
+        || drop(link.receive::<crate::link::LinkError>(Instant::now(), &mut buffer, 1, |_| Ok(()))),
+        || link.outbox().owes_pong(),
+    );
+    world.send([]);
+    assert_eq!(world.peer.next(), Event::Pong(b"are you there".to_vec()));
+}
+
+#[test]
+fn a_full_window_stops_the_lane_until_the_client_acknowledges() {
+    let mut world =
+        world_with(Windows { send_bytes: 100, credit_bytes: None }, Features::default(), BufPool::new(1 << 24));
+    let left = world.send([packet(&[0; 20])]);
+    assert_eq!(left, 100 - world.link.in_flight_bytes());
+    assert_eq!(world.send([packet(&[0; 20])]), 0);
+    assert!(world.tether.window_opened(), "somebody waits");
+    assert!(world.link.in_flight_bytes() > 100, "one batch may pass the window's end, and no more");
+    world.link.acked(world.link.in_flight_bytes());
+    assert_eq!(world.send([]), 100);
+    assert_eq!(world.drops(), [0, 0]);
+}
+
+#[test]
+fn a_peer_that_does_not_read_stops_the_lane_and_loses_nothing() {
+    let mut world = world();
+    let mut batches = 0_u32;
+    let batch = |number: u32| (0..40).map(move |_| packet(&[&number.to_be_bytes()[..], &[7; 1_400]].concat()));
+    while !world.link.is_blocked() {
+        let allowed = world.send(batch(batches));
+        batches += 1;
+        assert_eq!(allowed == 0, world.link.is_blocked());
+        assert!(batches < 10_000, "a socket has an end");
+    }
+    let socket_is_full = world.send([]);
+    assert_eq!(socket_is_full, 0);
+    let mut numbers: Vec<u32> = Vec::new();
+    while numbers.len() < 40 * batches as usize {
+        if world.link.is_blocked() {
+            world.send([]);
+        }
+        for capsule in capsules(&world.peer.message()) {
+            if let Capsule::Datagram(datagram) = capsule {
+                numbers.push(u32::from_be_bytes(datagram.payload[28..32].try_into().expect("4 bytes")));
+            }
+        }
+    }
+    assert!(numbers.is_sorted() && numbers.last() == Some(&(batches - 1)));
+    assert!(world.send([]) > 0, "it goes on");
+    assert_eq!((world.drops(), world.work.tally.sent.segments), ([0, 0], u64::from(40 * batches)));
+}
+
+#[test]
+fn a_super_packet_goes_whole_to_a_client_that_takes_it() {
+    let mut world = world();
+    world.link.tell_received(&mut Outbox::default(), Some(1_000));
+    world.send([super_packet()]);
+    let message = world.peer.message();
+    let datagrams = datagrams(&message);
+    assert_eq!((datagrams.len(), datagrams[0].offload), (1, Some(super_packet().offload())));
+    assert_eq!((world.work.tally.sent.segments, world.drops()), (3, [0, 0]));
+}
+
+#[test]
+fn a_super_packet_is_cut_for_a_client_that_takes_single_ones_alone() {
+    let mut world = world_with(Windows { credit_bytes: None, ..WIDE }, Features::default(), BufPool::new(1 << 24));
+    world.send([super_packet(), packet(b"x")]);
+    let message = world.peer.message();
+    let datagrams = datagrams(&message);
+    assert!(datagrams.iter().all(|datagram| datagram.offload == Some(Offload::default())));
+    assert_eq!(datagrams.iter().map(|datagram| datagram.payload.len()).collect::<Vec<_>>(), [1_040, 1_040, 1_040, 29]);
+    assert_eq!((world.work.tally.sent.segments, world.drops()), (4, [0, 0]));
+}
+
+#[test]
+fn segments_that_find_no_buffer_are_dropped_and_counted_and_the_last_keeps_the_packets_own() {
+    let mut world = world_with(Windows { credit_bytes: None, ..WIDE }, Features::default(), BufPool::new(0));
+    world.send([super_packet()]);
+    assert_eq!((world.work.tally.sent.segments, world.drops()), (1, [0, 2]));
+}
+
+#[test]
+fn where_nobody_is_linked_packets_are_dropped_and_counted() {
+    let mut world = world();
+    assert_eq!(world.send_on(LaneId(2), [packet(b"no tether"), super_packet()]), Some(0));
+    assert_eq!(world.drops(), [4, 0]);
+    world.tether.leave(&world.link);
+    assert_eq!(world.send([packet(b"no link")]), 0);
+    assert_eq!((world.drops(), world.work.tally.sent.segments), ([5, 0], 0));
+}
+
+#[test]
+fn a_link_that_broke_is_told_and_its_lane_waits() {
+    let mut world = world();
+    world.link.abandon();
+    assert_eq!(world.send([packet(b"x")]), 0);
+    assert_eq!(world.drops(), [1, 0], "a closed link is no link");
+    let mut world = self::world();
+    world.link.transport().shut();
+    assert_eq!(world.send([packet(b"x")]), 0);
+    assert_eq!(world.keeper.told(), [Told::Ended]);
+}
