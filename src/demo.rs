@@ -105,9 +105,9 @@ pub fn run(settings: &Settings<'_>, scratch: &Scratch, tell: &mut dyn FnMut(&str
     let _internet = Internet::start(&world.internet, world::INTERNET, Arc::clone(&bulk))?;
     let setting = Setting { binary: settings.binary, world: &world, scratch };
 
-    tell("the gateway starts; a token is made for the laptop");
-    let mut running = Running { gateway: setting.gateway(settings.egress, &[])?, client: None, relay: None };
+    tell("a token is made for the laptop, and the gateway starts");
     let token = setting.token("laptop")?;
+    let mut running = Running { gateway: setting.gateway(settings.egress, &[])?, client: None, relay: None };
     tell(match settings.relay {
         RelayKind::Direct => "the laptop opens its WebSocket straight to the gateway",
         RelayKind::Headless => {
