@@ -103,7 +103,7 @@ pub fn run(settings: &Settings<'_>, scratch: &Scratch, tell: &mut dyn FnMut(&str
     let world = World::new(layout)?;
     let bulk = random(BULK_BYTES)?;
     let _internet = Internet::start(&world.internet, world::INTERNET, Arc::clone(&bulk))?;
-    let setting = Setting { binary: settings.binary, world: &world, scratch };
+    let setting = Setting { binary: settings.binary, world: &world, scratch, tls: false };
 
     tell("a token is made for the laptop, and the gateway starts");
     let token = setting.token("laptop")?;

@@ -8,6 +8,8 @@ mod chromium;
 mod client;
 #[path = "root/dashboards.rs"]
 mod dashboards;
+#[path = "root/journey.rs"]
+mod journey;
 #[path = "root/kernel/mod.rs"]
 mod kernel;
 #[path = "root/offload.rs"]
@@ -18,3 +20,5 @@ mod page;
 mod servers;
 #[path = "root/stranger.rs"]
 mod stranger;
+#[path = "root/world.rs"]
+mod world;

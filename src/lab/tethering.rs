@@ -65,6 +65,8 @@ pub struct Setting<'a> {
     pub world: &'a World,
     /// Where files go.
     pub scratch: &'a Scratch,
+    /// Whether the gateway's WebSockets are encrypted (wss); certificate and trust are up to the arguments.
+    pub tls: bool,
 }
 
 impl Setting<'_> {
@@ -121,7 +123,7 @@ impl Setting<'_> {
         let (directory, token) = (self.directory("client"), text(token));
         let dns = format!("dns.file={}", resolv_conf.display());
         let listen = format!("{}:{PAGE_PORT}", world::LAPTOP);
-        let (direct, through_phone) = (url(world::GATEWAY_DIRECT, GATEWAY_PORT), url(world::GATEWAY, GATEWAY_PORT));
+        let (direct, through_phone) = (self.gateway_url(world::GATEWAY_DIRECT), self.gateway_url(world::GATEWAY));
         let way = match relay {
             RelayKind::Direct => vec!["--direct", &direct],
             RelayKind::Headless | RelayKind::Base64 => vec!["--gateway", &through_phone, "--listen", &listen],
@@ -136,7 +138,8 @@ impl Setting<'_> {
     /// # Errors
     /// It does not start.
     pub fn relay(&self, relay: RelayKind, more: &[&str]) -> Result<Option<Program>, Error> {
-        let (client, gateway) = (url(world::LAPTOP, PAGE_PORT), url(world::GATEWAY, GATEWAY_PORT));
+        let client = format!("ws://{}:{PAGE_PORT}{PATH}", world::LAPTOP);
+        let gateway = self.gateway_url(world::GATEWAY);
         let mut args = vec!["relay", "--client", &client, "--gateway", &gateway];
         match relay {
             RelayKind::Direct => return Ok(None),
@@ -174,6 +177,12 @@ impl Setting<'_> {
     /// The file that the laptop's programs read in place of `/etc/resolv.conf`.
     pub fn laptop_resolv_conf(&self) -> PathBuf {
         self.scratch.file("laptop.resolv.conf")
+    }
+
+    /// The gateway's WebSocket at one of its addresses.
+    pub fn gateway_url(&self, address: Ipv4Addr) -> String {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        format!("{scheme}://{address}:{GATEWAY_PORT}{PATH}")
     }
 
     fn credentials(&self) -> PathBuf {
@@ -223,10 +232,6 @@ pub fn told(program: &Program, what: &str) -> Error {
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
-}
-
-fn url(address: Ipv4Addr, port: u16) -> String {
-    format!("ws://{address}:{port}{PATH}")
 }
 
 fn text(path: &Path) -> String {

@@ -1,0 +1,353 @@
+//! A packet's whole journey: laptop, phone, gateway and internet, with the real programs, and Debian's on the laptop.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use wstether::cli::{EgressMode, RelayKind};
+use wstether::io::netlink::Prefix;
+use wstether::io::{nft, sysctl};
+use wstether::lab::internet::{ECHO_PORT, NAME};
+use wstether::lab::tethering::{Setting, TUN};
+use wstether::lab::world::{self, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, World};
+use wstether::lab::{Capture, Namespace, Offloads, Program, Scratch, probe};
+use wstether::status::Status;
+
+use crate::world::{BINARY, BULK_BYTES, Journey, PATIENCE, Trip, WEB_PAGE, WEB_PORT};
+
+/// The drops that a loss-based congestion control causes by design: it sends until something is full.
+const CONGESTION: [(&str, &str); 1] = [("ws-encode", "queue_full")];
+
+/// External ports of the gateway's translation, and how many a tether has, as they are by default.
+const PORTS: std::ops::RangeInclusive<u16> = 20_480..=53_247;
+const PORTS_A_TETHER: u16 = 512;
+
+/// curl by name, ping by name, iperf3 both ways, our own transfers with SHA-256, and then a clean end.
+fn travels(trip: Trip<'_>) {
+    let mut journey = Journey::start(trip);
+    journey.says("ping", &["-c", "5", "-i", "0.1", "-W", "5", NAME]);
+    let page = journey.says("curl", &["-sS", "--max-time", "20", &format!("http://{NAME}:{WEB_PORT}/")]);
+    assert_eq!(page, WEB_PAGE);
+    iperf3_runs_both_ways(&journey);
+    bulk_arrives_whole(&journey);
+    let status = journey.drained();
+    nothing_is_lost_uncounted(&status);
+    nothing_is_dropped_but_by_congestion(&status);
+    journey.end();
+    nothing_is_left(&journey);
+}
+
+fn iperf3_runs_both_ways(journey: &Journey) {
+    let mut serve = journey.command(&journey.world.internet, "iperf3", &["-s", "-B", &INTERNET.to_string()]);
+    let mut server = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("iperf3");
+    let address = INTERNET.to_string();
+    for direction in [&[][..], &["-R"]] {
+        let args = [&["-c", &address, "-t", "2", "-C", "cubic", "-J", "--connect-timeout", "5000"][..], direction];
+        let said = iperf3(journey, &args.concat());
+        let bits = said["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_default();
+        assert!(bits > 1e6, "{direction:?}: {said:#}");
+    }
+    server.kill().expect("iperf3 was there");
+    server.wait().expect("iperf3 was there");
+}
+
+/// Tries until the server listens.
+fn iperf3(journey: &Journey, args: &[&str]) -> serde_json::Value {
+    let late = Instant::now() + PATIENCE;
+    loop {
+        let output = journey.on_laptop("iperf3", args);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if output.status.success() || Instant::now() >= late {
+            assert!(output.status.success(), "{said:#}");
+            return said;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn bulk_arrives_whole(journey: &Journey) {
+    let laptop = &journey.world.laptop;
+    assert!(probe::upload(laptop, INTERNET, &journey.bulk).unwrap().sha256_ok);
+    assert!(probe::download(laptop, INTERNET, BULK_BYTES).unwrap().sha256_ok);
+}
+
+/// Conservation: in = out + turned round + dropped, at each stage, in segments.
+fn nothing_is_lost_uncounted(status: &Status) {
+    for stage in status.stages.iter().filter(|stage| stage.name != "accept") {
+        let out = stage.packets_out + stage.turned + stage.dropped();
+        assert_eq!(stage.packets, out, "{} ({}) loses or makes packets:\n{status}", stage.name, stage.direction);
+        assert!(stage.packets > 0, "nothing came through {} ({})", stage.name, stage.direction);
+    }
+}
+
+fn nothing_is_dropped_but_by_congestion(status: &Status) {
+    for stage in &status.stages {
+        for (reason, &count) in &stage.drops {
+            let is_congestion = CONGESTION.contains(&(&stage.name, reason));
+            assert!(count == 0 || is_congestion, "{} ({}) dropped {count}: {reason}", stage.name, stage.direction);
+        }
+    }
+}
+
+fn nothing_is_left(journey: &Journey) {
+    let World { laptop, gateway, .. } = &journey.world;
+    for namespace in [laptop, gateway] {
+        let links = namespace.netlink(|netlink| netlink.links()).unwrap();
+        assert!(links.iter().all(|link| link.name != TUN), "{links:?}");
+    }
+    assert!(!journey.setting().leads_through_tunnel() && journey.setting().resolver().is_none());
+    let (rules, reserved) = kernel_state(gateway);
+    assert_eq!((rules.as_str(), reserved.as_str()), ("", ""));
+}
+
+fn kernel_state(gateway: &Namespace) -> (String, String) {
+    gateway.run(|| (nft::ruleset().unwrap(), sysctl::read(sysctl::RESERVED_PORTS).unwrap())).unwrap()
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_through_the_headless_relay_by_raw_egress() {
+    travels(Trip::default());
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_through_the_headless_relay_by_tun_egress() {
+    travels(Trip { egress: EgressMode::Tun, ..Trip::default() });
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_through_a_relay_that_passes_text_alone() {
+    travels(Trip { relay: RelayKind::Base64, ..Trip::default() });
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_with_no_phone_between_by_raw_egress() {
+    travels(Trip { relay: RelayKind::Direct, ..Trip::default() });
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_with_no_phone_between_by_tun_egress() {
+    travels(Trip { relay: RelayKind::Direct, egress: EgressMode::Tun, ..Trip::default() });
+}
+
+#[test]
+fn with_every_offload_off_raw_egress_carries_the_same() {
+    travels(Trip { offloads: Some(Offloads::OFF), ..Trip::default() });
+}
+
+#[test]
+fn with_every_offload_off_tun_egress_carries_the_same() {
+    travels(Trip { offloads: Some(Offloads::OFF), egress: EgressMode::Tun, ..Trip::default() });
+}
+
+#[test]
+fn with_every_offload_on_raw_egress_carries_the_same() {
+    travels(Trip { offloads: Some(Offloads::ON), ..Trip::default() });
+}
+
+#[test]
+fn with_every_offload_on_tun_egress_carries_the_same() {
+    travels(Trip { offloads: Some(Offloads::ON), egress: EgressMode::Tun, ..Trip::default() });
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_through_wss_whose_certificate_the_relay_trusts() {
+    let mut journey = Journey::prepare(None, true);
+    let certified = rcgen::generate_simple_self_signed([world::GATEWAY.to_string()]).unwrap();
+    let (certificate, key) = (journey.scratch.file("certificate.pem"), journey.scratch.file("key.pem"));
+    std::fs::write(&certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let set =
+        [("tls.certificate", &certificate), ("tls.key", &key)].map(|(key, file)| format!("{key}={}", file.display()));
+    let ca = certificate.display().to_string();
+    let (gateway, relay_args) = (["--set", &set[0], "--set", &set[1]], ["--ca", &ca]);
+    journey.go(Trip { gateway: &gateway, relay_args: &relay_args, tls: true, ..Trip::default() });
+    bulk_arrives_whole(&journey);
+    journey.end();
+}
+
+#[test]
+fn not_one_reset_or_port_unreachable_comes_from_the_gateways_own_kernel() {
+    let journey = Journey::start(Trip::default());
+    let capture = Capture::start(&journey.world.gateway, INTERNET_INTERFACE, is_refusal_of_the_gateway).unwrap();
+    bulk_arrives_whole(&journey);
+    echoed(&journey, 20);
+    let pings = probe::ping(&journey.world.laptop, INTERNET, 20, Duration::from_millis(5)).unwrap();
+    assert_eq!(pings.times.len(), 20);
+    let (refusals, seen) = capture.finish();
+    assert!(seen > 100, "the capture sees the traffic");
+    assert_eq!(refusals, 0);
+}
+
+/// Whether an Ethernet frame is a TCP reset, or an ICMP port-unreachable, from the gateway's external address.
+fn is_refusal_of_the_gateway(frame: &[u8]) -> bool {
+    let Some(packet) = frame.get(14..) else { return false };
+    if packet.len() < 20 || packet[0] >> 4 != 4 || packet[12..16] != GATEWAY_EXTERNAL.octets() {
+        return false;
+    }
+    let inner = &packet[usize::from(packet[0] & 0xf) * 4..];
+    match packet[9] {
+        1 => inner.starts_with(&[3, 3]),
+        6 => inner.get(13).is_some_and(|flags| flags & 0x04 != 0),
+        _ => false,
+    }
+}
+
+/// Sends datagrams from the laptop to the echo service and waits for each.
+fn echoed(journey: &Journey, count: u8) {
+    let socket = journey.world.laptop.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for at in 0..count {
+        socket.send_to(&[at; 100], (INTERNET, ECHO_PORT)).unwrap();
+        let mut back = [0; 200];
+        let (length, from) = socket.recv_from(&mut back).unwrap();
+        assert_eq!((&back[..length], from), (&[at; 100][..], (INTERNET, ECHO_PORT).into()));
+    }
+}
+
+#[test]
+fn a_server_sees_the_gateways_address_and_ports_of_one_block() {
+    let journey = Journey::start(Trip::default());
+    for _ in 0..5 {
+        echoed(&journey, 2);
+    }
+    let seen = journey.internet.echoed_to();
+    assert_eq!(seen.len(), 10);
+    assert!(seen.iter().all(|from| from.ip() == GATEWAY_EXTERNAL && PORTS.contains(&from.port())), "{seen:?}");
+    let blocks: BTreeSet<_> = seen.iter().map(|from| (from.port() - PORTS.start()) / PORTS_A_TETHER).collect();
+    assert_eq!(blocks.len(), 1, "{seen:?}");
+}
+
+#[test]
+fn private_networks_and_the_gateways_own_addresses_are_refused_with_a_word() {
+    let journey = Journey::start(Trip::default());
+    let (external, mobile) = (GATEWAY_EXTERNAL.to_string(), world::GATEWAY.to_string());
+    for address in ["10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", &external, &mobile] {
+        is_filtered(&journey, address);
+    }
+}
+
+/// ICMP 3/13, communication administratively prohibited (RFC 1812, 5.2.7.1), which ping(8) calls filtered.
+fn is_filtered(journey: &Journey, address: &str) {
+    let output = journey.on_laptop("ping", &["-c", "1", "-W", "5", address]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("Packet filtered"), "{address}: {said}");
+}
+
+#[test]
+fn two_tethers_at_once_cannot_reach_each_others_lease() {
+    let journey = Journey::start(Trip { relay: RelayKind::Direct, ..Trip::default() });
+    let second = Second::join(&journey);
+    let leases = [&journey.world.laptop, &second.world.laptop].map(lease);
+    assert_ne!(leases[0], leases[1]);
+    is_filtered(&journey, &leases[1].to_string());
+    for laptop in [&journey.world.laptop, &second.world.laptop] {
+        let pings = probe::ping(laptop, INTERNET, 5, Duration::from_millis(10)).unwrap();
+        assert_eq!(pings.times.len(), 5, "both reach the internet");
+    }
+    assert_eq!(journey.status().tethers, 2);
+}
+
+fn lease(laptop: &Namespace) -> Ipv4Addr {
+    let addresses = laptop.netlink(|netlink| netlink.addresses(TUN)).unwrap();
+    addresses.iter().find_map(|prefix| prefix.address.to_string().parse().ok()).expect("a lease")
+}
+
+/// Another laptop with a client of its own, straight at the gateway.
+struct Second {
+    world: World,
+    _client: Program,
+    _scratch: Scratch,
+}
+
+impl Second {
+    fn join(journey: &Journey) -> Self {
+        let token = journey.setting().token("second").unwrap();
+        let laptop = Namespace::new("second laptop").unwrap();
+        let (here, there) = (Ipv4Addr::new(203, 0, 113, 6), Ipv4Addr::new(203, 0, 113, 5));
+        let gateway = (&journey.world.gateway, "laptop1", there);
+        world::join((&laptop, "net0", here), gateway, 30, None).unwrap();
+        laptop.route(Prefix::new(world::GATEWAY_DIRECT.into(), 32), there.into(), "net0").unwrap();
+        let (world, scratch) = (World { laptop, ..journey.world.clone() }, Scratch::new().unwrap());
+        let setting = Setting { binary: BINARY.as_ref(), world: &world, scratch: &scratch, tls: false };
+        let mut client = setting.client(RelayKind::Direct, &token, &[]).unwrap();
+        setting.connected(&mut client).unwrap();
+        Self { world, _client: client, _scratch: scratch }
+    }
+}
+
+#[test]
+fn a_gateway_that_was_killed_is_adopted_by_the_next_and_a_running_ping_goes_on() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let trip = Trip { egress, ..Trip::default() };
+        let mut journey = Journey::start(trip);
+        let before = kernel_state(&journey.world.gateway);
+        let address = INTERNET.to_string();
+        let ping = journey
+            .command(&journey.world.laptop, "ping", &["-i", "0.1", "-w", "60", &address])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        journey.gateway.take().expect("it runs").kill().unwrap();
+        assert_eq!(kernel_state(&journey.world.gateway).1, before.1, "a killed gateway undoes nothing");
+        journey.gateway = Some(journey.setting().gateway(egress, &[]).unwrap());
+        assert_eq!(without_counters(&kernel_state(&journey.world.gateway).0), without_counters(&before.0));
+        let answered =
+            || probe::ping(&journey.world.laptop, INTERNET, 1, Duration::ZERO).is_ok_and(|it| it.times.len() == 1);
+        let late = Instant::now() + PATIENCE;
+        while !answered() {
+            assert!(Instant::now() < late, "the tether does not come back");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let said = interrupted(ping);
+        let last = said.lines().rfind(|line| line.contains("icmp_seq=")).expect("answers");
+        let sent: u32 =
+            said.split(" packets transmitted").next().and_then(|it| it.rsplit('\n').next()).unwrap().parse().unwrap();
+        let last: u32 = last.split("icmp_seq=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(sent - last < 3, "the last answer was {last} of {sent}");
+        journey.end();
+        nothing_is_left(&journey);
+    }
+}
+
+/// Ends ping(8) by SIGINT, as a person does, and returns what it said.
+fn interrupted(ping: std::process::Child) -> String {
+    let done = Command::new("kill").args(["-INT", &ping.id().to_string()]).status().unwrap();
+    assert!(done.success());
+    String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// The rules without what they have counted.
+fn without_counters(rules: &str) -> String {
+    let words: Vec<&str> = rules.split_whitespace().collect();
+    let is_count = |at: usize| at > 0 && ["packets", "bytes"].contains(&words[at - 1]);
+    words.iter().enumerate().filter(|(at, _)| !is_count(*at)).map(|(_, word)| format!("{word} ")).collect()
+}
+
+#[test]
+fn the_demo_shows_the_whole_of_it_as_one_json_object_by_both_ways_out() {
+    for egress in ["raw", "tun"] {
+        let output = Command::new(BINARY).args(["demo", "--json", "--egress", egress]).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{out}{err}");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&report["sha256_ok"], &report["egress"], &report["relay"]),
+            (&true.into(), &egress.into(), &"headless".into())
+        );
+        for bytes in ["upload_bytes", "download_bytes"] {
+            assert!(report[bytes].as_u64().unwrap() >= 64 << 20);
+        }
+        for figure in ["ping_ms_p50", "ping_ms_p99", "upload_mbit_s", "download_mbit_s"] {
+            assert!(report[figure].as_f64().unwrap() > 0.0, "{figure}");
+        }
+        let stages: Vec<_> =
+            report["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
+        let (out_by, in_by) = if egress == "raw" { ("raw-send", "raw-recv") } else { ("tun-write", "tun-read") };
+        let names =
+            ["accept", "ws-decode", "ip-parse", "nat-rewrite", out_by, in_by, "ip-parse", "nat-rewrite", "ws-encode"];
+        assert_eq!(stages, names);
+        let figures = ["packets", "bytes", "drops", "threads_max", "queue_max"];
+        assert!(report["stages"].as_array().unwrap().iter().all(|stage| figures.iter().all(|it| !stage[it].is_null())));
+    }
+}
