@@ -103,12 +103,12 @@ impl Refusal {
     }
 }
 
-/// Judges a request for a WebSocket at `path` and answers it (RFC 6455 §4.2). `preferred`: the subprotocols that the
-/// server speaks, best first. Who serves a local address asks [`Head::is_same_origin`] first.
+/// Judges a request for a WebSocket at `path` and answers it (RFC 6455 §4.2). `spoken`: the subprotocols that the
+/// server speaks; of these the one that the client names first is agreed on. Who serves a local address asks [`Head::is_same_origin`] first.
 ///
 /// # Errors
 /// [`Refusal`]; write its [`Refusal::response`] and close.
-pub fn upgrade(head: &Head, path: &str, preferred: &[Subprotocol]) -> Result<Accepted, Refusal> {
+pub fn upgrade(head: &Head, path: &str, spoken: &[Subprotocol]) -> Result<Accepted, Refusal> {
     let headers = &head.headers;
     if head.path != path {
         return Err(Refusal::NotFound);
@@ -126,8 +126,10 @@ pub fn upgrade(head: &Head, path: &str, preferred: &[Subprotocol]) -> Result<Acc
         return Err(Refusal::Body);
     }
     let key = head.header("sec-websocket-key").filter(|key| is_key(key)).ok_or(Refusal::Key)?;
-    let is_offered = |ours: &Subprotocol| headers.list("sec-websocket-protocol").any(|name| name == ours.name());
-    let subprotocol = preferred.iter().copied().find(is_offered).ok_or(Refusal::Subprotocol)?;
+    let subprotocol = headers
+        .list("sec-websocket-protocol")
+        .find_map(|name| spoken.iter().copied().find(|ours| ours.name() == name))
+        .ok_or(Refusal::Subprotocol)?;
     Ok(Accepted { response: switch(key, subprotocol), subprotocol })
 }
 
@@ -254,15 +256,15 @@ mod tests {
     }
 
     #[test]
-    fn the_rfcs_example_is_accepted_with_the_servers_preference() {
+    fn the_rfcs_example_is_accepted_with_the_clients_preference() {
         let accepted = judge("GET /wstether HTTP/1.1", &LINES).expect("accepted");
-        assert_eq!(accepted.subprotocol, Subprotocol::Binary);
+        assert_eq!(accepted.subprotocol, Subprotocol::Base64);
         let response = String::from_utf8(accepted.response).expect("text");
         assert!(response.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
         assert!(response.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
-        assert!(response.ends_with("Sec-WebSocket-Protocol: wstether.v1\r\n\r\n"));
-        let text_only = with(5, "Sec-WebSocket-Protocol: wstether.v1.base64").expect("accepted");
-        assert_eq!(text_only.subprotocol, Subprotocol::Base64);
+        assert!(response.ends_with("Sec-WebSocket-Protocol: wstether.v1.base64\r\n\r\n"));
+        let binary = with(5, "Sec-WebSocket-Protocol: later.v9, wstether.v1").expect("accepted");
+        assert_eq!(binary.subprotocol, Subprotocol::Binary);
     }
 
     #[test]
