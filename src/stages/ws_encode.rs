@@ -63,7 +63,8 @@ where
                 (Some(tether), Some(link)) => self.send(&tether, &link, packets, &mut work.tally),
                 (_, _) => {
                     packets.for_each(|entry| work.tally.drop(Reason::NoLink.index(), &entry.item));
-                    0
+                    // What is behind them goes the same way: nothing would wake a lane that waits here.
+                    BATCH_BYTES_MAX
                 }
             };
             work.outcomes.push((lane, Outcome { allowance_bytes: Some(allowance), ..Outcome::default() }));
