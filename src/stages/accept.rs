@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::http::{self, HEAD_BYTES_MAX, HeadError, upgrade};
-use crate::link::{Event, Link, LinkError, read_buffer_bytes};
+use crate::link::{Event, Link, LinkError, Turn, read_buffer_bytes};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::queue::Latch;
 use crate::runtime::stage::{Handler, WorkOf};
@@ -227,29 +227,52 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Messages that are read for a hello: a peer may send empty ones, and capsules that are not known here.
+const MESSAGES_MAX: usize = 8;
+
 fn read_hello(now: Instant, link: &Link) -> Result<Option<Hello>, Stop> {
     let mut hello = None;
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(read_buffer_bytes(HANDSHAKE_MESSAGE_BYTES_MAX), 0);
-        link.receive(now, buffer, 1, |event| match event {
-            Event::Message(message) => {
-                hello = Some(hello_of(message)?);
-                Ok::<_, Stop>(())
+        for _ in 0..MESSAGES_MAX {
+            // One at a time: what is behind the hello is not accept's.
+            let turn = link.receive(now, buffer, 1, |event| match event {
+                Event::Message(message) => {
+                    hello = hello_of(message)?;
+                    Ok::<_, Stop>(())
+                }
+                Event::Close(_) => Err(Stop::Link(LinkError::Ended)),
+            })?;
+            if hello.is_some() || turn == Turn::Drained {
+                return Ok(hello);
             }
-            Event::Close(_) => Err(Stop::Link(LinkError::Ended)),
-        })
-    })?;
-    Ok(hello)
+        }
+        Err(bad_handshake("too much before HELLO".to_owned()))
+    })
 }
 
-fn hello_of(message: &[u8]) -> Result<Hello, Stop> {
-    let refuse = |reason, text: String| Stop::Refuse(Refusal { reason, retry_after_ms: 0, text });
-    match Capsules::new(message).next() {
-        Some(Ok(Capsule::Hello(hello))) => Ok(*hello),
+/// The hello in a message; none where there is nothing in it.
+fn hello_of(message: &[u8]) -> Result<Option<Hello>, Stop> {
+    let mut capsules = Capsules::new(message);
+    let hello = match capsules.next() {
+        None => return Ok(None),
+        Some(Ok(Capsule::Hello(hello))) => *hello,
         Some(Ok(Capsule::OtherVersion(_))) => {
-            Err(refuse(RefusalReason::UnsupportedVersion, "this gateway speaks version 1".to_owned()))
+            return Err(refuse(RefusalReason::UnsupportedVersion, "this gateway speaks version 1".to_owned()));
         }
-        Some(Err(error)) => Err(refuse(RefusalReason::BadHandshake, error.to_string())),
-        Some(Ok(_)) | None => Err(refuse(RefusalReason::BadHandshake, "the first capsule must be HELLO".to_owned())),
+        Some(Err(error)) => return Err(bad_handshake(error.to_string())),
+        Some(Ok(_)) => return Err(bad_handshake("the first capsule must be HELLO".to_owned())),
+    };
+    match capsules.next() {
+        None => Ok(Some(hello)),
+        Some(_) => Err(bad_handshake("nothing may follow HELLO before WELCOME".to_owned())),
     }
+}
+
+fn bad_handshake(text: String) -> Stop {
+    refuse(RefusalReason::BadHandshake, text)
+}
+
+fn refuse(reason: RefusalReason, text: String) -> Stop {
+    Stop::Refuse(Refusal { reason, retry_after_ms: 0, text })
 }
