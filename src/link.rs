@@ -308,10 +308,11 @@ impl Link {
         self.ack_is_scheduled.store(false, Ordering::Release);
     }
 
-    /// The peer has received up to `bytes`. Never goes back, never beyond what was sent.
-    pub fn acked(&self, bytes: u64) {
-        let sent = self.counts.sent.load(Ordering::Relaxed);
-        self.counts.sent_acked.fetch_max(bytes.min(sent), Ordering::Relaxed);
+    /// The peer has received up to `bytes`; `false` where that goes back, or beyond what was sent.
+    #[must_use]
+    pub fn acked(&self, bytes: u64) -> bool {
+        bytes <= self.counts.sent.load(Ordering::Relaxed)
+            && self.counts.sent_acked.fetch_max(bytes, Ordering::Relaxed) <= bytes
     }
 
     /// The peer lets us send up to `bytes`. Never goes back.

@@ -1,5 +1,6 @@
 //! A tether: one client's session at the gateway.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct Tether {
     pub nat: Mutex<Nat>,
     /// Since when it has had no link.
     unlinked: Mutex<Option<Instant>>,
+    /// Its user is done.
+    finished: AtomicBool,
 }
 
 impl Tether {
@@ -50,7 +53,17 @@ impl Tether {
         now: Instant,
     ) -> Self {
         let (guard, nat) = (Mutex::new(guard), Mutex::new(nat));
-        Self { id, session, credential, ticket, links, guard, nat, unlinked: Mutex::new(Some(now)) }
+        Self {
+            id,
+            session,
+            credential,
+            ticket,
+            links,
+            guard,
+            nat,
+            unlinked: Mutex::new(Some(now)),
+            finished: AtomicBool::new(false),
+        }
     }
 
     /// Its lane in every stage whose lanes are tethers.
@@ -69,6 +82,16 @@ impl Tether {
         if self.links.leave(link) == 0 {
             self.unlinked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
         }
+    }
+
+    /// Its user is done: it is to end, and nobody resumes it.
+    pub fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    /// Whether its user is done.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
 
     /// Since when it has had no link; `None` while it has one.

@@ -22,6 +22,7 @@ use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
 use crate::tether_links::{TetherLinks, Windows};
 use crate::wire::capsule::{CloseReason, append_close};
+use crate::wire::frame::close_code;
 
 /// The lane of the one tether.
 pub const TETHER: LaneId = LaneId(0);
@@ -266,6 +267,12 @@ impl LinkKeeper for Links {
         debug!(code, reason, "a link is closed");
         link.close(code, reason, &self.pool);
         self.detach(link);
+    }
+
+    fn closed(&self, link: &Arc<Link>, reason: Option<CloseReason>) {
+        let label = reason.map_or("none", CloseReason::label);
+        debug!(reason = label, "a link was closed by the gateway");
+        LinkKeeper::close(self, link, close_code::NORMAL, "");
     }
 
     fn ended(&self, link: &Arc<Link>, error: &LinkError) {

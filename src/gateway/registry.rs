@@ -28,6 +28,7 @@ use crate::wire::capsule::{
     AddressRange, AssignedAddress, Challenge, CloseReason, Features, Hello, Prefix, Refusal, RefusalReason, SessionId,
     Welcome, append_address_assign, append_close, append_routes,
 };
+use crate::wire::frame::close_code;
 use crate::wire::proof::Verifier;
 
 /// What every client is told, and what holds for all.
@@ -229,13 +230,13 @@ impl Registry {
             .unwrap_or(Verifier::NOBODY)
     }
 
-    fn welcome(&self, tether: &Tether, features: Features, hello: &[u8], verifier: &Verifier) -> Welcome {
+    fn welcome(&self, tether: &Tether, features: Features, mtu_max: u16, hello: &[u8], verifier: &Verifier) -> Welcome {
         let gateway: Vec<IpAddr> = vec![self.plan.gateway()];
         let dns = if self.nat_rules.resolver.is_some() { gateway.clone() } else { Vec::new() };
         let mut welcome = Welcome {
             session: tether.session,
             features,
-            mtu: self.terms.mtu_bytes,
+            mtu: self.terms.mtu_bytes.min(mtu_max),
             gateway,
             dns,
             credit_bytes: self.terms.credit_bytes,
@@ -267,6 +268,8 @@ impl Registry {
         if let Some(tether) = link.owner().and_then(|links| self.tethers.get(links.lane())) {
             self.metrics.links.sub(1);
             tether.leave(link, now);
+            // What waits for a link that has gone is dropped, not kept.
+            self.has_control(tether.lane());
             debug!(tether = tether.id.0, "link closed");
         }
         self.links.release(lane);
@@ -275,6 +278,9 @@ impl Registry {
     /// Ends a tether: its links, its lanes, its lease.
     fn end_tether(&self, now: Instant, tether: &Arc<Tether>) {
         let lane = tether.lane();
+        for link in tether.links.all() {
+            self.close_with(&link, CloseReason::Done, "the session has ended");
+        }
         if self.tethers.take(lane).is_none() {
             return;
         }
@@ -295,7 +301,7 @@ impl Registry {
     pub fn tidy(&self, now: Instant) {
         for pending in self.pending.all() {
             if now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout {
-                self.turn_away(pending.link(), accept::Reason::TooSlow);
+                self.refuse_the_slow(pending.link());
             }
         }
         let mut links_lane = Vec::new();
@@ -311,7 +317,9 @@ impl Registry {
         links_lane.into_iter().for_each(|lane| self.has_control(lane));
         let mut census = Census::default();
         for tether in self.tethers.all() {
-            if tether.unlinked_since().is_some_and(|since| now.saturating_duration_since(since) > self.terms.linger) {
+            if tether.is_finished()
+                || tether.unlinked_since().is_some_and(|since| now.saturating_duration_since(since) > self.terms.linger)
+            {
                 self.end_tether(now, &tether);
                 continue;
             }
@@ -330,6 +338,16 @@ impl Registry {
         for (counter, made) in self.metrics.nat_mappings_made.each().into_iter().zip(nat.take_made()) {
             counter.add(made);
         }
+    }
+
+    /// A handshake has taken too long.
+    fn refuse_the_slow(&self, link: &Arc<Link>) {
+        if link.subprotocol().is_some() {
+            let refusal = refusal(RefusalReason::BadHandshake, 0, "the handshake took too long");
+            link.outbox().control(|out| refusal.append(out));
+            link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
+        }
+        self.turn_away(link, accept::Reason::TooSlow);
     }
 
     /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due.
@@ -398,6 +416,16 @@ impl LinkKeeper for Registry {
         self.detach(link);
     }
 
+    fn closed(&self, link: &Arc<Link>, reason: Option<CloseReason>) {
+        if reason == Some(CloseReason::Done)
+            && let Some(tether) = link.owner().and_then(|links| self.tethers.get(links.lane()))
+        {
+            self.tickets().remove(&tether.ticket);
+            tether.finish();
+        }
+        LinkKeeper::close(self, link, close_code::NORMAL, "");
+    }
+
     fn ended(&self, link: &Arc<Link>, error: &LinkError) {
         debug!(%error, "link ended");
         link.abandon();
@@ -424,7 +452,7 @@ impl Doorkeeper for Registry {
             }
         }
         let features = hello.features.and(self.terms.features);
-        let welcome = self.welcome(&tether, features, &message, &verifier);
+        let welcome = self.welcome(&tether, features, hello.mtu, &message, &verifier);
         let lease =
             self.guard_rules.plan.lease(tether.id).ok_or_else(|| refusal(RefusalReason::NoAddress, 0, "no lease"))?;
         link.outbox().control(|out| {

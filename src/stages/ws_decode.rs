@@ -13,8 +13,7 @@ use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::tether_links::TetherLinks;
-use crate::wire::capsule::{self, Capsule, CapsuleError, Capsules, Datagram};
-use crate::wire::frame::close_code;
+use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, append_close};
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +41,9 @@ pub trait LinkKeeper: Send + Sync + 'static {
     /// The link is to be closed with this code.
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str);
 
+    /// The peer has closed the link, with this reason if it gave one.
+    fn closed(&self, link: &Arc<Link>, reason: Option<CloseReason>);
+
     /// The link is at its end.
     fn ended(&self, link: &Arc<Link>, error: &LinkError);
 }
@@ -68,10 +70,10 @@ thread_local! {
 enum Stop {
     Link(LinkError),
     Capsule(CapsuleError),
-    /// A capsule that has no place here.
-    Unexpected,
+    /// A capsule that the peer may not send, or not now.
+    Unexpected(&'static str),
     /// The peer said goodbye.
-    Close,
+    Close(Option<CloseReason>),
 }
 
 impl From<LinkError> for Stop {
@@ -123,7 +125,7 @@ impl<K: LinkKeeper> WsDecode<K> {
                     Ok(capsule) => self.control(link, tether, capsule),
                     Err(error) => Err(Stop::Capsule(error)),
                 }),
-                Event::Close(_) => Err(Stop::Close),
+                Event::Close(_) => Err(Stop::Close(None)),
             })
         })
     }
@@ -159,19 +161,32 @@ impl<K: LinkKeeper> WsDecode<K> {
     }
 
     fn control(&self, link: &Arc<Link>, tether: &TetherLinks, capsule: Capsule<'_>) -> Result<(), Stop> {
+        // Only a gateway grants credit.
+        let is_gateway = tether.windows().credit_bytes.is_some();
         match capsule {
-            Capsule::Ack(bytes) => link.acked(bytes),
-            Capsule::Credit(bytes) => link.credited(bytes),
-            Capsule::Close { .. } => return Err(Stop::Close),
+            Capsule::Ack(bytes) => {
+                if !link.acked(bytes) {
+                    return Err(Stop::Unexpected("ACK went back, or beyond what was sent"));
+                }
+            }
+            Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
+            Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),
             // Terms that change while the tether lives are taken up at the next handshake.
-            Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_) => {}
+            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) if !is_gateway => {}
+            Capsule::AddressRequest(_) if is_gateway => {}
+            Capsule::Credit(_)
+            | Capsule::AddressAssign(_)
+            | Capsule::RouteAdvertisement(_)
+            | Capsule::AddressRequest(_) => {
+                return Err(Stop::Unexpected("a capsule that this end alone may send"));
+            }
             Capsule::Datagram(_)
             | Capsule::Challenge(_)
             | Capsule::Hello(_)
             | Capsule::Welcome(_)
             | Capsule::Refusal(_)
             | Capsule::OtherVersion(_) => {
-                return Err(Stop::Unexpected);
+                return Err(Stop::Unexpected("a capsule of the handshake came after it"));
             }
         }
         if tether.window_opened() {
@@ -194,11 +209,15 @@ impl<K: LinkKeeper> WsDecode<K> {
         match stop {
             Stop::Link(LinkError::Frame(error)) => self.keeper.close(link, error.close_code(), &error.to_string()),
             Stop::Link(error @ (LinkError::Ended | LinkError::Socket(_))) => self.keeper.ended(link, error),
-            Stop::Capsule(error) => self.keeper.close(link, capsule::CLOSE_CODE, &error.to_string()),
-            Stop::Unexpected => {
-                self.keeper.close(link, capsule::CLOSE_CODE, "a capsule of the handshake came after it")
-            }
-            Stop::Close => self.keeper.close(link, close_code::NORMAL, ""),
+            Stop::Capsule(error) => self.break_off(link, &error.to_string()),
+            Stop::Unexpected(what) => self.break_off(link, what),
+            Stop::Close(reason) => self.keeper.closed(link, *reason),
         }
+    }
+
+    /// Closes a link whose peer broke the protocol. The close code may be lost in a relay, so a CLOSE goes before it.
+    fn break_off(&self, link: &Arc<Link>, what: &str) {
+        link.outbox().control(|out| append_close(CloseReason::ProtocolError, what, out));
+        self.keeper.close(link, CloseReason::ProtocolError.close_code(), what);
     }
 }
