@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Three times the credit that a link begins with.
 const FLOOD_BYTES: u64 = 3 << 20;
 
+/// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
+const TETHERS_MAX: u32 = 4;
+
 #[derive(Clone, Copy)]
 enum Egress {
     Raw,
@@ -85,6 +88,7 @@ fn a_stranger_does_all(egress: Egress, offloads: Offloads) {
     gets_a_lease_and_pings(&world, &gateway);
     is_refused_with_another_secret(&world, &gateway);
     talks_base64(&world, &gateway);
+    gets_no_larger_mtu_than_it_takes(&world, &gateway);
     is_seen_with_the_gateways_address(&world, &gateway);
     keeps_its_lease_over_a_lost_link(&world, &gateway);
     gets_new_credit_as_its_packets_leave(&world, &gateway);
@@ -112,6 +116,11 @@ fn is_refused_with_another_secret(world: &World, gateway: &Gateway) {
 fn talks_base64(world: &World, gateway: &Gateway) {
     let told = world.stranger(gateway, &["--base64", "--size", "1400"]).succeeded();
     assert_eq!(told["rtt_ms"].as_array().map(Vec::len), Some(3));
+}
+
+fn gets_no_larger_mtu_than_it_takes(world: &World, gateway: &Gateway) {
+    let told = world.stranger(gateway, &["--mtu", "1280"]).succeeded();
+    assert_eq!(told["mtu"], 1_280);
 }
 
 fn is_seen_with_the_gateways_address(world: &World, gateway: &Gateway) {
@@ -250,6 +259,7 @@ impl Gateway {
         command
             .args(["gateway", "--egress", egress.name(), "--metrics", "", "--log", "debug"])
             .args(["--listen", &format!("{GATEWAY_INSIDE}:0")])
+            .args(["--set", &format!("tethers.max={TETHERS_MAX}")])
             .arg("--credentials")
             .arg(directory.join("credentials.toml"))
             .args(["--set", &format!("runtime.directory={}", directory.join("run").display())])
