@@ -37,6 +37,9 @@ const FLOOD_BYTES: u64 = 3 << 20;
 /// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
 const TETHERS_MAX: u32 = 4;
 
+/// More than a stranger opens who breaks the rules: such a session may be resumed, and keeps its place.
+const TETHERS_OF_RULE_BREAKERS: u32 = 64;
+
 #[derive(Clone, Copy)]
 enum Egress {
     Raw,
@@ -82,9 +85,25 @@ fn a_stranger_pings_through_tun_egress_with_offloads() {
     a_stranger_does_all(Egress::Tun, Offloads::ON);
 }
 
+#[test]
+fn a_stranger_who_breaks_the_rules_is_answered_as_the_document_says() {
+    let world = World::new(Offloads::ON);
+    let mut gateway = Gateway::start(&world, Egress::Tun, TETHERS_OF_RULE_BREAKERS);
+    let judged = world
+        .command(&world.client, &python().display().to_string())
+        .arg(python_file("conduct.py"))
+        .args([&format!("ws://{}/wstether", gateway.address), &gateway.token])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("Python starts");
+    let [found, errors] = [&judged.stdout, &judged.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(judged.status.success(), "{found}{errors}\ngateway:\n{}", gateway.log());
+    gateway.stop();
+}
+
 fn a_stranger_does_all(egress: Egress, offloads: Offloads) {
     let world = World::new(offloads);
-    let mut gateway = Gateway::start(&world, egress);
+    let mut gateway = Gateway::start(&world, egress, TETHERS_MAX);
     gets_a_lease_and_pings(&world, &gateway);
     is_refused_with_another_secret(&world, &gateway);
     talks_base64(&world, &gateway);
@@ -253,13 +272,13 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(world: &World, egress: Egress) -> Self {
+    fn start(world: &World, egress: Egress, tethers_max: u32) -> Self {
         let directory = fresh_directory();
         let mut command = world.command(&world.gateway, env!("CARGO_BIN_EXE_wstether"));
         command
             .args(["gateway", "--egress", egress.name(), "--metrics", "", "--log", "debug"])
             .args(["--listen", &format!("{GATEWAY_INSIDE}:0")])
-            .args(["--set", &format!("tethers.max={TETHERS_MAX}")])
+            .args(["--set", &format!("tethers.max={tethers_max}")])
             .arg("--credentials")
             .arg(directory.join("credentials.toml"))
             .args(["--set", &format!("runtime.directory={}", directory.join("run").display())])
