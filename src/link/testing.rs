@@ -13,8 +13,8 @@ use crate::stages::accept::{self, Doorkeeper};
 use crate::stages::ws_decode::LinkKeeper;
 use crate::tether_links::{TetherLinks, Windows};
 use crate::transport::Transport;
-use crate::wire::capsule::{Capsule, Capsules, Challenge, Features, Hello, Refusal};
-use crate::wire::frame::{self, Decoder, Opcode, Role, Subprotocol};
+use crate::wire::capsule::{Capsule, Capsules, Challenge, CloseReason, Features, Hello, Refusal};
+use crate::wire::frame::{self, Decoder, Opcode, Role, Subprotocol, close_code};
 use crate::wire::fuzz::Event;
 
 pub(crate) const LINK: LaneId = LaneId(3);
@@ -163,6 +163,7 @@ pub(crate) enum Told {
     Control(LaneId),
     AckLater,
     Close(u16),
+    Closed(Option<CloseReason>),
     Ended,
     Admit(Box<Hello>),
     TurnedAway(accept::Reason),
@@ -212,6 +213,11 @@ impl LinkKeeper for Keeper {
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
         link.close(code, reason, &self.pool);
         self.write_down(Told::Close(code));
+    }
+
+    fn closed(&self, link: &Arc<Link>, reason: Option<CloseReason>) {
+        link.close(close_code::NORMAL, "", &self.pool);
+        self.write_down(Told::Closed(reason));
     }
 
     fn ended(&self, link: &Arc<Link>, _error: &LinkError) {

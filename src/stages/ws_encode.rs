@@ -95,7 +95,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         drop(outbox);
         if let Err(error) = flushed {
             self.keeper.ended(link, &error.into());
-            return 0;
+            return BATCH_BYTES_MAX;
         }
         if link.is_blocked() {
             return 0;

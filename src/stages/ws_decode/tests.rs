@@ -4,8 +4,8 @@ use crate::packet::Offload;
 use crate::packet_builder::udp;
 use crate::tether_links::Windows;
 use crate::wire::capsule::{
-    AssignedAddress, CloseReason, Features, Prefix, append_ack, append_address_request, append_close, append_credit,
-    datagram_header,
+    AssignedAddress, Challenge, CloseReason, Features, Prefix, append_ack, append_address_request, append_close,
+    append_credit, datagram_header,
 };
 use crate::wire::frame::{self, Opcode};
 
@@ -14,7 +14,7 @@ struct World {
     keeper: Arc<Keeper>,
     link: Arc<Link>,
     tether: Arc<TetherLinks>,
-    peer: crate::link::testing::Peer,
+    peer: Peer,
     work: WorkOf<WsDecode<Keeper>>,
 }
 
@@ -159,30 +159,39 @@ fn written(append: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn who_breaks_a_rule_is_closed_with_the_rules_code() {
-    const KEY: Option<[u8; 4]> = Some([7; 4]);
-    let challenge = crate::wire::capsule::Challenge { nonce: crate::wire::proof::Nonce([1; 32]) };
+    let challenge = Challenge { nonce: crate::wire::proof::Nonce([1; 32]) };
     let too_big = &frame::header(Opcode::Binary, MESSAGE_BYTES_MAX + 1, KEY)[..];
-    let cases: [(&str, Vec<u8>, u16); 8] = [
+    let cases: [(&str, Vec<u8>, u16); 6] = [
         ("a frame without a mask", framed(Opcode::Binary, b"", None), 1002),
         ("reserved bits", vec![0xf2, 0x80, 0, 0, 0, 0], 1002),
         ("text where binary was agreed on", framed(Opcode::Text, b"AAAA", KEY), 1003),
         ("a message beyond the limit", too_big.to_vec(), 1009),
         ("a capsule longer than its message", framed(Opcode::Binary, &[0x00, 60, 0], KEY), 1002),
         ("a capsule of the handshake", framed(Opcode::Binary, &written(|out| challenge.append(out)), KEY), 1002),
-        ("a frame that closes", framed(Opcode::Close, &1000_u16.to_be_bytes(), KEY), 1000),
-        (
-            "a capsule that closes",
-            framed(Opcode::Binary, &written(|out| append_close(CloseReason::ShuttingDown, "bye", out)), KEY),
-            1000,
-        ),
     ];
     for (what, bytes, code) in cases {
-        let mut world = world();
-        world.peer.send_bytes(&bytes);
-        assert_eq!(world.receive_until_told(), [Told::Close(code)], "{what}");
-        assert_eq!(world.peer.close_code(), Some(code), "{what}");
-        assert_eq!((world.work.out.len(), world.drops(), world.link.is_closed()), (0, [0, 0, 0], true), "{what}");
+        assert_ends(what, &bytes, &Told::Close(code), code);
     }
+}
+
+#[test]
+fn who_says_goodbye_is_answered_and_its_reason_is_passed_on() {
+    assert_ends("a frame that closes", &framed(Opcode::Close, &1000_u16.to_be_bytes(), KEY), &Told::Closed(None), 1000);
+    let reason = CloseReason::ShuttingDown;
+    let capsule = framed(Opcode::Binary, &written(|out| append_close(reason, "bye", out)), KEY);
+    assert_ends("a capsule that closes", &capsule, &Told::Closed(Some(reason)), 1000);
+}
+
+/// A client's mask.
+const KEY: Option<[u8; 4]> = Some([7; 4]);
+
+/// Those bytes end the link, with that said to its keeper and that code to the peer.
+fn assert_ends(what: &str, bytes: &[u8], told: &Told, code: u16) {
+    let mut world = world();
+    world.peer.send_bytes(bytes);
+    assert_eq!(&world.receive_until_told(), std::slice::from_ref(told), "{what}");
+    assert_eq!(world.peer.close_code(), Some(code), "{what}");
+    assert_eq!((world.work.out.len(), world.drops(), world.link.is_closed()), (0, [0, 0, 0], true), "{what}");
 }
 
 #[test]
@@ -242,14 +251,15 @@ fn an_acknowledgement_opens_the_window_for_who_waits_and_wakes_nobody_else() {
 }
 
 #[test]
-fn credit_and_requests_for_addresses_break_no_rule() {
+fn a_request_for_addresses_breaks_no_rule_but_a_client_that_grants_credit_does() {
     let mut world = world();
-    let control = written(|out| {
-        append_credit(5, out);
+    let request = written(|out| {
         let wanted = AssignedAddress { request_id: 1, prefix: Prefix::host([100, 64, 0, 2].into()) };
         append_address_request(&[wanted], out);
     });
-    world.peer.send(Opcode::Binary, &[control, datagram(&packet())].concat());
+    world.peer.send(Opcode::Binary, &[request, datagram(&packet())].concat());
     world.receive(1);
     assert_eq!((world.work.out.len(), world.link.is_open()), (1, true));
+    let credit = framed(Opcode::Binary, &written(|out| append_credit(5, out)), KEY);
+    assert_ends("credit from a client", &credit, &Told::Close(1002), 1002);
 }
