@@ -25,7 +25,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => {
             commands::demo::run(&args, &mut out).map_err(|error| (error.status(), error.to_string()))
         }
-        Command::Pipeline(_) => Err((Status::Usage, String::new())),
+        Command::Pipeline(args) => {
+            commands::pipeline::run(&args, &mut out).map_err(|error| (error.status(), error.to_string()))
+        }
     };
     match done {
         Ok(()) => Status::Done.into(),

@@ -8,10 +8,10 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
+use crate::config::gateway::{HandOver, Stage as StageConfig, Stages};
 use crate::gateway::egress::{Egress, Way};
 use crate::gateway::registry::{self, Registry};
-use crate::metrics::{StageMetrics, labels};
+use crate::metrics::StageMetrics;
 use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
@@ -20,14 +20,17 @@ use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::queue::{Fifo, Signal};
-use crate::runtime::stage::{Cores, Handler, Kept, Port, RUNTIME_REASONS, Settings, Stage, WhenFull};
+use crate::runtime::stage::{Cores, Handler, Kept, Port, Settings, Stage};
 use crate::stages::accept::Accept;
-use crate::stages::raw_send::{self, RawSend};
+use crate::stages::raw_send::RawSend;
 use crate::stages::tethered::{Steered, Tethered};
-use crate::stages::tun_write::{self, TunWrite};
-use crate::stages::ws_decode::{self, WsDecode};
-use crate::stages::ws_encode::{self, WsEncode};
+use crate::stages::tun_write::TunWrite;
+use crate::stages::ws_decode::WsDecode;
+use crate::stages::ws_encode::WsEncode;
 use crate::stages::{ip_parse, nat_rewrite};
+use diagram::{Owner, Place};
+
+pub mod diagram;
 
 /// Lanes of the downlink's ip-parse, where no tether is known yet: flows are spread over them. Enough that a few busy
 /// flows seldom share one.
@@ -58,15 +61,20 @@ pub fn gateway(
     config: &Stages,
     cores: usize,
 ) -> Pipeline {
-    let mut build =
-        Build { config, cores_count: cores, cores: Cores::new(cores), stages: Vec::new(), metrics: Vec::new() };
-    let (tethers, links) = (registry.tethers.capacity(), registry.links.capacity());
+    let mut build = Build {
+        config,
+        cores_count: cores,
+        cores: Cores::new(cores),
+        tethers: registry.tethers.capacity(),
+        links: registry.links.capacity(),
+        stages: Vec::new(),
+        metrics: Vec::new(),
+    };
     let tethered = |table: &Arc<_>| Arc::clone(table);
 
     // downlink, from its end
     let ws_encode = build.stage(
-        Place { name: StageName::WsEncode, direction: "downlink", lanes: tethers, when_full: WhenFull::Drop },
-        &labels::<ws_encode::Reason>(),
+        &diagram::WS_ENCODE,
         WsEncode::<_, Fifo<Packet<nat_rewrite::Translated>>> {
             tethers: Arc::clone(&registry.tether_links),
             pool: registry.pool.clone(),
@@ -76,8 +84,7 @@ pub fn gateway(
         Ends::default(),
     );
     let nat_in = build.stage(
-        Place { name: StageName::NatRewrite, direction: "downlink", lanes: tethers, when_full: WhenFull::Drop },
-        &labels::<nat_rewrite::Reason>(),
+        &diagram::NAT_IN,
         Tethered {
             tethers: tethered(&registry.tethers),
             plan: Arc::clone(plan),
@@ -87,8 +94,7 @@ pub fn gateway(
         Ends { next: Some(Arc::clone(&ws_encode) as _), turn: None },
     );
     let parse_in = build.stage(
-        Place { name: StageName::IpParse, direction: "downlink", lanes: FLOW_LANES, when_full: WhenFull::Drop },
-        &labels::<ip_parse::Reason>(),
+        &diagram::PARSE_IN,
         Steered { plan: Arc::clone(plan), function: ip_parse::incoming, reasons: PhantomData },
         Ends { next: Some(Arc::clone(&nat_in) as _), turn: Some(Arc::clone(&nat_in) as _) },
     );
@@ -96,17 +102,12 @@ pub fn gateway(
 
     // uplink, from its end
     let out: Sink<nat_rewrite::Translated> = match &egress.way {
-        Way::Raw { sender, .. } => {
-            build.sink(StageName::RawSend, tethers, &labels::<raw_send::Reason>(), RawSend::new(Arc::clone(sender)))
-        }
-        Way::Tun(tun) => {
-            build.sink(StageName::TunWrite, tethers, &labels::<tun_write::Reason>(), TunWrite::new(Arc::clone(tun)))
-        }
+        Way::Raw { sender, .. } => build.sink(&diagram::RAW_SEND, RawSend::new(Arc::clone(sender))),
+        Way::Tun(tun) => build.sink(&diagram::TUN_WRITE, TunWrite::new(Arc::clone(tun))),
     };
     let turn: Arc<dyn Port<_>> = nat_in.clone();
     let nat_out = build.stage(
-        Place { name: StageName::NatRewrite, direction: "uplink", lanes: tethers, when_full: WhenFull::Park },
-        &labels::<nat_rewrite::Reason>(),
+        &diagram::NAT_OUT,
         Tethered {
             tethers: tethered(&registry.tethers),
             plan: Arc::clone(plan),
@@ -116,8 +117,7 @@ pub fn gateway(
         Ends { next: Some(out.port), turn: Some(Arc::clone(&turn)) },
     );
     let parse_out = build.stage(
-        Place { name: StageName::IpParse, direction: "uplink", lanes: tethers, when_full: WhenFull::Park },
-        &labels::<ip_parse::Reason>(),
+        &diagram::PARSE_OUT,
         Tethered {
             tethers: tethered(&registry.tethers),
             plan: Arc::clone(plan),
@@ -127,8 +127,7 @@ pub fn gateway(
         Ends { next: Some(Arc::clone(&nat_out) as _), turn: Some(turn) },
     );
     let ws_decode = build.stage(
-        Place { name: StageName::WsDecode, direction: "uplink", lanes: links, when_full: WhenFull::Park },
-        &labels::<ws_decode::Reason>(),
+        &diagram::WS_DECODE,
         WsDecode {
             links: Arc::clone(&registry.links),
             pool: registry.pool.clone(),
@@ -138,9 +137,7 @@ pub fn gateway(
         Ends { next: Some(Arc::clone(&parse_out) as _), turn: None },
     );
     let accept = build.stage(
-        Place { name: StageName::Accept, direction: "uplink", lanes: links, when_full: WhenFull::Park },
-        // It drops no packets: what it refuses are connections, which have a counter of their own.
-        &[],
+        &diagram::ACCEPT,
         Accept {
             pending: Arc::clone(&registry.pending),
             pool: registry.pool.clone(),
@@ -168,14 +165,6 @@ pub fn gateway(
     }
 }
 
-/// Where a stage stands.
-struct Place {
-    name: StageName,
-    direction: &'static str,
-    lanes: u32,
-    when_full: WhenFull,
-}
-
 /// What follows a stage.
 struct Ends<Out, Turned> {
     next: Option<Arc<dyn Port<Out>>>,
@@ -198,22 +187,19 @@ struct Build<'a> {
     config: &'a Stages,
     cores_count: usize,
     cores: Arc<Cores>,
+    tethers: u32,
+    links: u32,
     /// In the order they are built: each direction from its end.
     stages: Vec<Arc<dyn Kept>>,
     metrics: Vec<Arc<StageMetrics>>,
 }
 
 impl Build<'_> {
-    fn stage<H: Handler>(
-        &mut self,
-        place: Place,
-        reasons: &[&'static str],
-        handler: H,
-        ends: Ends<H::Out, H::Turned>,
-    ) -> Arc<Stage<H>> {
-        let reasons: Vec<&'static str> = RUNTIME_REASONS.into_iter().chain(reasons.iter().copied()).collect();
-        let metrics = StageMetrics::new(place.name.word(), place.direction, &reasons);
-        let settings = settings(self.config.get(place.name), &place, self.cores_count);
+    fn stage<H: Handler>(&mut self, place: &Place, handler: H, ends: Ends<H::Out, H::Turned>) -> Arc<Stage<H>> {
+        // The diagram tells the truth, or nothing is built.
+        debug_assert_eq!((ends.next.is_some(), ends.turn.is_some()), (place.goes_on, place.turns), "{}", place.name);
+        let metrics = StageMetrics::new(place.name.word(), place.direction, &place.all_reasons());
+        let settings = self.settings(place);
         let stage = Stage::new(
             place.name.word(),
             settings,
@@ -228,19 +214,21 @@ impl Build<'_> {
         stage
     }
 
-    fn sink<H, Proof>(&mut self, name: StageName, lanes: u32, reasons: &[&'static str], handler: H) -> Sink<Proof>
+    fn sink<H, Proof>(&mut self, place: &Place, handler: H) -> Sink<Proof>
     where
         H: Handler<Queue = Fifo<Packet<Proof>>>,
         Proof: Send + 'static,
     {
-        let place = Place { name, direction: "uplink", lanes, when_full: WhenFull::Park };
-        let stage = self.stage(place, reasons, handler, Ends::default());
+        let stage = self.stage(place, handler, Ends::default());
         Sink { port: Arc::clone(&stage) as _, attend: stage }
     }
 
     fn source(&mut self, egress: &Egress) -> Arc<StageMetrics> {
-        let (name, reasons) = egress.source();
-        let metrics = StageMetrics::new(name, "downlink", &reasons);
+        let place = match &egress.way {
+            Way::Raw { .. } => diagram::RAW_RECV,
+            Way::Tun(_) => diagram::TUN_READ,
+        };
+        let metrics = StageMetrics::new(place.name, diagram::DOWNLINK, &(place.reasons)());
         self.metrics.push(Arc::clone(&metrics));
         metrics
     }
@@ -251,20 +239,25 @@ impl Build<'_> {
         self.metrics.reverse();
         (Keeper::new(self.stages, self.cores), self.metrics)
     }
-}
 
-fn settings(config: &StageConfig, place: &Place, cores: usize) -> Settings {
-    let threads = config.threads(cores);
-    Settings {
-        lanes: place.lanes,
-        limits: Limits { segments: config.queue_packets as u64, held_bytes: config.queue_bytes.0 },
-        quota: Quota { segments: config.batch as u32, lane_bytes: crate::link::BATCH_BYTES_MAX },
-        threads: (*threads.start(), *threads.end()),
-        hand_over: match config.hand_over {
-            HandOver::Auto => Rule::Auto,
-            HandOver::Always => Rule::Always,
-            HandOver::Never => Rule::Never,
-        },
-        when_full: place.when_full,
+    fn settings(&self, place: &Place) -> Settings {
+        let config: &StageConfig = self.config.get(place.name);
+        let threads = config.threads(self.cores_count);
+        Settings {
+            lanes: match place.lanes {
+                Owner::Link => self.links,
+                Owner::Tether => self.tethers,
+                Owner::Flow => FLOW_LANES,
+            },
+            limits: Limits { segments: config.queue_packets as u64, held_bytes: config.queue_bytes.0 },
+            quota: Quota { segments: config.batch as u32, lane_bytes: crate::link::BATCH_BYTES_MAX },
+            threads: (*threads.start(), *threads.end()),
+            hand_over: match config.hand_over {
+                HandOver::Auto => Rule::Auto,
+                HandOver::Always => Rule::Always,
+                HandOver::Never => Rule::Never,
+            },
+            when_full: place.when_full,
+        }
     }
 }

@@ -11,7 +11,6 @@ use crate::io::tun::Tun;
 use crate::kernel_state::{self, KernelState};
 use crate::nat::{AddressPlan, PlanError, Translation};
 use crate::policy::{Policy, Prefix, PrefixError};
-use crate::stages::{raw_recv, tun_read};
 
 /// What the kernel may hold of packets that were not read, or not sent, in bytes of its own accounting: a few
 /// milliseconds at 10 Gbit/s.
@@ -241,14 +240,6 @@ impl Egress {
                 let tun = kernel.tun().cloned().ok_or_else(|| EgressError::NoTun(name.as_str().to_owned()))?;
                 Ok(Self { way: Way::Tun(tun), kernel })
             }
-        }
-    }
-
-    /// The name and drop reasons of the stage that reads from the internet.
-    pub fn source(&self) -> (&'static str, Vec<&'static str>) {
-        match &self.way {
-            Way::Raw { .. } => ("raw-recv", crate::metrics::labels::<raw_recv::Reason>()),
-            Way::Tun(_) => ("tun-read", crate::metrics::labels::<tun_read::Reason>()),
         }
     }
 }

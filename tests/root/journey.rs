@@ -6,12 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use wstether::cli::{EgressMode, RelayKind};
+use wstether::config;
 use wstether::io::netlink::Prefix;
 use wstether::io::{nft, sysctl};
 use wstether::lab::internet::{ECHO_PORT, NAME};
 use wstether::lab::tethering::{Setting, TUN};
 use wstether::lab::world::{self, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, World};
 use wstether::lab::{Capture, Namespace, Offloads, Program, Scratch, probe};
+use wstether::pipeline::diagram::describe;
 use wstether::status::Status;
 
 use crate::world::{BINARY, BULK_BYTES, Journey, PATIENCE, Trip, WEB_PAGE, WEB_PORT};
@@ -174,9 +176,14 @@ fn not_one_reset_or_port_unreachable_comes_from_the_gateways_own_kernel() {
     echoed(&journey, 20);
     let pings = probe::ping(&journey.world.laptop, INTERNET, 20, Duration::from_millis(5)).unwrap();
     assert_eq!(pings.times.len(), 20);
-    let (refusals, seen) = capture.finish();
-    assert!(seen > 100, "the capture sees the traffic");
-    assert_eq!(refusals, 0);
+    let refused = capture.matched();
+    let rules = "wstether-wstether";
+    journey.world.gateway.run(|| nft::remove(rules).unwrap()).unwrap();
+    // Without the rules the kernel answers for the ports: the capture would have seen it.
+    assert!(probe::upload(&journey.world.laptop, INTERNET, &journey.bulk).is_err());
+    let (refused_without_rules, seen) = capture.finish();
+    assert!(refused_without_rules > 0 && seen > 100, "the capture sees resets, and the traffic");
+    assert_eq!(refused, 0);
 }
 
 /// Whether an Ethernet frame is a TCP reset, or an ICMP port-unreachable, from the gateway's external address.
@@ -350,4 +357,93 @@ fn the_demo_shows_the_whole_of_it_as_one_json_object_by_both_ways_out() {
         let figures = ["packets", "bytes", "drops", "threads_max", "queue_max"];
         assert!(report["stages"].as_array().unwrap().iter().all(|stage| figures.iter().all(|it| !stage[it].is_null())));
     }
+}
+
+#[test]
+fn the_printed_diagram_is_that_of_the_running_gateway() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let mut journey = Journey::prepare(None, false);
+        journey.gateway = Some(journey.setting().gateway(egress, &[]).unwrap());
+        let set = config::Override {
+            option: "--egress".to_owned(),
+            path: "egress.mode".to_owned(),
+            value: egress.word().to_owned(),
+        };
+        let config: config::Gateway = config::load(None, &[set]).unwrap();
+        let printed = describe(&config.egress.way).into_iter().map(|mut stage| {
+            stage.reasons.sort_unstable();
+            (stage.name.to_owned(), stage.direction.to_owned(), stage.reasons.join(" "))
+        });
+        let running = journey.status().stages.into_iter().map(|stage| {
+            let reasons: Vec<String> = stage.drops.into_keys().collect();
+            (stage.name, stage.direction, reasons.join(" "))
+        });
+        assert!(printed.eq(running));
+    }
+}
+
+#[test]
+fn a_gateway_that_stops_closes_its_websockets_with_1001_and_leaves_nothing() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let mut journey = Journey::start(Trip { egress, relay: RelayKind::Direct, ..Trip::default() });
+        let (rules, reserved) = kernel_state(&journey.world.gateway);
+        assert!(!rules.is_empty() && (egress == EgressMode::Tun || !reserved.is_empty()));
+        let watched = journey.world.laptop.clone();
+        let closes = Capture::start(&watched, "net0", is_going_away).unwrap();
+        assert!(journey.gateway.take().expect("it runs").end().unwrap().success());
+        let (goodbyes, _) = closes.finish();
+        assert_eq!(goodbyes, 1);
+        assert_eq!(kernel_state(&journey.world.gateway), (String::new(), String::new()));
+        let links = journey.world.gateway.netlink(|netlink| netlink.links()).unwrap();
+        assert!(links.iter().all(|link| link.name != TUN));
+    }
+}
+
+/// Whether an Ethernet frame from the gateway ends with a WebSocket's Close frame, unmasked, of 1001 (RFC 6455, 5.5.1).
+fn is_going_away(frame: &[u8]) -> bool {
+    let Some(payload) = tcp_payload_from(frame, world::GATEWAY_DIRECT) else { return false };
+    payload.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[1] >= 2 && bytes[2..] == 1001_u16.to_be_bytes())
+}
+
+fn tcp_payload_from(frame: &[u8], source: Ipv4Addr) -> Option<&[u8]> {
+    let packet = frame.get(14..).filter(|packet| packet.len() >= 20 && packet[12..16] == source.octets())?;
+    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    let segment = packet.get(usize::from(packet[0] & 0xf) * 4..length)?;
+    segment.get(usize::from(segment.get(12)? >> 4) * 4..)
+}
+
+#[test]
+fn two_demos_at_once_do_not_touch_each_other_and_leave_no_file() {
+    let demos = ["raw", "tun"].map(|egress| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["demo", "--json", "--relay", "direct", "--egress", egress])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    });
+    for demo in demos {
+        let process = demo.id();
+        let output = demo.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let left = scratch_directories();
+        let mark = format!("wstether-{process}-");
+        assert!(left.iter().all(|name| !name.starts_with(&mark)), "{left:?}");
+    }
+}
+
+fn scratch_directories() -> BTreeSet<String> {
+    let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_demo_without_the_privileges_names_them_and_exits_with_77() {
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", BINARY, "demo"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW"].iter().all(|name| said.contains(name)), "{said}");
 }
