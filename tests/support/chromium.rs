@@ -96,6 +96,11 @@ impl Chromium {
         self.command("url", &json!({ "url": url }));
     }
 
+    /// Loads the page again, and returns when it has loaded.
+    pub(crate) fn reload(&mut self) {
+        self.command("refresh", &json!({}));
+    }
+
     /// The result of the body of a JavaScript function.
     pub(crate) fn execute(&mut self, script: &str) -> Value {
         self.command("execute/sync", &json!({ "script": script, "args": [] }))
