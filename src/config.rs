@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub mod client;
 mod document;
 mod example;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gateway;
 mod schema;
 pub mod shared;

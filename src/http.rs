@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod upgrade;
 pub mod url;
 

@@ -12,7 +12,8 @@ pub mod metrics;
 pub mod nat;
 pub mod offload;
 pub mod packet;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "the unit tests need more of it"))]
 mod packet_builder;
 pub mod policy;
 pub mod runtime;

@@ -7,6 +7,8 @@ use ip_parse::Parsed;
 
 #[cfg(feature = "kernel")]
 pub mod accept;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ip_parse;
 pub mod nat_rewrite;
 #[cfg(feature = "kernel")]

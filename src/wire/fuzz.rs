@@ -123,11 +123,22 @@ pub(super) fn write(capsule: &Capsule<'_>) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Runs a fuzz target's function over its committed corpus.
+#[cfg(test)]
+pub(crate) fn replay(target: &str, run: fn(&[u8])) {
+    use std::{fs, path::Path};
+
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let inputs: Vec<_> =
+        fs::read_dir(&corpus).expect("a corpus").map(|entry| entry.expect("an entry").path()).collect();
+    assert!(inputs.len() >= 8, "{target} has a corpus");
+    for input in inputs {
+        run(&fs::read(&input).expect("an input"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -135,15 +146,5 @@ mod tests {
         replay("frames", frames);
         replay("capsules", capsules);
         replay("base64", base64);
-    }
-
-    fn replay(target: &str, run: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let inputs: Vec<_> =
-            fs::read_dir(&corpus).expect("a corpus").map(|entry| entry.expect("an entry").path()).collect();
-        assert!(inputs.len() >= 8, "{target} has a corpus");
-        for input in inputs {
-            run(&fs::read(&input).expect("an input"));
-        }
     }
 }
