@@ -81,6 +81,16 @@ struct Inbox {
     tail: Vec<u8>,
 }
 
+impl Inbox {
+    /// An empty tail gives its memory back, but for a little.
+    fn keep(&mut self, tail: Vec<u8>) {
+        self.tail = tail;
+        if self.tail.is_empty() {
+            self.tail.shrink_to(TAIL_KEPT_BYTES);
+        }
+    }
+}
+
 /// What comes out of a link.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -223,9 +233,11 @@ impl Link {
         let (mut read_bytes, mut messages_left) = (0, messages_max);
         // What an earlier turn left behind is handled before anything is read.
         if !inbox.tail.is_empty() {
-            let start = inbox.tail.len();
-            buffer[..start].copy_from_slice(&inbox.tail);
-            self.decode(&mut inbox, &mut buffer[..start], &mut messages_left, &mut each)?;
+            // In place: a handshake that stopped within a large read may have left more than this buffer takes.
+            let mut tail = std::mem::take(&mut inbox.tail);
+            let done = self.decode(&mut inbox.decoder, &mut tail, &mut messages_left, &mut each)?;
+            tail.drain(..done);
+            inbox.keep(tail);
         }
         while read_bytes < READ_BUDGET_BYTES && messages_left > 0 {
             let start = inbox.tail.len();
@@ -238,20 +250,25 @@ impl Link {
             };
             self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
             read_bytes += count;
-            self.decode(&mut inbox, &mut buffer[..start + count], &mut messages_left, &mut each)?;
+            let bytes = &mut buffer[..start + count];
+            let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, &mut each)?;
+            let mut tail = std::mem::take(&mut inbox.tail);
+            tail.clear();
+            tail.extend_from_slice(&bytes[done..]);
+            inbox.keep(tail);
         }
         Ok(Turn::More)
     }
 
-    /// Decodes `bytes` and leaves what is not whole, or too much for this turn, in the tail.
+    /// Decodes `bytes`; tells how many of them are done with. The rest is not whole, or too much for this turn.
     fn decode<E: From<LinkError>>(
         &self,
-        inbox: &mut Inbox,
+        decoder: &mut Option<Decoder>,
         bytes: &mut [u8],
         messages_left: &mut usize,
         each: &mut impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(decoder) = &mut inbox.decoder else { return Ok(()) };
+    ) -> Result<usize, E> {
+        let Some(decoder) = decoder else { return Ok(bytes.len()) };
         let mut done = 0;
         while *messages_left > 0 {
             done += match decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)? {
@@ -275,12 +292,7 @@ impl Link {
                 }
             };
         }
-        inbox.tail.clear();
-        inbox.tail.extend_from_slice(&bytes[done..]);
-        if inbox.tail.is_empty() {
-            inbox.tail.shrink_to(TAIL_KEPT_BYTES);
-        }
-        Ok(())
+        Ok(done)
     }
 
     /// Counts a received DATAGRAM capsule.
@@ -305,7 +317,8 @@ impl Link {
 
     /// The scheduled acknowledgement is being sent.
     pub fn unschedule_ack(&self) {
-        self.ack_is_scheduled.store(false, Ordering::Release);
+        // A swap and no store: what was received before somebody found it scheduled is seen by who looks after this.
+        self.ack_is_scheduled.swap(false, Ordering::AcqRel);
     }
 
     /// The peer has received up to `bytes`; `false` where that goes back, or beyond what was sent.

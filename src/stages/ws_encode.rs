@@ -82,7 +82,6 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         tally: &mut Tally,
     ) -> u64 {
         let mut outbox = link.outbox();
-        link.unschedule_ack();
         link.tell_received(&mut outbox, tether.grant(link));
         if tether.owes_credit(link) && link.schedule_ack() {
             // The peer may be out of credit while what it sent is still inside: it is told again when that has left.
