@@ -202,7 +202,7 @@ impl Gateway {
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
         self.housekeepers.push(spawn("acks", move || {
             while !over.load(Ordering::Acquire) {
-                registry.send_acks(TIDY_EVERY);
+                registry.send_acks(TIDY_EVERY, || over.load(Ordering::Acquire));
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
@@ -245,6 +245,7 @@ impl Gateway {
         let deadline = Instant::now() + self.stop_deadline;
         self.registry.stop_accepting();
         self.stop_source();
+        self.registry.give_up_unlinked(Instant::now());
         let mut late = self.keeper.drain(deadline);
         self.registry.close_all();
         self.stop_threads();
@@ -269,6 +270,7 @@ impl Gateway {
         self.stop_source();
         self.registry.stop_accepting();
         self.over.store(true, Ordering::Release);
+        self.registry.wake_acks();
         if let Some((waker, thread)) = self.poller.take() {
             if let Err(error) = waker.wake() {
                 warn!(%error, "the poller cannot be woken");

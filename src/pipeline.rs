@@ -6,7 +6,7 @@
 //! ```
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::config::gateway::{HandOver, Stage as StageConfig, Stages};
 use crate::gateway::egress::{Egress, Way};
@@ -148,10 +148,10 @@ pub fn gateway(
     );
 
     registry.attend(registry::Stages {
-        accept: Arc::clone(&accept) as _,
-        ws_decode: Arc::clone(&ws_decode) as _,
-        ws_encode: Arc::clone(&ws_encode) as _,
-        tethered: vec![Arc::clone(&parse_out) as _, Arc::clone(&nat_out) as _, out.attend, Arc::clone(&nat_in) as _],
+        accept: attended(&accept),
+        ws_decode: attended(&ws_decode),
+        ws_encode: attended(&ws_encode),
+        tethered: vec![attended(&parse_out), attended(&nat_out), Arc::downgrade(&out.attend), attended(&nat_in)],
     });
     let inlet_cores = Arc::clone(&build.cores);
     let (keeper, metrics) = build.finish();
@@ -163,6 +163,11 @@ pub fn gateway(
         source_metrics,
         metrics,
     }
+}
+
+fn attended<H: Handler>(stage: &Arc<Stage<H>>) -> Weak<dyn Attend> {
+    let stage: Weak<Stage<H>> = Arc::downgrade(stage);
+    stage
 }
 
 /// What follows a stage.

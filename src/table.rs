@@ -45,6 +45,14 @@ impl<T> Table<T> {
         self.places.get(lane.0 as usize)?.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Takes out `value` where it is still what is at a place. Of several who try one succeeds, and nobody takes what
+    /// came to the place after it.
+    pub fn take_this(&self, lane: LaneId, value: &Arc<T>) -> bool {
+        let Some(place) = self.places.get(lane.0 as usize) else { return false };
+        let mut place = place.write().unwrap_or_else(PoisonError::into_inner);
+        place.take_if(|present| Arc::ptr_eq(present, value)).is_some()
+    }
+
     /// Frees a place whose lanes have been cleared.
     pub fn release(&self, lane: LaneId) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane.0);
@@ -81,5 +89,16 @@ mod tests {
         assert_eq!((table.get(first), table.reserve()), (None, None), "taken out, but not yet released");
         table.release(first);
         assert_eq!(table.reserve(), Some(first));
+    }
+
+    #[test]
+    fn who_comes_late_does_not_take_the_next_owners_place() {
+        let table = Table::new(1);
+        let (lane, gone, next) = (table.reserve().expect("free"), Arc::new("gone"), Arc::new("next"));
+        table.put(lane, Arc::clone(&gone));
+        assert!(table.take_this(lane, &gone) && !table.take_this(lane, &gone), "once");
+        table.put(lane, next);
+        assert!(!table.take_this(lane, &gone));
+        assert_eq!(table.get(lane).as_deref(), Some(&"next"));
     }
 }

@@ -1,8 +1,8 @@
 //! A tether: one client's session at the gateway.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::link::Link;
 use crate::nat::Nat;
@@ -34,10 +34,20 @@ pub struct Tether {
     pub guard: Mutex<Guard>,
     /// Its translation.
     pub nat: Mutex<Nat>,
-    /// Since when it has had no link.
-    unlinked: Mutex<Option<Instant>>,
+    /// Changes together with the links, or one that comes would meet one that goes.
+    service: Mutex<Service>,
     /// Its user is done.
     finished: AtomicBool,
+}
+
+/// Who serves a tether.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Linked,
+    /// Nobody, since then.
+    Unlinked(Instant),
+    /// Nobody, for ever.
+    Ended,
 }
 
 impl Tether {
@@ -61,7 +71,7 @@ impl Tether {
             links,
             guard,
             nat,
-            unlinked: Mutex::new(Some(now)),
+            service: Mutex::new(Service::Unlinked(now)),
             finished: AtomicBool::new(false),
         }
     }
@@ -71,20 +81,25 @@ impl Tether {
         LaneId(self.id.0)
     }
 
-    /// A link serves it.
-    pub fn join(&self, link: Arc<Link>) {
-        self.links.join(link);
-        *self.unlinked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// A link serves it, in place of all others, which are returned. `None` where the tether has ended.
+    pub fn join(&self, link: &Arc<Link>) -> Option<Vec<Arc<Link>>> {
+        let mut service = self.service();
+        if matches!(*service, Service::Ended) || self.is_finished() {
+            return None;
+        }
+        *service = Service::Linked;
+        Some(self.links.replace(Arc::clone(link)))
     }
 
     /// A link serves it no more.
     pub fn leave(&self, link: &Arc<Link>, now: Instant) {
-        if self.links.leave(link) == 0 {
-            self.unlinked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
+        let mut service = self.service();
+        if self.links.leave(link) == 0 && matches!(*service, Service::Linked) {
+            *service = Service::Unlinked(now);
         }
     }
 
-    /// Its user is done: it is to end, and nobody resumes it.
+    /// Its user is done: it ends as soon as it has no link, and nobody resumes it.
     pub fn finish(&self) {
         self.finished.store(true, Ordering::Release);
     }
@@ -94,8 +109,24 @@ impl Tether {
         self.finished.load(Ordering::Acquire)
     }
 
-    /// Since when it has had no link; `None` while it has one.
-    pub fn unlinked_since(&self) -> Option<Instant> {
-        *self.unlinked.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends it where it has had no link for longer than `linger`, or for any time once its user is done; from then on
+    /// none can join. `true` once.
+    pub fn end(&self, now: Instant, linger: Duration) -> bool {
+        let mut service = self.service();
+        let Service::Unlinked(since) = *service else { return false };
+        let is_over = self.is_finished() || now.saturating_duration_since(since) > linger;
+        if is_over {
+            *service = Service::Ended;
+        }
+        is_over
+    }
+
+    /// Whether a link serves it.
+    pub fn is_linked(&self) -> bool {
+        matches!(*self.service(), Service::Linked)
+    }
+
+    fn service(&self) -> MutexGuard<'_, Service> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

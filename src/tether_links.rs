@@ -58,6 +58,11 @@ impl TetherLinks {
         self.locked().push(link);
     }
 
+    /// Lets a link take the place of all others, which are returned.
+    pub fn replace(&self, link: Arc<Link>) -> Vec<Arc<Link>> {
+        std::mem::replace(&mut *self.locked(), vec![link])
+    }
+
     /// Takes a link out; tells how many are left.
     pub fn leave(&self, link: &Arc<Link>) -> usize {
         let mut links = self.locked();
@@ -89,7 +94,8 @@ impl TetherLinks {
 
     /// Nothing could be sent because the window was full.
     pub fn wait_for_window(&self) {
-        self.waits_for_window.store(true, Ordering::Release);
+        // A swap and no store: where the window opened just before, this thread sees by what.
+        self.waits_for_window.swap(true, Ordering::AcqRel);
     }
 
     /// The window has opened; `true` where somebody waited for it.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
@@ -58,16 +58,28 @@ pub struct Terms {
     pub tethers_max: usize,
 }
 
-/// The stages that the registry attends to.
+/// The stages that the registry attends to. They hold the registry, so the registry does not hold them.
 pub struct Stages {
     /// accept, its lanes being links.
-    pub accept: Arc<dyn Attend>,
+    pub accept: Weak<dyn Attend>,
     /// ws-decode, its lanes being links.
-    pub ws_decode: Arc<dyn Attend>,
+    pub ws_decode: Weak<dyn Attend>,
     /// ws-encode, its lanes being tethers.
-    pub ws_encode: Arc<dyn Attend>,
+    pub ws_encode: Weak<dyn Attend>,
     /// Every other stage whose lanes are tethers.
-    pub tethered: Vec<Arc<dyn Attend>>,
+    pub tethered: Vec<Weak<dyn Attend>>,
+}
+
+fn poke(stage: &Weak<dyn Attend>, lane: LaneId) {
+    if let Some(stage) = stage.upgrade() {
+        stage.poke(lane);
+    }
+}
+
+fn clear(stage: &Weak<dyn Attend>, now: Instant, lane: LaneId) {
+    if let Some(stage) = stage.upgrade() {
+        stage.clear(now, lane);
+    }
 }
 
 impl std::fmt::Debug for Stages {
@@ -176,20 +188,27 @@ impl Registry {
         self.by_ticket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tether that `hello` resumes, or a new one.
-    fn tether_for(&self, now: Instant, hello: &Hello) -> Result<(Arc<Tether>, bool), Refusal> {
+    /// The tether that `hello` resumes, or a new one; `link` serves it from now on. A tether has one link for now: those
+    /// before are returned.
+    fn tether_for(
+        &self,
+        now: Instant,
+        link: &Arc<Link>,
+        hello: &Hello,
+    ) -> Result<(Arc<Tether>, Vec<Arc<Link>>), Refusal> {
         let resumed = <[u8; TICKET_BYTES]>::try_from(hello.ticket.as_slice())
             .ok()
             .and_then(|ticket| self.tickets().get(&ticket).copied())
             .and_then(|lane| self.tethers.get(lane))
-            .filter(|tether| tether.credential == hello.credential);
-        match resumed {
-            Some(tether) => Ok((tether, true)),
-            None => Ok((self.new_tether(now, hello)?, false)),
+            .filter(|tether| tether.credential == hello.credential)
+            .and_then(|tether| tether.join(link).map(|older| (tether, older)));
+        if resumed.is_some() {
+            self.metrics.tethers_resumed.inc();
         }
+        resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok)
     }
 
-    fn new_tether(&self, now: Instant, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
+    fn new_tether(&self, now: Instant, link: &Arc<Link>, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
         let no_address =
             || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
         if self.pool.is_nearly_full() {
@@ -197,7 +216,7 @@ impl Registry {
         }
         let lane = self.tethers.reserve().ok_or_else(no_address)?;
         let id = TetherId(lane.0);
-        let made = self.make_tether(now, hello, id);
+        let made = self.make_tether(now, hello, id).filter(|tether| tether.join(link).is_some());
         let Some(tether) = made else {
             self.tethers.release(lane);
             return Err(no_address());
@@ -253,42 +272,40 @@ impl Registry {
     /// Takes a link out of everything and frees its place.
     fn detach(&self, link: &Arc<Link>) {
         let lane = link.lane();
-        let was_there = self.links.take(lane).is_some();
+        // Several threads may find it at its end, and the place is another's after the first.
+        if !self.links.take_this(lane, link) {
+            return;
+        }
         if self.pending.take(lane).is_some() {
             self.metrics.handshakes.sub(1);
         }
-        if !was_there {
-            return;
-        }
         let now = Instant::now();
         if let Some(stages) = self.stages.get() {
-            stages.accept.clear(now, lane);
-            stages.ws_decode.clear(now, lane);
+            clear(&stages.accept, now, lane);
+            clear(&stages.ws_decode, now, lane);
         }
-        if let Some(tether) = link.owner().and_then(|links| self.tethers.get(links.lane())) {
+        if let Some(owner) = link.owner() {
             self.metrics.links.sub(1);
-            tether.leave(link, now);
-            // What waits for a link that has gone is dropped, not kept.
-            self.has_control(tether.lane());
-            debug!(tether = tether.id.0, "link closed");
+            // Where it was replaced, the tether may have ended and the place be another's, which has no such link.
+            if let Some(tether) = self.tethers.get(owner.lane()) {
+                tether.leave(link, now);
+                // What waits for a link that has gone is dropped, not kept.
+                self.has_control(tether.lane());
+            }
+            debug!(tether = owner.lane().0, "link closed");
         }
         self.links.release(lane);
     }
 
-    /// Ends a tether: its links, its lanes, its lease.
-    fn end_tether(&self, now: Instant, tether: &Arc<Tether>) {
+    /// Clears up after a tether that has ended: its lanes, its lease.
+    fn forget_tether(&self, now: Instant, tether: &Tether) {
         let lane = tether.lane();
-        for link in tether.links.all() {
-            self.close_with(&link, CloseReason::Done, "the session has ended");
-        }
-        if self.tethers.take(lane).is_none() {
-            return;
-        }
+        self.tethers.take(lane);
         self.tether_links.take(lane);
         self.tickets().remove(&tether.ticket);
         if let Some(stages) = self.stages.get() {
-            stages.ws_encode.clear(now, lane);
-            stages.tethered.iter().for_each(|stage| stage.clear(now, lane));
+            clear(&stages.ws_encode, now, lane);
+            stages.tethered.iter().for_each(|stage| clear(stage, now, lane));
         }
         self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
@@ -300,8 +317,9 @@ impl Registry {
     /// mappings whose time is over.
     pub fn tidy(&self, now: Instant) {
         for pending in self.pending.all() {
-            if now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout {
-                self.refuse_the_slow(pending.link());
+            let is_late = now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
+            if is_late && pending.give_up() {
+                self.refuse_late(pending.link());
             }
         }
         let mut links_lane = Vec::new();
@@ -317,10 +335,8 @@ impl Registry {
         links_lane.into_iter().for_each(|lane| self.has_control(lane));
         let mut census = Census::default();
         for tether in self.tethers.all() {
-            if tether.is_finished()
-                || tether.unlinked_since().is_some_and(|since| now.saturating_duration_since(since) > self.terms.linger)
-            {
-                self.end_tether(now, &tether);
+            if tether.end(now, self.terms.linger) {
+                self.forget_tether(now, &tether);
                 continue;
             }
             let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
@@ -340,23 +356,23 @@ impl Registry {
         }
     }
 
-    /// A handshake has taken too long.
-    fn refuse_the_slow(&self, link: &Arc<Link>) {
+    /// Who has not said hello in time, in whatever it speaks by then.
+    fn refuse_late(&self, link: &Arc<Link>) {
         if link.subprotocol().is_some() {
-            let refusal = refusal(RefusalReason::BadHandshake, 0, "the handshake took too long");
+            let refusal = refusal(RefusalReason::BadHandshake, RETRY_AFTER_MS, "the handshake took too long");
             link.outbox().control(|out| refusal.append(out));
             link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
         }
         self.turn_away(link, accept::Reason::TooSlow);
     }
 
-    /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due.
-    pub fn send_acks(&self, limit: Duration) {
+    /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due, or until `is_over`.
+    pub fn send_acks(&self, limit: Duration, is_over: impl Fn() -> bool) {
         let due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
         let (due, _) = self
             .acks
             .came
-            .wait_timeout_while(due, limit, |due| due.is_empty() && !self.is_stopping())
+            .wait_timeout_while(due, limit, |due| due.is_empty() && !is_over())
             .unwrap_or_else(PoisonError::into_inner);
         if due.is_empty() {
             return;
@@ -381,7 +397,21 @@ impl Registry {
     /// From now on nobody is let in.
     pub fn stop_accepting(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Has [`Registry::send_acks`] look whether it is over.
+    pub fn wake_acks(&self) {
+        // Under the lock, or it could come between the look and the wait.
+        let _due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
         self.acks.came.notify_all();
+    }
+
+    /// Gives up what waits for links that are not there, so that a drain does not wait for it.
+    pub fn give_up_unlinked(&self, now: Instant) {
+        let Some(stages) = self.stages.get() else { return };
+        for tether in self.tethers.all().iter().filter(|tether| !tether.is_linked()) {
+            clear(&stages.ws_encode, now, tether.lane());
+        }
     }
 
     /// Says goodbye to every link (1001).
@@ -402,7 +432,7 @@ fn refusal(reason: RefusalReason, retry_after_ms: u32, text: &str) -> Refusal {
 impl LinkKeeper for Registry {
     fn has_control(&self, tether: LaneId) {
         if let Some(stages) = self.stages.get() {
-            stages.ws_encode.poke(tether);
+            poke(&stages.ws_encode, tether);
         }
     }
 
@@ -443,18 +473,16 @@ impl Doorkeeper for Registry {
         if self.is_stopping() {
             return Err(refusal(RefusalReason::ShuttingDown, RETRY_AFTER_MS, "the gateway stops"));
         }
-        let (tether, resumed) = self.tether_for(now, hello)?;
-        if resumed {
-            self.metrics.tethers_resumed.inc();
-            // A tether has one link for now: a new one takes the place of the old.
-            for old in tether.links.all() {
-                self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
-            }
+        let (tether, older) = self.tether_for(now, link, hello)?;
+        for old in older {
+            self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
         }
         let features = hello.features.and(self.terms.features);
         let welcome = self.welcome(&tether, features, hello.mtu, &message, &verifier);
-        let lease =
-            self.guard_rules.plan.lease(tether.id).ok_or_else(|| refusal(RefusalReason::NoAddress, 0, "no lease"))?;
+        let Some(lease) = self.guard_rules.plan.lease(tether.id) else {
+            tether.leave(link, now);
+            return Err(refusal(RefusalReason::NoAddress, 0, "no lease"));
+        };
         link.outbox().control(|out| {
             welcome.append(out);
             append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(lease) }], out);
@@ -462,10 +490,10 @@ impl Doorkeeper for Registry {
         });
         // The terms leave in a message of their own, before any packet can follow. An error shows at the next flush.
         drop(link.flush(&mut link.outbox(), &self.pool));
-        link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
-        tether.join(Arc::clone(link));
+        // Counted before others can see it, and take it off again.
         self.metrics.links.add(1);
         self.metrics.links_opened.inc();
+        link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
         self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
         Ok(())
     }
@@ -478,14 +506,16 @@ impl Doorkeeper for Registry {
     }
 
     fn opened(&self, link: &Arc<Link>) {
-        if self.pending.take(link.lane()).is_some() {
+        // It may have ended since, and another have its place.
+        let pending = self.pending.get(link.lane()).filter(|pending| Arc::ptr_eq(pending.link(), link));
+        if pending.is_some_and(|pending| self.pending.take_this(link.lane(), &pending)) {
             self.metrics.handshakes.sub(1);
         }
         if let Some(stages) = self.stages.get() {
-            stages.ws_decode.poke(link.lane());
+            poke(&stages.ws_decode, link.lane());
             if let Some(owner) = link.owner() {
                 // What waited for a link may go now.
-                stages.ws_encode.poke(owner.lane());
+                poke(&stages.ws_encode, owner.lane());
             }
         }
     }

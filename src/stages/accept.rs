@@ -53,6 +53,13 @@ impl Pending {
         Self { link, state: Mutex::new(State::Head(Vec::new())) }
     }
 
+    /// Ends the wait for its hello; `false` where it was judged already. What is judged now is judged before or not at
+    /// all.
+    pub fn give_up(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(std::mem::replace(&mut *state, State::Over), State::Over)
+    }
+
     /// Its link.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
@@ -161,6 +168,8 @@ impl<D: Doorkeeper> Accept<D> {
 
     /// Reads the request; once it is whole, answers it and challenges.
     fn upgrade(&self, link: &Link, head: &mut Vec<u8>) -> Result<Challenge, Stop> {
+        // Of TLS: what a full socket kept back of the handshake.
+        link.transport().flush()?;
         loop {
             let mut chunk = [0; HEAD_BYTES_MAX];
             let count = link.transport().read(&mut chunk)?;
