@@ -28,7 +28,7 @@ use crate::wire::capsule::Features;
 use crate::wire::token::Token;
 use egress::{Egress, EgressError, Surroundings, Way};
 use poller::Poller;
-use registry::{Parts, Registry, Terms};
+use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
 
 mod census;
 pub mod egress;
@@ -39,6 +39,9 @@ mod tls;
 
 /// How often links, handshakes, tethers and mappings are looked over.
 const TIDY_EVERY: Duration = Duration::from_millis(250);
+
+/// How often a stop looks whether the peers have hung up.
+const SEE_OFF_EVERY: Duration = Duration::from_millis(5);
 
 /// The part of the memory budget that packet buffers may hold. The rest is for queues, links and mappings.
 const POOL_SHARE_PERCENT: u64 = 75;
@@ -249,6 +252,7 @@ impl Gateway {
         let mut late = self.keeper.drain(deadline);
         self.registry.close_all();
         self.stop_threads();
+        self.see_off(deadline);
         late.extend(self.keeper.stop());
         late.sort_unstable();
         late.dedup();
@@ -257,6 +261,14 @@ impl Gateway {
         drop(way);
         kernel.undo()?;
         Ok(late)
+    }
+
+    /// Waits a moment for the peers to have read why they are closed.
+    fn see_off(&self, deadline: Instant) {
+        let deadline = deadline.min(Instant::now() + LEAVING_PATIENCE);
+        while self.registry.see_off(Instant::now()) > 0 && Instant::now() < deadline {
+            std::thread::sleep(SEE_OFF_EVERY);
+        }
     }
 
     fn stop_source(&mut self) {

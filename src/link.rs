@@ -391,6 +391,10 @@ impl Link {
         if self.is_closed() {
             return Err(io::ErrorKind::NotConnected.into());
         }
+        self.write(outbox, pool)
+    }
+
+    fn write(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<()> {
         let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
         outbox.frame(subprotocol, self.role, pool);
         // Said before the socket is tried: a readiness event that comes between the try and its result finds it.
@@ -404,19 +408,46 @@ impl Link {
         Ok(())
     }
 
-    /// Sends a close frame with `code` behind what waits, as far as the socket takes it, and ends the connection.
+    /// Sends a close frame with `code` behind what waits, as far as the socket takes it, and ends the connection behind
+    /// it. What the socket does not take is left to [`Link::see_off`].
     pub fn close(&self, code: u16, reason: &str, pool: &BufPool) {
-        if self.is_closed() {
+        let mut outbox = self.outbox();
+        // Under the outbox's lock: nothing is written behind the close frame.
+        if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
         if self.subprotocol.get().is_some() {
-            let mut outbox = self.outbox();
             outbox.close(code, reason);
-            // Whoever does not take its last message has lost it.
-            drop(self.flush(&mut outbox, pool));
+            // A socket that fails is found out again by whoever sees the link off.
+            drop(self.write(&mut outbox, pool));
         }
-        self.closed.store(true, Ordering::Release);
-        self.transport.finish();
+        if !self.is_blocked() {
+            self.transport.finish();
+        }
+    }
+
+    /// Goes on with the end of a closed link: writes what is left of its goodbye, and reads what still comes, which is of
+    /// no use to anybody. The kernel would reset a connection that is closed over unread bytes, and the goodbye would be
+    /// lost. `true` once the peer has hung up too.
+    pub fn see_off(&self, scratch: &mut [u8], pool: &BufPool) -> bool {
+        if self.is_blocked() {
+            let mut outbox = self.outbox();
+            if self.write(&mut outbox, pool).is_err() {
+                return true;
+            }
+            if !self.is_blocked() {
+                self.transport.finish();
+            }
+        }
+        let mut read_bytes = 0;
+        while read_bytes < READ_BUDGET_BYTES {
+            match self.transport.read(scratch) {
+                Ok(0) => return true,
+                Ok(count) => read_bytes += count,
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+        false
     }
 
     /// Ends the connection behind what was written, without a close frame.
@@ -439,8 +470,10 @@ impl Link {
 
     /// Marks the link as ended, without a word to the peer.
     pub fn abandon(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.transport.shut();
+        // One that was closed with a word is left to finish it.
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.transport.shut();
+        }
     }
 }
 

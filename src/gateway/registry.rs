@@ -112,6 +112,8 @@ pub struct Registry {
     by_ticket: Mutex<HashMap<[u8; TICKET_BYTES], LaneId>>,
     stages: OnceLock<Stages>,
     acks: Acks,
+    /// Links that were closed with a word, until their peers have hung up, and since when.
+    leaving: Mutex<Vec<(Instant, Arc<Link>)>>,
     stopping: AtomicBool,
 }
 
@@ -163,6 +165,7 @@ impl Registry {
             by_ticket: Mutex::default(),
             stages: OnceLock::new(),
             acks: Acks::default(),
+            leaving: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -313,9 +316,34 @@ impl Registry {
         info!(tether = tether.id.0, "tether ended");
     }
 
+    fn leaving(&self) -> MutexGuard<'_, Vec<(Instant, Arc<Link>)>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A closed link has its descriptor until the peer has hung up, or for a moment.
+    fn let_leave(&self, link: &Arc<Link>) {
+        let mut leaving = self.leaving();
+        if leaving.len() < LEAVING_MAX || self.is_stopping() {
+            leaving.push((Instant::now(), Arc::clone(link)));
+        }
+    }
+
+    /// Looks after the links that leave; tells how many are left.
+    pub fn see_off(&self, now: Instant) -> usize {
+        let mut leaving = std::mem::take(&mut *self.leaving());
+        let mut scratch = [0; SCRATCH_BYTES];
+        leaving.retain(|(since, link)| {
+            now.saturating_duration_since(*since) < LEAVING_PATIENCE && !link.see_off(&mut scratch, &self.pool)
+        });
+        let left = leaving.len();
+        self.leaving().append(&mut leaving);
+        left
+    }
+
     /// What is to be done now and then: handshakes that take too long, links that went silent, tethers without links,
     /// mappings whose time is over.
     pub fn tidy(&self, now: Instant) {
+        self.see_off(now);
         for pending in self.pending.all() {
             let is_late = now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
             if is_late && pending.give_up() {
@@ -422,6 +450,15 @@ impl Registry {
     }
 }
 
+/// How long peers may take to hang up: a round trip on a bad network.
+pub const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Links that are waited for after their end, so that who is refused again and again takes no more descriptors.
+const LEAVING_MAX: usize = 1_024;
+
+/// What is read from links that leave is thrown away in pieces of this many bytes.
+const SCRATCH_BYTES: usize = 16_384;
+
 /// Mappings ended in one tidying of a tether, so that its lock is not held for long.
 const EXPIRIES_A_TIDYING: usize = 256;
 
@@ -443,6 +480,7 @@ impl LinkKeeper for Registry {
 
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
         link.close(code, reason, &self.pool);
+        self.let_leave(link);
         self.detach(link);
     }
 
@@ -502,6 +540,7 @@ impl Doorkeeper for Registry {
         self.count_refused(reason);
         debug!(reason = reason.label(), "connection turned away");
         link.finish();
+        self.let_leave(link);
         self.detach(link);
     }
 
