@@ -11,6 +11,7 @@ use rustls::{ServerConfig, ServerConnection};
 use tracing::{debug, warn};
 
 use super::registry::Registry;
+use crate::http::HEAD_BYTES_MAX;
 use crate::http::upgrade::Refusal;
 use crate::link::Link;
 use crate::runtime::inlet::Inlet;
@@ -46,6 +47,8 @@ pub(super) struct Poller {
     ws_decode: Inlet<Signal>,
     link_signals: Vec<Entry<Signal>>,
     accept_signals: Vec<Entry<Signal>>,
+    /// Until then the listeners rest.
+    rests_until: Option<Instant>,
 }
 
 impl Poller {
@@ -69,7 +72,7 @@ impl Poller {
             listeners.push(listener);
         }
         let (link_signals, accept_signals) = (Vec::new(), Vec::new());
-        Ok(Self { poll, listeners, registry, tls, accept, ws_decode, link_signals, accept_signals })
+        Ok(Self { poll, listeners, registry, tls, accept, ws_decode, link_signals, accept_signals, rests_until: None })
     }
 
     /// The addresses that were bound.
@@ -89,7 +92,8 @@ impl Poller {
     pub(super) fn run(mut self, is_over: impl Fn() -> bool) {
         let mut events = Events::with_capacity(EVENTS);
         while !is_over() {
-            match self.poll.poll(&mut events, None) {
+            let limit = self.rests_until.map(|until| until.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, limit) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     warn!(%error, "the poller failed");
@@ -108,6 +112,9 @@ impl Poller {
                 }
             }
             let now = Instant::now();
+            if self.rests_until.take_if(|until| *until <= now).is_some() {
+                (0..self.listeners.len()).for_each(|index| self.come_back(index));
+            }
             let behind = self.link_signals.len() + self.accept_signals.len() > 1;
             self.ws_decode.push(now, behind, &mut self.link_signals);
             self.accept.push(now, true, &mut self.accept_signals);
@@ -141,8 +148,8 @@ impl Poller {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     debug!(%error, "a connection could not be accepted");
-                    std::thread::sleep(REST_AFTER_ERROR);
-                    return self.come_back(index);
+                    self.rests_until = Some(Instant::now() + REST_AFTER_ERROR);
+                    return;
                 }
             }
         }
@@ -167,9 +174,10 @@ impl Poller {
         };
         match self.open(lane, stream) {
             Ok(link) => {
-                self.registry.links.put(lane, Arc::clone(&link));
-                self.registry.pending.put(lane, Arc::new(Pending::new(link)));
                 self.registry.metrics.handshakes.add(1);
+                self.registry.pending.put(lane, Arc::new(Pending::new(Arc::clone(&link))));
+                // Last, since a link that is found can be ended.
+                self.registry.links.put(lane, link);
             }
             Err(error) => {
                 debug!(%error, "a connection was lost before it began");
@@ -196,5 +204,8 @@ fn refuse_busy(stream: TcpStream, is_encrypted: bool) {
         let refusal = Refusal::Busy { retry_after_s: RETRY_AFTER_MS.div_ceil(1_000) };
         // Who cannot be told is closed without a word.
         drop(io::Write::write(&mut &stream, &refusal.response()));
+        drop(stream.shutdown(std::net::Shutdown::Write));
+        // A socket that is closed over an unread request is reset, and the refusal lost.
+        drop(io::Read::read(&mut &stream, &mut [0; HEAD_BYTES_MAX]));
     }
 }
