@@ -73,6 +73,18 @@ impl Outbox {
     /// Makes frames of all that waits. Where the pool has no buffer, what needs one waits for the next time.
     pub(super) fn frame(&mut self, subprotocol: Subprotocol, role: Role, pool: &BufPool) {
         self.frame_control_frames(role, pool);
+        match subprotocol {
+            Subprotocol::Binary => self.frame_binary(role, pool),
+            Subprotocol::Base64 => self.frame_text(role, pool),
+        }
+        if let Some((code, reason)) = self.close.take() {
+            let mut frame = Vec::new();
+            frame::append_close(code, &reason, self.key(role), &mut frame);
+            self.framed.extend(pool.copy(&frame));
+        }
+    }
+
+    fn frame_binary(&mut self, role: Role, pool: &BufPool) {
         let control = std::mem::take(&mut self.control);
         let control = match (control.is_empty(), pool.copy(&control)) {
             (false, Some(buf)) if buf.len() == control.len() => Some(buf),
@@ -89,16 +101,32 @@ impl Outbox {
                 len += capsule.len();
                 message.push(capsule);
             }
-            let key = (role == Role::Client).then(|| self.keys.next());
-            match subprotocol {
-                Subprotocol::Binary => self.frame_in_place(message, len, key),
-                Subprotocol::Base64 => self.frame_as_text(&message, len, key, pool),
-            }
+            let key = self.key(role);
+            self.frame_in_place(message, len, key);
         }
-        if let Some((code, reason)) = self.close.take() {
-            let mut frame = Vec::new();
-            frame::append_close(code, &reason, self.key(role), &mut frame);
-            self.framed.extend(pool.copy(&frame));
+    }
+
+    fn frame_text(&mut self, role: Role, pool: &BufPool) {
+        let mut capsules = std::mem::take(&mut self.unframed).into_iter().peekable();
+        while !self.control.is_empty() || capsules.peek().is_some() {
+            let (mut bytes, mut message) = (self.control.clone(), Vec::new());
+            while let Some(capsule) =
+                capsules.next_if(|next| bytes.is_empty() || bytes.len() + next.len() <= MESSAGE_BYTES)
+            {
+                bytes.extend_from_slice(capsule.bytes());
+                message.push(capsule);
+            }
+            let key = self.key(role);
+            let mut frame = Vec::with_capacity(frame::HEADER_BYTES_MAX + Subprotocol::Base64.payload_len(bytes.len()));
+            frame::append_base64(&bytes, key, &mut frame);
+            let parts = frame.chunks(crate::packet::PACKET_BYTES_MAX).map(|part| pool.copy(part));
+            // All or nothing: half a frame would break the stream.
+            let Some(parts) = parts.collect::<Option<Vec<Buf>>>() else {
+                self.unframed = message.into_iter().chain(capsules).collect();
+                return;
+            };
+            self.framed.extend(parts);
+            self.control.clear();
         }
     }
 
@@ -133,16 +161,6 @@ impl Outbox {
             room.copy_from_slice(&header);
         }
         self.framed.extend(message);
-    }
-
-    fn frame_as_text(&mut self, message: &[Buf], len: usize, key: Option<[u8; 4]>, pool: &BufPool) {
-        let mut bytes = Vec::with_capacity(len);
-        message.iter().for_each(|buf| bytes.extend_from_slice(buf.bytes()));
-        let mut frame = Vec::with_capacity(frame::HEADER_BYTES_MAX + Subprotocol::Base64.payload_len(len));
-        frame::append_base64(&bytes, key, &mut frame);
-        for part in frame.chunks(crate::packet::PACKET_BYTES_MAX) {
-            self.framed.extend(pool.copy(part));
-        }
     }
 
     /// Gives as many slices as there are to `write`, and takes off what it took.
