@@ -489,3 +489,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn read_buffer_bytes(message_bytes_max: usize) -> usize {
     2 * (Subprotocol::Base64.payload_len(message_bytes_max) + frame::HEADER_BYTES_MAX).max(65_536)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use super::*;
+use crate::metrics::labels;
+use crate::nat::Translation;
+use crate::policy::Policy;
+use crate::transport::Transport;
+use crate::wire::frame::Role;
+use crate::wire::proof::{CredentialId, Nonce, Proof};
+
+mod refusals;
+
+const LINGER: Duration = Duration::from_secs(60);
+
+fn registry() -> Arc<Registry> {
+    let addresses = vec![Ipv4Addr::new(198, 51, 100, 1).into()];
+    let translation = Translation::Gateway { addresses, ports: 10_000..=19_999, block_ports: 1_000 };
+    let plan = AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan");
+    let (plan, pool) = (Arc::new(plan), BufPool::new(1 << 20));
+    let nowhere = std::env::temp_dir().join(format!("wstether-nobody-{}", std::process::id()));
+    Registry::new(Parts {
+        terms: Terms {
+            mtu_bytes: 1_400,
+            path: "/wstether".to_owned(),
+            features: Features::SUPER_PACKETS,
+            credit_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+            message_bytes_max: 65_536,
+            keep_alive: Duration::from_secs(30),
+            linger: LINGER,
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 4,
+            tethers_max: 4,
+        },
+        links_max: 4,
+        credentials: CredentialStore::load(&nowhere).expect("no credential is a store too"),
+        guard_rules: Arc::new(ip_parse::Rules {
+            plan: Arc::clone(&plan),
+            policy: Arc::new(Policy::new(vec![], vec![], vec![])),
+            mtu_bytes: 1_400,
+            pool: pool.clone(),
+        }),
+        nat_rules: Arc::new(nat::Rules {
+            plan,
+            timers: nat::Timers::default(),
+            filtering: nat::Filtering::default(),
+            resolver: None,
+            mtu_bytes: 1_400,
+            mappings_max: 16,
+            remotes_max: 4,
+            pool: pool.clone(),
+        }),
+        pool,
+        metrics: GatewayMetrics::new(&labels::<accept::Reason>()),
+    })
+}
+
+/// A connection that came in, and its peer.
+fn come(registry: &Registry, now: Instant) -> (Arc<Link>, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+    let (stream, _) = listener.accept().expect("a connection");
+    stream.set_nonblocking(true).expect("non-blocking");
+    let transport = Transport::new(mio::net::TcpStream::from_std(stream), None).expect("a transport");
+    let lane = registry.links.reserve().expect("a place");
+    let link = Arc::new(Link::new(lane, transport, Role::Server, now));
+    registry.metrics.handshakes.add(1);
+    registry.pending.put(lane, Arc::new(Pending::new(Arc::clone(&link))));
+    registry.links.put(lane, Arc::clone(&link));
+    (link, peer)
+}
+
+fn hello(ticket: &[u8]) -> Hello {
+    Hello {
+        features: Features::SUPER_PACKETS,
+        credential: CredentialId::new(*b"k7m2p9xq").expect("an id"),
+        nonce: Nonce::random().expect("random"),
+        ticket: ticket.to_vec(),
+        link: 0,
+        mtu: 1_400,
+        proof: Proof::default(),
+    }
+}
+
+#[test]
+fn a_link_that_ends_twice_takes_nothing_of_the_one_that_got_its_place() {
+    let (registry, now) = (registry(), Instant::now());
+    let (first, _peer) = come(&registry, now);
+    registry.ended(&first, &LinkError::Ended);
+    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (0, 0));
+    let (second, _other) = come(&registry, now);
+    assert_eq!(second.lane(), first.lane());
+    registry.ended(&first, &LinkError::Ended);
+    registry.opened(&first);
+    assert!(registry.links.get(second.lane()).is_some_and(|link| Arc::ptr_eq(&link, &second)));
+    assert!(registry.pending.get(second.lane()).is_some());
+    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (1, 1));
+}
+
+#[test]
+fn a_ticket_brings_back_the_tether_and_the_newest_link_has_its_place() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
+    let (tether, older) = registry.tether_for(now, &first, &hello(&[])).expect("a tether");
+    assert!(older.is_empty());
+    let (same, older) = registry.tether_for(now, &second, &hello(&tether.ticket)).expect("the tether");
+    assert!(Arc::ptr_eq(&same, &tether) && Arc::ptr_eq(&older[0], &first));
+    // The old link leaves only now, and the new one still serves.
+    tether.leave(&first, now);
+    assert!(!tether.end(now + 2 * LINGER, LINGER));
+    assert!(Arc::ptr_eq(&tether.links.all()[0], &second));
+}
+
+#[test]
+fn a_tether_that_has_ended_is_not_resumed_though_its_ticket_was_still_found() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
+    let (tether, _) = registry.tether_for(now, &first, &hello(&[])).expect("a tether");
+    tether.leave(&first, now);
+    let later = now + 2 * LINGER;
+    assert!(!tether.end(now + LINGER, LINGER) && tether.end(later, LINGER) && !tether.end(later, LINGER));
+    // It is not yet cleared up, so that the ticket still leads to it.
+    let (next, older) = registry.tether_for(later, &second, &hello(&tether.ticket)).expect("a new tether");
+    assert!(!Arc::ptr_eq(&next, &tether) && next.session != tether.session && older.is_empty());
+    assert!(tether.links.all().is_empty());
+}
+
+#[test]
+fn a_hello_that_does_not_come_in_time_ends_the_connection_once() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    registry.tidy(now + Duration::from_secs(9));
+    assert!(!link.is_closed());
+    registry.tidy(now + Duration::from_secs(11));
+    assert!(link.is_closed());
+    registry.tidy(now + Duration::from_secs(12));
+    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (0, 0));
+    let too_slow =
+        registry.metrics.connections_refused.at(accept::Reason::TooSlow.index()).map(|counter| counter.get());
+    assert_eq!(too_slow, Some(1));
+}
+
+#[test]
+fn what_is_judged_is_not_given_up() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    let pending = registry.pending.get(link.lane()).expect("pending");
+    assert!(pending.give_up() && !pending.give_up());
+}

@@ -1,0 +1,107 @@
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use super::*;
+use crate::wire::frame::{Opcode, close_code};
+
+const MASK: [u8; 4] = [1, 2, 3, 4];
+
+/// A link of a gateway, upgraded, and its peer.
+fn pair() -> (Link, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+    let (stream, _) = listener.accept().expect("a connection");
+    stream.set_nonblocking(true).expect("non-blocking");
+    let transport = Transport::new(mio::net::TcpStream::from_std(stream), None).expect("a transport");
+    (Link::new(LaneId(0), transport, Role::Server, Instant::now()), peer)
+}
+
+#[test]
+fn a_tail_that_is_larger_than_the_readers_buffer_is_decoded() {
+    let (link, _peer) = pair();
+    let mut rest = Vec::new();
+    for _ in 0..50 {
+        frame::append(Opcode::Binary, &[7; 4_000], Some(MASK), &mut rest);
+    }
+    rest.extend_from_slice(&[0x82, 0xff]);
+    link.upgraded(Subprotocol::Binary, 4_096, &rest);
+    let (mut messages, mut buffer) = (0, vec![0; read_buffer_bytes(4_096)]);
+    assert!(rest.len() > buffer.len());
+    let turn = link.receive::<LinkError>(Instant::now(), &mut buffer, usize::MAX, |event| {
+        messages += usize::from(matches!(event, Event::Message(message) if message == [7; 4_000]));
+        Ok(())
+    });
+    assert_eq!((turn.expect("a turn"), messages), (Turn::Drained, 50));
+    assert_eq!(locked(&link.inbox).tail, [0x82, 0xff], "the start of a frame");
+}
+
+/// Fills the socket; returns how many bytes were given to the link.
+fn block(link: &Link, pool: &BufPool) -> usize {
+    let (mut outbox, mut count) = (link.outbox(), 0);
+    while !link.is_blocked() {
+        outbox.push(pool.copy(&[0; 60_000]).expect("a buffer"));
+        link.flush(&mut outbox, pool).expect("a connection");
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn a_goodbye_behind_a_full_socket_arrives_though_the_peer_was_not_read() {
+    let (pool, (link, mut peer)) = (BufPool::new(64 << 20), pair());
+    link.upgraded(Subprotocol::Binary, 65_536, &[]);
+    peer.write_all(b"unread").expect("room");
+    let messages = block(&link, &pool);
+    link.close(close_code::GOING_AWAY, "", &pool);
+    link.abandon();
+    let (reader, mut scratch) = (
+        std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all)
+        }),
+        [0; 1_024],
+    );
+    while !link.see_off(&mut scratch, &pool) {
+        std::thread::yield_now();
+    }
+    let all = reader.join().expect("no panic").expect("an end in order");
+    assert_eq!(all.len(), messages * 60_004 + 4);
+    assert_eq!(all[all.len() - 4..], [0x88, 2, 0x03, 0xe9]);
+}
+
+#[test]
+fn nothing_is_written_behind_a_close_frame() {
+    let (pool, (link, mut peer)) = (BufPool::new(1 << 20), pair());
+    link.upgraded(Subprotocol::Binary, 65_536, &[]);
+    link.close(close_code::NORMAL, "", &pool);
+    link.close(close_code::GOING_AWAY, "", &pool);
+    let mut outbox = link.outbox();
+    outbox.push(pool.copy(b"late").expect("a buffer"));
+    assert!(link.flush(&mut outbox, &pool).is_err());
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).expect("an end in order");
+    assert_eq!(all, [0x88, 2, 0x03, 0xe8]);
+}
+
+#[test]
+fn a_base64_message_without_memory_waits_whole() {
+    let mut outbox = Outbox::default();
+    let (pool, capsules) = (BufPool::new(70_000), BufPool::new(1 << 20));
+    outbox.control(|out| out.extend_from_slice(b"control"));
+    // As text it takes two buffers, and the pool has one.
+    outbox.push(capsules.copy(&[7; 60_000]).expect("a buffer"));
+    outbox.frame(Subprotocol::Base64, Role::Server, &pool);
+    assert!(outbox.is_empty(), "half a frame would break the stream");
+    outbox.frame(Subprotocol::Base64, Role::Server, &capsules);
+    let mut framed = Vec::new();
+    while !outbox.is_empty() {
+        let write = |slices: &[IoSlice<'_>]| {
+            framed.extend_from_slice(&slices[0]);
+            Ok(crate::transport::Written { bytes: slices[0].len(), blocked: false })
+        };
+        outbox.write_to(write).expect("written");
+    }
+    let mut expected = Vec::new();
+    frame::append_base64(&[b"control".as_slice(), &[7; 60_000]].concat(), None, &mut expected);
+    assert!(framed == expected);
+}
