@@ -168,7 +168,7 @@ impl Links {
     }
 
     fn detach(&self, link: &Arc<Link>) {
-        if self.table.take(link.lane()).is_none() {
+        if !self.table.take_this(link.lane(), link) {
             return;
         }
         let fd = link.transport().as_fd().as_raw_fd();
