@@ -129,7 +129,8 @@ impl Gateway {
                 info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers = plan.capacity(), "the gateway serves");
                 Ok(gateway)
             }
-            Err((error, egress)) => {
+            Err(failed) => {
+                let (error, egress) = *failed;
                 // The first error is the one to tell.
                 drop(egress.kernel.undo());
                 Err(error.into())
@@ -145,7 +146,7 @@ impl Gateway {
         egress: Egress,
         tls: Option<Arc<rustls::ServerConfig>>,
         fresh_token: Option<String>,
-    ) -> Result<Self, (io::Error, Egress)> {
+    ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores);
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
@@ -170,7 +171,7 @@ impl Gateway {
             Ok(started) => started,
             Err(error) => {
                 pipeline.keeper.stop();
-                return Err((error, egress));
+                return Err(Box::new((error, egress)));
             }
         };
         let mut gateway = Self {
@@ -192,7 +193,7 @@ impl Gateway {
             Err(error) => {
                 gateway.stop_threads();
                 gateway.keeper.stop();
-                Err((error, gateway.egress))
+                Err(Box::new((error, gateway.egress)))
             }
         }
     }

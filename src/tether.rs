@@ -54,12 +54,10 @@ impl Tether {
     /// A tether with no link yet.
     pub fn new(
         id: TetherId,
-        session: SessionId,
+        (session, ticket): (SessionId, [u8; TICKET_BYTES]),
         credential: CredentialId,
-        ticket: [u8; TICKET_BYTES],
         links: Arc<TetherLinks>,
-        guard: Guard,
-        nat: Nat,
+        (guard, nat): (Guard, Nat),
         now: Instant,
     ) -> Self {
         let (guard, nat) = (Mutex::new(guard), Mutex::new(nat));

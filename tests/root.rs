@@ -1,7 +1,10 @@
 //! Tests that need root, for network namespaces, or a program of Debian's beside wstether. Each makes what it needs and
 //! leaves nothing behind.
 #![cfg(feature = "kernel")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "root/browser.rs"]
+mod browser;
 #[path = "support/chromium.rs"]
 mod chromium;
 #[path = "root/client/mod.rs"]

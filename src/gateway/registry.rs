@@ -242,7 +242,7 @@ impl Registry {
         let links = Arc::new(TetherLinks::new(LaneId(id.0), windows));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
-        Some(Arc::new(Tether::new(id, SessionId(session), hello.credential, ticket, links, guard, nat, now)))
+        Some(Arc::new(Tether::new(id, (SessionId(session), ticket), hello.credential, links, (guard, nat), now)))
     }
 
     fn verifier(&self, hello: &Hello) -> Verifier {

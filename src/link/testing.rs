@@ -102,10 +102,9 @@ impl Peer {
 
     /// The next message.
     pub(crate) fn message(&mut self) -> Vec<u8> {
-        match self.next() {
-            Event::Message(message) => message,
-            other => panic!("no message: {other:?}"),
-        }
+        let event = self.next();
+        let Event::Message(message) = event else { panic!("no message: {event:?}") };
+        message
     }
 
     /// The code of the close frame that comes next, behind messages.

@@ -138,7 +138,7 @@ impl Tally {
     }
 
     /// Segments and bytes dropped under the handler's reason of that index.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "kernel"))]
     pub(crate) fn dropped(&self, reason: usize) -> Count {
         self.drops.get(RUNTIME_REASONS.len() + reason).copied().unwrap_or_default()
     }

@@ -79,11 +79,11 @@ impl World {
         match ip_parse::outgoing(&mut self.guard, packet, self.now) {
             Verdict::Forward(parsed) => match nat_rewrite::outgoing(&mut self.nat, parsed, self.now) {
                 Verdict::Forward(sent) => assert_outside(&sent),
-                Verdict::Turn(hairpin) => self.to_tether(hairpin),
+                Verdict::Turn(hairpin) => self.arrive(hairpin),
                 Verdict::Reply(_, error) => self.told(error),
                 Verdict::Drop(_) => {}
             },
-            Verdict::Turn(reply) => self.to_tether(reply),
+            Verdict::Turn(reply) => self.arrive(reply),
             Verdict::Reply(_, error) => self.told(error),
             Verdict::Drop(_) => {}
         }
@@ -91,7 +91,7 @@ impl World {
 
     fn come(&mut self, packet: Packet<Raw>) {
         match ip_parse::incoming(packet, self.now) {
-            Verdict::Forward(parsed) => self.to_tether(parsed),
+            Verdict::Forward(parsed) => self.arrive(parsed),
             Verdict::Turn(_) | Verdict::Reply(..) => panic!("what comes is neither turned nor answered"),
             Verdict::Drop(_) => {}
         }
@@ -101,10 +101,10 @@ impl World {
     fn told(&mut self, error: Packet<Parsed>) {
         assert!(error.len() <= ERROR_BYTES_MAX);
         assert_eq!(source(error.bytes()), Some(GATEWAY));
-        self.to_tether(error);
+        self.arrive(error);
     }
 
-    fn to_tether(&mut self, packet: Packet<Parsed>) {
+    fn arrive(&mut self, packet: Packet<Parsed>) {
         match nat_rewrite::incoming(&mut self.nat, packet, self.now) {
             Verdict::Forward(came) => {
                 assert_header(came.bytes());
@@ -200,7 +200,8 @@ pub fn steer(data: &[u8]) {
     if let Some(tether) = steer::tether_for(&plan, data) {
         assert!(tether.0 < plan.capacity());
     }
-    assert_eq!(steer::flow_hash(data), steer::flow_hash(&data.to_vec()));
+    let copy = data.to_vec();
+    assert_eq!(steer::flow_hash(data), steer::flow_hash(&copy));
 }
 
 /// Any bytes as a packet, and the ICMP errors about it.

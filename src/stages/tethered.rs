@@ -16,6 +16,9 @@ use crate::steer;
 use crate::table::Table;
 use crate::tether::Tether;
 
+/// A stage as a function of its tether's state.
+pub type Function<State, From, To, R> = fn(&mut State, Packet<From>, Instant) -> Verdict<Packet<To>, R>;
+
 /// A stage whose state is its tether's: `function(&mut state, packet, now) -> verdict`.
 pub struct Tethered<State, From, To, R> {
     /// Every tether at its lane.
@@ -25,7 +28,7 @@ pub struct Tethered<State, From, To, R> {
     /// The tether's state that the stage needs.
     pub state: fn(&Tether) -> &Mutex<State>,
     /// The stage.
-    pub function: fn(&mut State, Packet<From>, Instant) -> Verdict<Packet<To>, R>,
+    pub function: Function<State, From, To, R>,
 }
 
 impl<State, From, To, R> std::fmt::Debug for Tethered<State, From, To, R> {

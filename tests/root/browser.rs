@@ -64,7 +64,8 @@ fn curl_and_ping_reach_the_internet_through_a_page_that_carries_text() {
 fn through_the_page(egress: EgressMode, fragment: &str, work: impl FnOnce(&Laptop<'_>, &mut Chromium)) {
     let world = World::new(Layout::default()).expect("namespaces (needs root)");
     let scratch = Scratch::new().expect("a directory");
-    let setting = Setting { binary: Path::new(env!("CARGO_BIN_EXE_wstether")), world: &world, scratch: &scratch };
+    let setting =
+        Setting { binary: Path::new(env!("CARGO_BIN_EXE_wstether")), world: &world, scratch: &scratch, tls: false };
     let _internet = Internet::start(&world.internet, INTERNET, Arc::from([])).expect("DNS");
     let web = WebServer::start(&world.internet);
 

@@ -47,6 +47,7 @@ fn registry() -> Arc<Registry> {
             resolver: None,
             mtu_bytes: 1_400,
             mappings_max: 16,
+            mappings_per_second: 100,
             remotes_max: 4,
             pool: pool.clone(),
         }),

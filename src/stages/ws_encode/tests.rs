@@ -71,9 +71,9 @@ fn super_packet() -> Packet<Raw> {
 }
 
 fn datagrams(message: &[u8]) -> Vec<Datagram<'_>> {
-    let datagram = |capsule| match capsule {
-        Capsule::Datagram(datagram) => datagram,
-        other => panic!("no datagram: {other:?}"),
+    let datagram = |capsule| {
+        let Capsule::Datagram(datagram) = capsule else { panic!("no datagram: {capsule:?}") };
+        datagram
     };
     capsules(message).into_iter().map(datagram).collect()
 }
@@ -90,7 +90,7 @@ fn the_packets_of_a_batch_share_a_message_and_are_counted_as_sent() {
     assert_eq!(capsules.remove(0), Capsule::Credit(1_000));
     let sent: Vec<&[u8]> = capsules
         .iter()
-        .map(|capsule| if let Capsule::Datagram(datagram) = capsule { &*datagram.payload } else { &[] })
+        .map(|capsule| if let Capsule::Datagram(datagram) = capsule { datagram.payload } else { &[] })
         .collect();
     assert_eq!(sent, bytes);
     assert_eq!((world.work.tally.sent.segments, world.work.tally.sent.bytes), (2, 2 * bytes[0].len() as u64));

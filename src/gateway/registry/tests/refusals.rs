@@ -91,13 +91,16 @@ fn while_memory_is_short_no_tether_is_opened() {
     let registry = registry("short");
     let now = Instant::now();
     let held: Vec<_> = std::iter::repeat_with(|| registry.pool.take(60_000).expect("a buffer")).take(15).collect();
-    let refusal = registry.new_tether(now, &hello()).expect_err("no memory");
+    let (link, _peer) = connected();
+    let refusal = registry.new_tether(now, &link, &hello()).expect_err("no memory");
     assert_eq!((refusal.reason, registry.metrics.tethers.get()), (RefusalReason::Busy, 0));
     drop(held);
-    let tether = registry.new_tether(now, &hello()).expect("a tether");
+    let tether = registry.new_tether(now, &link, &hello()).expect("a tether");
     registry.tidy(now);
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.nat_blocks_in_use.get()), (1, 1));
-    registry.end_tether(now, &tether);
+    tether.finish();
+    tether.leave(&link, now);
+    registry.tidy(now);
     registry.tidy(now);
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.nat_blocks_in_use.get()), (0, 0));
 }
