@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use crate::cli::Relay;
+use crate::config::shared::{Log, LogFormat, LogLevel};
 use crate::dial::{TlsClient, TlsClientError};
+use crate::log;
 use crate::relay::headless::{self, RelayError, RelaySettings};
 use crate::stop::Stop;
 
@@ -26,6 +28,7 @@ pub enum RelayCommandError {
 /// # Errors
 /// [`RelayCommandError`].
 pub fn run(args: &Relay, out: &mut dyn Write) -> Result<(), RelayCommandError> {
+    log::start(&Log { level: LogLevel::Info, format: LogFormat::Text });
     let settings = RelaySettings {
         client: args.client.clone(),
         gateway: args.gateway.clone(),
