@@ -40,7 +40,7 @@ mod tls;
 /// How often links, handshakes, tethers and mappings are looked over.
 const TIDY_EVERY: Duration = Duration::from_millis(250);
 
-/// How often a stop looks whether the peers have hung up.
+/// How often it is looked whether the peers of closed links have hung up.
 const SEE_OFF_EVERY: Duration = Duration::from_millis(5);
 
 /// The part of the memory budget that packet buffers may hold. The rest is for queues, links and mappings.
@@ -212,8 +212,13 @@ impl Gateway {
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
         self.housekeepers.push(spawn("tidy", move || {
             while !over.load(Ordering::Acquire) {
-                registry.tidy(Instant::now());
-                std::thread::park_timeout(TIDY_EVERY);
+                let now = Instant::now();
+                registry.tidy(now);
+                // While links leave they are looked after more often.
+                while registry.see_off(Instant::now()) > 0 && now.elapsed() < TIDY_EVERY {
+                    std::thread::park_timeout(SEE_OFF_EVERY);
+                }
+                std::thread::park_timeout(TIDY_EVERY.saturating_sub(now.elapsed()));
             }
         })?);
         Ok(())
@@ -249,7 +254,6 @@ impl Gateway {
         let deadline = Instant::now() + self.stop_deadline;
         self.registry.stop_accepting();
         self.stop_source();
-        self.registry.give_up_unlinked(Instant::now());
         let mut late = self.keeper.drain(deadline);
         self.registry.close_all();
         self.stop_threads();

@@ -1,6 +1,5 @@
 //! A tether: one client's session at the gateway.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,8 +35,6 @@ pub struct Tether {
     pub nat: Mutex<Nat>,
     /// Changes together with the links, or one that comes would meet one that goes.
     service: Mutex<Service>,
-    /// Its user is done.
-    finished: AtomicBool,
 }
 
 /// Who serves a tether.
@@ -46,6 +43,8 @@ enum Service {
     Linked,
     /// Nobody, since then.
     Unlinked(Instant),
+    /// Its user is done: it is to end.
+    Finished,
     /// Nobody, for ever.
     Ended,
 }
@@ -61,17 +60,7 @@ impl Tether {
         now: Instant,
     ) -> Self {
         let (guard, nat) = (Mutex::new(guard), Mutex::new(nat));
-        Self {
-            id,
-            session,
-            credential,
-            ticket,
-            links,
-            guard,
-            nat,
-            service: Mutex::new(Service::Unlinked(now)),
-            finished: AtomicBool::new(false),
-        }
+        Self { id, session, credential, ticket, links, guard, nat, service: Mutex::new(Service::Unlinked(now)) }
     }
 
     /// Its lane in every stage whose lanes are tethers.
@@ -82,7 +71,7 @@ impl Tether {
     /// A link serves it, in place of all others, which are returned. `None` where the tether has ended.
     pub fn join(&self, link: &Arc<Link>) -> Option<Vec<Arc<Link>>> {
         let mut service = self.service();
-        if matches!(*service, Service::Ended) || self.is_finished() {
+        if matches!(*service, Service::Finished | Service::Ended) {
             return None;
         }
         *service = Service::Linked;
@@ -97,31 +86,26 @@ impl Tether {
         }
     }
 
-    /// Its user is done: it ends as soon as it has no link, and nobody resumes it.
+    /// Its user is done: it is to end, and nobody resumes it.
     pub fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
+        let mut service = self.service();
+        if !matches!(*service, Service::Ended) {
+            *service = Service::Finished;
+        }
     }
 
-    /// Whether its user is done.
-    pub fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
-    }
-
-    /// Ends it where it has had no link for longer than `linger`, or for any time once its user is done; from then on
-    /// none can join. `true` once.
+    /// Ends it where its user is done or it has had no link for longer than `linger`; from then on none can join. `true` once.
     pub fn end(&self, now: Instant, linger: Duration) -> bool {
         let mut service = self.service();
-        let Service::Unlinked(since) = *service else { return false };
-        let is_over = self.is_finished() || now.saturating_duration_since(since) > linger;
+        let is_over = match *service {
+            Service::Linked | Service::Ended => false,
+            Service::Unlinked(since) => now.saturating_duration_since(since) > linger,
+            Service::Finished => true,
+        };
         if is_over {
             *service = Service::Ended;
         }
         is_over
-    }
-
-    /// Whether a link serves it.
-    pub fn is_linked(&self) -> bool {
-        matches!(*self.service(), Service::Linked)
     }
 
     fn service(&self) -> MutexGuard<'_, Service> {

@@ -293,7 +293,7 @@ impl Registry {
             if let Some(tether) = self.tethers.get(owner.lane()) {
                 tether.leave(link, now);
                 // What waits for a link that has gone is dropped, not kept.
-                self.has_control(tether.lane());
+                self.has_control(owner.lane());
             }
             debug!(tether = owner.lane().0, "link closed");
         }
@@ -303,6 +303,9 @@ impl Registry {
     /// Clears up after a tether that has ended: its lanes, its lease.
     fn forget_tether(&self, now: Instant, tether: &Tether) {
         let lane = tether.lane();
+        for link in tether.links.all() {
+            self.close_with(&link, CloseReason::Done, "the session has ended");
+        }
         self.tethers.take(lane);
         self.tether_links.take(lane);
         self.tickets().remove(&tether.ticket);
@@ -343,11 +346,10 @@ impl Registry {
     /// What is to be done now and then: handshakes that take too long, links that went silent, tethers without links,
     /// mappings whose time is over.
     pub fn tidy(&self, now: Instant) {
-        self.see_off(now);
         for pending in self.pending.all() {
             let is_late = now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
             if is_late && pending.give_up() {
-                self.refuse_late(pending.link());
+                self.refuse_the_slow(pending.link());
             }
         }
         let mut links_lane = Vec::new();
@@ -384,8 +386,8 @@ impl Registry {
         }
     }
 
-    /// Who has not said hello in time, in whatever it speaks by then.
-    fn refuse_late(&self, link: &Arc<Link>) {
+    /// A handshake has taken too long.
+    fn refuse_the_slow(&self, link: &Arc<Link>) {
         if link.subprotocol().is_some() {
             let refusal = refusal(RefusalReason::BadHandshake, RETRY_AFTER_MS, "the handshake took too long");
             link.outbox().control(|out| refusal.append(out));
@@ -432,14 +434,6 @@ impl Registry {
         // Under the lock, or it could come between the look and the wait.
         let _due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
         self.acks.came.notify_all();
-    }
-
-    /// Gives up what waits for links that are not there, so that a drain does not wait for it.
-    pub fn give_up_unlinked(&self, now: Instant) {
-        let Some(stages) = self.stages.get() else { return };
-        for tether in self.tethers.all().iter().filter(|tether| !tether.is_linked()) {
-            clear(&stages.ws_encode, now, tether.lane());
-        }
     }
 
     /// Says goodbye to every link (1001).

@@ -15,7 +15,7 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// through.
 const FULL_BYTES: usize = 1 << 20;
 
-/// The most that ever waits for a half: one message above [`FULL_BYTES`], and a few control frames.
+/// The most that ever waits for a half: one message above what makes it full, and a few control frames.
 pub const PENDING_BYTES_MAX: usize =
     FULL_BYTES + HEADER_BYTES_MAX + Subprotocol::Base64.payload_len(MESSAGE_BYTES_MAX) + 4 * CONTROL_FRAME_BYTES_MAX;
 
