@@ -196,7 +196,7 @@ For a phone with a terminal, a second laptop, or a test. It opens both WebSocket
 one ends, and needs no privilege.
 
 Example:
-  wstether relay --client ws://192.168.43.20:8088/relay --gateway wss://gateway.example/wstether")]
+  wstether relay --client ws://192.168.43.20:8088/wstether --gateway wss://gateway.example/wstether")]
 pub struct Relay {
     /// The client's WebSocket, as its page would open it
     #[arg(long, value_name = "URL")]

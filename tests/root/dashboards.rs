@@ -209,7 +209,7 @@ fn listen_address(log: impl Read + Send + 'static) -> SocketAddr {
 }
 
 /// Status line and body of an answer. HTTP/1.0, so that the body is not chunked.
-fn http_get(addr: SocketAddr, path: &str) -> io::Result<(String, String)> {
+pub(crate) fn http_get(addr: SocketAddr, path: &str) -> io::Result<(String, String)> {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n")?;

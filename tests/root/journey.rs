@@ -10,12 +10,14 @@ use wstether::config;
 use wstether::io::netlink::Prefix;
 use wstether::io::{nft, sysctl};
 use wstether::lab::internet::{ECHO_PORT, NAME};
-use wstether::lab::tethering::{Setting, TUN};
+use wstether::lab::tethering::{self, Setting, TUN};
 use wstether::lab::world::{self, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, World};
 use wstether::lab::{Capture, Namespace, Offloads, Program, Scratch, probe};
+use wstether::metrics::INSTRUMENTS;
 use wstether::pipeline::diagram::describe;
 use wstether::status::Status;
 
+use crate::dashboards::{every_panel_has_data, every_reason_of_the_rules_exists, http_get};
 use crate::world::{BINARY, BULK_BYTES, Journey, PATIENCE, Trip, WEB_PAGE, WEB_PORT};
 
 /// The drops that a loss-based congestion control causes by design: it sends until something is full.
@@ -357,6 +359,23 @@ fn the_demo_shows_the_whole_of_it_as_one_json_object_by_both_ways_out() {
         let figures = ["packets", "bytes", "drops", "threads_max", "queue_max"];
         assert!(report["stages"].as_array().unwrap().iter().all(|stage| figures.iter().all(|it| !stage[it].is_null())));
     }
+}
+
+#[test]
+fn a_real_prometheus_that_scrapes_the_running_gateway_finds_no_panel_empty_and_the_whole_catalogue() {
+    let journey = Journey::start(Trip::default());
+    bulk_arrives_whole(&journey);
+    let figures = || {
+        every_panel_has_data(tethering::FIGURES, |program| Command::new(program));
+        every_reason_of_the_rules_exists(tethering::FIGURES);
+        http_get(tethering::FIGURES, "/metrics").expect("the gateway answers").1
+    };
+    let text = journey.world.gateway.run(figures).unwrap();
+    let told: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let listed: BTreeSet<&str> = INSTRUMENTS.iter().map(|instrument| instrument.name).collect();
+    assert_eq!(told, listed, "the running gateway and the catalogue differ");
+    assert!(text.contains("\nwstether_packet_socket_drops_total 0\n"), "the packet socket dropped:\n{text}");
 }
 
 #[test]
