@@ -419,6 +419,32 @@ fn a_gateway_that_stops_closes_its_websockets_with_1001_and_leaves_nothing() {
 }
 
 /// Whether an Ethernet frame from the gateway ends with a WebSocket's Close frame, unmasked, of 1001 (RFC 6455, 5.5.1).
+#[test]
+fn a_gateway_that_stops_while_an_upload_runs_drains_and_nobody_is_late() {
+    let mut journey = Journey::start(Trip::default());
+    let address = INTERNET.to_string();
+    let quiet = |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("iperf3");
+    let mut server = quiet(journey.command(&journey.world.internet, "iperf3", &["-s", "-B", &address]));
+    iperf3(&journey, &["-c", &address, "-t", "1", "-C", "cubic", "-J"]);
+    let before = journey.status();
+    let mut upload =
+        quiet(journey.command(&journey.world.laptop, "iperf3", &["-c", &address, "-t", "60", "-C", "cubic"]));
+    let came = |status: &Status| status.stages.iter().find(|stage| stage.name == "ws-decode").unwrap().packets;
+    let late = Instant::now() + PATIENCE;
+    while came(&journey.status()) < came(&before) + 1_000 {
+        assert!(Instant::now() < late, "no upload runs");
+    }
+    let gateway = journey.gateway.take().expect("a gateway runs");
+    let log = gateway.log_path().to_owned();
+    let status = gateway.end().unwrap();
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(status.success() && !said.contains("late at the stop deadline"), "{status}\n{said}");
+    for child in [&mut upload, &mut server] {
+        child.kill().expect("iperf3 was there");
+        child.wait().expect("iperf3 was there");
+    }
+}
+
 fn is_going_away(frame: &[u8]) -> bool {
     let Some(payload) = tcp_payload_from(frame, world::GATEWAY_DIRECT) else { return false };
     payload.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[1] >= 2 && bytes[2..] == 1001_u16.to_be_bytes())
