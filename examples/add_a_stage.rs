@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use wstether::metrics::{StageMetrics, labels};
 use wstether::packet::{BufPool, Offload, Packet, Raw};
+use wstether::runtime::cores::Cores;
 use wstether::runtime::hand_over::Rule;
 use wstether::runtime::inlet::Inlet;
 use wstether::runtime::keeper::Keeper;
 use wstether::runtime::lanes::{Entry, LaneId, Limits, Quota};
 use wstether::runtime::queue::Fifo;
-use wstether::runtime::stage::{Cores, Handler, RUNTIME_REASONS, Settings, Stage, WhenFull, WorkOf};
+use wstether::runtime::stage::{Settings, Stage, WhenFull};
+use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 use wstether::stages::ip_parse::Parsed;
 use wstether::stages::{Reason as _, Verdict};
 

@@ -3,10 +3,12 @@
 
 pub mod attend;
 pub mod controller;
+pub mod cores;
 pub mod hand_over;
 pub mod inlet;
 pub mod keeper;
 pub mod lanes;
+pub mod port;
 pub mod queue;
 #[cfg(test)]
 mod simulator;
@@ -15,3 +17,4 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod waiting;
+pub mod work;

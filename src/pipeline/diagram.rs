@@ -3,7 +3,8 @@
 
 use crate::config::gateway::{StageName, Way};
 use crate::metrics::labels;
-use crate::runtime::stage::{RUNTIME_REASONS, WhenFull};
+use crate::runtime::stage::WhenFull;
+use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::{ip_parse, nat_rewrite, raw_recv, raw_send, tun_read, tun_write, ws_decode, ws_encode};
 
 /// From the laptop to the internet.

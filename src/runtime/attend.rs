@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::lanes::LaneId;
-use super::stage::{Handler, Stage};
+use super::stage::Stage;
+use super::work::Handler;
 
 /// A stage whose lanes have owners that come and go.
 pub trait Attend: Send + Sync {

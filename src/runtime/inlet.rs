@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cores::Cores;
 use super::lanes::{Batch, Entry};
-use super::stage::{Cores, Offer, Port};
+use super::port::{Offer, Port};
 
 /// A source's end of the first stage. One a source thread: it holds that thread's scratch space.
 ///

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::controller::LOOK_EVERY;
-use super::stage::{Cores, Kept};
+use super::cores::Cores;
+use super::stage::Kept;
 
 /// How often a drain or a stop looks whether it is done. Short against what a person waits for, long against a batch.
 const POLL_EVERY: Duration = Duration::from_millis(1);

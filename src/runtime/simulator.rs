@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::controller::{self, Decision, LOOK_EVERY, PoolController};
 use super::hand_over::{self, Rule, WAKE_UP_COST};
 use super::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
+use super::port::Upstream;
 use super::queue::{Fifo, Load, Weigh};
-use super::stage::{Upstream, WhenFull};
+use super::stage::WhenFull;
 use super::waiting::Waiting;
 
 mod random;

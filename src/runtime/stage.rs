@@ -5,26 +5,22 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::controller::{Decision, Observation, PoolController};
+use super::cores::Cores;
 use super::hand_over::{self, Rule};
-use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Outcome, Quota};
+use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
+use super::port::{Offer, Port, Resume, Upstream};
 use super::queue::{Load, Queue, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock, spawn};
 use super::waiting::Waiting;
+use super::work::{Count, Handler, In, NO_OWNER, QUEUE_FULL, RUNTIME_REASONS, SHED, Work, WorkOf};
 use crate::metrics::StageMetrics;
-
-/// Drop reasons that every stage has, before those of its handler.
-pub const RUNTIME_REASONS: [&str; 4] = ["queue_full", "shed", "no_owner", "panicked"];
-const QUEUE_FULL: usize = 0;
-const SHED: usize = 1;
-const NO_OWNER: usize = 2;
-const PANICKED: usize = 3;
 
 /// What happens to an item that does not fit into the queue of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,215 +46,6 @@ pub struct Settings {
     pub hand_over: Rule,
     /// What happens when the queue is full.
     pub when_full: WhenFull,
-}
-
-/// What all stages of one pipeline share: how many of the machine's cores they keep busy.
-#[derive(Debug)]
-pub struct Cores {
-    count: usize,
-    busy: AtomicUsize,
-}
-
-impl Cores {
-    /// `count` cores, none of them busy.
-    pub fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { count, busy: AtomicUsize::new(0) })
-    }
-
-    /// Cores that no thread of the pipeline keeps busy.
-    pub fn free(&self) -> usize {
-        self.count.saturating_sub(self.busy.load(Ordering::Relaxed))
-    }
-
-    /// A thread begins to work; it ends when the guard is dropped.
-    pub fn occupy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
-    }
-}
-
-/// A thread that works, counted until dropped.
-#[derive(Debug)]
-pub struct Busy(Arc<Cores>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts of one batch, added to the stage's metrics once.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Segments and bytes that came in, for a handler that makes items from signals.
-    pub received: Count,
-    /// Segments and bytes that left by a system call, for a handler with no next stage.
-    pub sent: Count,
-    drops: Vec<Count>,
-}
-
-/// Segments and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Segments.
-    pub segments: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl Count {
-    /// The count of a batch.
-    pub fn of<T: Weigh>(entries: &[Entry<T>]) -> Self {
-        let mut count = Self::default();
-        entries.iter().for_each(|entry| count.add(&entry.item));
-        count
-    }
-
-    /// Counts an item.
-    pub fn add(&mut self, item: &impl Weigh) {
-        self.segments += u64::from(item.segments());
-        self.bytes += item.bytes() as u64;
-    }
-}
-
-impl Tally {
-    /// Counts a dropped item under the handler's reason of that index.
-    pub fn drop(&mut self, reason: usize, item: &impl Weigh) {
-        self.drop_segments(reason, u64::from(item.segments()), item.bytes() as u64);
-    }
-
-    /// Counts an item whose owner is not there.
-    pub fn no_owner(&mut self, item: &impl Weigh) {
-        self.count_drop(NO_OWNER, u64::from(item.segments()), item.bytes() as u64);
-    }
-
-    /// Counts segments dropped under the handler's reason of that index.
-    pub fn drop_segments(&mut self, reason: usize, segments: u64, bytes: u64) {
-        self.count_drop(RUNTIME_REASONS.len() + reason, segments, bytes);
-    }
-
-    /// Segments and bytes dropped under the handler's reason of that index.
-    #[cfg(all(test, feature = "kernel"))]
-    pub(crate) fn dropped(&self, reason: usize) -> Count {
-        self.drops.get(RUNTIME_REASONS.len() + reason).copied().unwrap_or_default()
-    }
-
-    fn count_drop(&mut self, index: usize, segments: u64, bytes: u64) {
-        if self.drops.len() <= index {
-            self.drops.resize(index + 1, Count::default());
-        }
-        self.drops[index].segments += segments;
-        self.drops[index].bytes += bytes;
-    }
-}
-
-/// A batch in a handler's hands, and what it made of it.
-#[derive(Debug)]
-pub struct Work<In, Out, Turned> {
-    /// What is to be handled.
-    pub batch: Batch<In>,
-    /// On to the next stage: `origin` is the lane here, `lane` the lane there.
-    pub out: Vec<Entry<Out>>,
-    /// Turned round.
-    pub turned: Vec<Entry<Turned>>,
-    /// Made by the handler.
-    pub made: Vec<Entry<Turned>>,
-    /// What is to become of lanes; those not named are simply done.
-    pub outcomes: Vec<(LaneId, Outcome)>,
-    /// Counts.
-    pub tally: Tally,
-    /// What the batch weighed when it came.
-    weight: Count,
-}
-
-impl<In, Out, Turned> Default for Work<In, Out, Turned> {
-    fn default() -> Self {
-        Self {
-            batch: Batch::default(),
-            out: Vec::new(),
-            turned: Vec::new(),
-            made: Vec::new(),
-            outcomes: Vec::new(),
-            tally: Tally::default(),
-            weight: Count::default(),
-        }
-    }
-}
-
-impl<In, Out, Turned> Work<In, Out, Turned> {
-    /// Forgets what became of the batch so far, except what cannot be undone: what was sent and what was dropped.
-    fn abandon(&mut self, counts_items: bool) {
-        self.batch.items.clear();
-        self.out.clear();
-        self.turned.clear();
-        self.made.clear();
-        self.outcomes.clear();
-        let came = if counts_items { self.weight } else { self.tally.received };
-        let dropped: u64 = self.tally.drops.iter().map(|drops| drops.segments).sum();
-        let lost = came.segments.saturating_sub(self.tally.sent.segments + dropped);
-        self.tally.count_drop(PANICKED, lost, 0);
-    }
-}
-
-/// What a stage does with a batch.
-pub trait Handler: Send + Sync + 'static {
-    /// The queue of each lane.
-    type Queue: Queue<Item: Send> + Send;
-    /// What goes on to the next stage.
-    type Out: Weigh + Send + 'static;
-    /// What turns round or is made here.
-    type Turned: Weigh + Send + 'static;
-    /// Whether the items themselves are what the stage counts as having come in. A handler that makes packets from
-    /// signals counts them in [`Tally::received`].
-    const COUNTS_ITEMS: bool = true;
-
-    /// Handles a batch: drains `work.batch.items`, fills the rest.
-    fn handle(&self, now: Instant, work: &mut WorkOf<Self>);
-}
-
-type In<H> = <<H as Handler>::Queue as Queue>::Item;
-/// The [`Work`] of a handler.
-pub type WorkOf<H> = Work<In<H>, <H as Handler>::Out, <H as Handler>::Turned>;
-
-/// Who offers, so that it can be resumed when there is room again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Upstream(pub(super) usize);
-
-/// Something that can be given items: the next stage.
-pub trait Port<T>: Send + Sync {
-    /// Offers items. What may run on at once is left in `entered`, and must then be given to [`Port::run`]. What does
-    /// not fit goes to `refused` where the port parks, and is dropped and counted where it drops.
-    fn offer(
-        &self,
-        now: Instant,
-        offer: Offer,
-        items: &mut Vec<Entry<T>>,
-        entered: &mut Batch<T>,
-        refused: &mut Vec<Entry<T>>,
-    );
-
-    /// Runs what entered, on this thread, through this stage and on.
-    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<T>);
-
-    /// Makes `upstream` known, to be resumed when there is room again.
-    fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;
-}
-
-/// How something is offered.
-#[derive(Clone, Copy, Debug)]
-pub struct Offer {
-    /// Who offers; `None` for one that cannot be parked.
-    pub upstream: Option<Upstream>,
-    /// Whether work waits behind the batch.
-    pub behind: bool,
-    /// Whether the offering thread could run it at all.
-    pub may_run_on: bool,
-}
-
-/// A stage whose lanes can be resumed.
-pub trait Resume: Send + Sync {
-    /// Lets a parked lane run again.
-    fn resume(&self, lane: LaneId);
 }
 
 struct Inner<Q: Queue> {

@@ -5,10 +5,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::cores::Cores;
 use super::lanes::{Entry, LaneId, Limits, Outcome, Quota};
+use super::port::Port;
 use super::queue::{Fifo, Latch, Weigh};
-use super::stage::{Cores, Handler, Port, RUNTIME_REASONS, Settings, Stage, WhenFull, Work, WorkOf};
+use super::stage::{Settings, Stage, WhenFull};
 use super::sync::{Condvar, Mutex, lock};
+use super::work::{Handler, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
 use crate::runtime::hand_over::Rule;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::lanes::LaneId;
-use super::stage::Upstream;
+use super::port::Upstream;
 
 /// Lanes of upstream stages that wait for room, first come first. Each stands in it once at most, however many of its
 /// items were refused, so there are never more than lanes.

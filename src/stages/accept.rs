@@ -9,7 +9,7 @@ use crate::http::{self, HEAD_BYTES_MAX, HeadError, upgrade};
 use crate::link::{Event, Link, LinkError, Turn, read_buffer_bytes};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::queue::Latch;
-use crate::runtime::stage::{Handler, WorkOf};
+use crate::runtime::work::{Handler, WorkOf};
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::io::packet_socket::{RawSender, Refusal};
 use crate::packet::Packet;
 use crate::runtime::queue::Fifo;
-use crate::runtime::stage::{Handler, WorkOf};
+use crate::runtime::work::{Handler, WorkOf};
 use crate::stages::ip_parse::Parsed;
 use crate::stages::nat_rewrite::Translated;
 

@@ -16,7 +16,7 @@ use crate::metrics::StageMetrics;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
-use crate::runtime::stage::Count;
+use crate::runtime::work::Count;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
 const BATCH_PACKETS: usize = 64;
@@ -159,8 +159,9 @@ mod tests {
 
     use super::*;
     use crate::packet::Offload;
+    use crate::runtime::cores::Cores;
     use crate::runtime::lanes::Batch;
-    use crate::runtime::stage::{Cores, Offer, Port, Resume, Upstream};
+    use crate::runtime::port::{Offer, Port, Resume, Upstream};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

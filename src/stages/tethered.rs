@@ -9,7 +9,7 @@ use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Fifo;
-use crate::runtime::stage::{Handler, WorkOf};
+use crate::runtime::work::{Handler, WorkOf};
 use crate::stages::ip_parse::Parsed;
 use crate::stages::{Reason, Verdict};
 use crate::steer;

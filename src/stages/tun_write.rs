@@ -11,7 +11,7 @@ use crate::io::tun::Tun;
 use crate::ipv4;
 use crate::packet::{Family, Packet};
 use crate::runtime::queue::Fifo;
-use crate::runtime::stage::{Handler, WorkOf};
+use crate::runtime::work::{Handler, WorkOf};
 use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 

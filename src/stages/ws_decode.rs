@@ -8,7 +8,7 @@ use crate::link::{ACK_EVERY_BYTES, Event, Link, LinkError, Turn, read_buffer_byt
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
 use crate::runtime::queue::Latch;
-use crate::runtime::stage::{Handler, Tally, WorkOf};
+use crate::runtime::work::{Handler, Tally, WorkOf};
 use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;

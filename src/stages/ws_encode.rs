@@ -8,7 +8,7 @@ use crate::offload;
 use crate::packet::{BufPool, Offload, Packet};
 use crate::runtime::lanes::{Entry, Outcome};
 use crate::runtime::queue::Queue;
-use crate::runtime::stage::{Handler, Tally, WorkOf};
+use crate::runtime::work::{Handler, Tally, WorkOf};
 use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::ws_decode::LinkKeeper;

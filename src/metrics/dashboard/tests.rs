@@ -104,7 +104,7 @@ fn every_rule_names_series_of_the_catalogue_or_of_another_rule_and_every_alert_h
 #[test]
 fn every_reason_that_a_rule_counts_is_one_that_a_stage_has() {
     use crate::metrics::labels;
-    use crate::runtime::stage::RUNTIME_REASONS;
+    use crate::runtime::work::RUNTIME_REASONS;
     use crate::stages::{ip_parse, nat_rewrite, raw_recv, raw_send, tun_read, tun_write, ws_decode, ws_encode};
 
     let known = [
