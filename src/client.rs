@@ -192,7 +192,12 @@ struct Session {
 pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &Stop) -> Result<(), ClientError> {
     let events = channel();
     let way = match config.client.via {
-        Via::Direct => Way::Direct(Dialler::start(identity.gateway.clone(), stop.clone(), events.0.clone())?),
+        Via::Direct => Way::Direct(Dialler::start(
+            identity.gateway.clone(),
+            config.client.ca.as_deref(),
+            stop.clone(),
+            events.0.clone(),
+        )?),
         Via::Phone => {
             let server = PageServer::start(&config.phone, &identity.gateway, events.0.clone())?;
             server.announce(&config.phone, &mut io::stdout())?;

@@ -1,5 +1,6 @@
 //! The straight way: a thread that dials the gateway whenever it is asked to.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -21,9 +22,14 @@ impl Dialler {
     /// A dialler that waits to be asked. `events` hears of each dial's end, unless `stop` came first.
     ///
     /// # Errors
-    /// TLS cannot be set up.
-    pub(super) fn start(gateway: WsUrl, stop: Stop, events: Sender<Event>) -> Result<Self, TlsClientError> {
-        let tls = TlsClient::new(None)?;
+    /// TLS cannot be set up, or `extra_ca` holds no certificates.
+    pub(super) fn start(
+        gateway: WsUrl,
+        extra_ca: Option<&Path>,
+        stop: Stop,
+        events: Sender<Event>,
+    ) -> Result<Self, TlsClientError> {
+        let tls = TlsClient::new(extra_ca)?;
         let (asked, asks) = channel();
         let work = move || work(&gateway, &tls, &stop, &asks, &events);
         if let Err(error) = std::thread::Builder::new().name("dial".to_owned()).spawn(work) {

@@ -56,7 +56,7 @@ impl Role for Client {
 impl Client {
     /// Judges values that are each right by themselves.
     fn judge(&self, reader: &mut Reader) {
-        let Identity { gateway, token, token_file, via } = &self.client;
+        let Identity { gateway, token, token_file, via, ca: _ } = &self.client;
         if *via == Via::Direct && gateway.is_none() {
             reader
                 .object(&["client.via"], "\"direct\" needs client.gateway, such as \"wss://gateway.example/wstether\"");
@@ -88,6 +88,9 @@ settings! {
         token_file: Option<PathBuf> = "",
         /// "phone": a page in the phone's browser carries the packets. "direct": the client opens the gateway itself.
         via: Via = "phone",
+        /// A file of certificates (PEM) to trust beside the public ones, for a gateway with a certificate of its own. It
+        /// counts for "direct"; through a phone the browser judges.
+        ca: Option<PathBuf> = "",
     }
 }
 

@@ -156,16 +156,34 @@ fn with_every_offload_on_tun_egress_carries_the_same() {
 
 #[test]
 fn a_laptop_reaches_the_internet_through_wss_whose_certificate_the_relay_trusts() {
+    travels_encrypted(RelayKind::Headless);
+}
+
+#[test]
+fn a_laptop_reaches_the_internet_with_no_phone_between_through_wss_whose_certificate_it_trusts() {
+    travels_encrypted(RelayKind::Direct);
+}
+
+fn travels_encrypted(relay: RelayKind) {
     let mut journey = Journey::prepare(None, true);
-    let certified = rcgen::generate_simple_self_signed([world::GATEWAY.to_string()]).unwrap();
+    let names = [world::GATEWAY, world::GATEWAY_DIRECT].map(|address| address.to_string());
+    let certified = rcgen::generate_simple_self_signed(names).unwrap();
     let (certificate, key) = (journey.scratch.file("certificate.pem"), journey.scratch.file("key.pem"));
     std::fs::write(&certificate, certified.cert.pem()).unwrap();
     std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     let set =
         [("tls.certificate", &certificate), ("tls.key", &key)].map(|(key, file)| format!("{key}={}", file.display()));
     let ca = certificate.display().to_string();
-    let (gateway, relay_args) = (["--set", &set[0], "--set", &set[1]], ["--ca", &ca]);
-    journey.go(Trip { gateway: &gateway, relay_args: &relay_args, tls: true, ..Trip::default() });
+    let client_ca = format!("client.ca={ca}");
+    let (gateway, relay_args, client) = (["--set", &set[0], "--set", &set[1]], ["--ca", &ca], ["--set", &client_ca]);
+    journey.go(Trip {
+        gateway: &gateway,
+        relay,
+        relay_args: &relay_args,
+        client: &client,
+        tls: true,
+        ..Trip::default()
+    });
     bulk_arrives_whole(&journey);
     journey.end();
 }

@@ -36,13 +36,14 @@ pub(crate) struct Trip<'a> {
     pub(crate) offloads: Option<Offloads>,
     pub(crate) gateway: &'a [&'a str],
     pub(crate) relay_args: &'a [&'a str],
+    pub(crate) client: &'a [&'a str],
     pub(crate) tls: bool,
 }
 
 impl Default for Trip<'_> {
     fn default() -> Self {
         let (egress, relay) = (EgressMode::Raw, RelayKind::Headless);
-        Self { egress, relay, offloads: None, gateway: &[], relay_args: &[], tls: false }
+        Self { egress, relay, offloads: None, gateway: &[], relay_args: &[], client: &[], tls: false }
     }
 }
 
@@ -94,7 +95,7 @@ impl Journey {
     pub(crate) fn go(&mut self, trip: Trip<'_>) {
         let token = self.setting().token("laptop").unwrap();
         self.gateway = Some(self.setting().gateway(trip.egress, trip.gateway).unwrap());
-        self.client = Some(self.setting().client(trip.relay, &token, &[]).unwrap());
+        self.client = Some(self.setting().client(trip.relay, &token, trip.client).unwrap());
         self.relay = self.setting().relay(trip.relay, trip.relay_args).unwrap();
         self.connected();
     }
