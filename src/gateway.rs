@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::config;
-use crate::credentials::{CredentialError, CredentialStore};
+use crate::credentials::CredentialStore;
 use crate::metrics::{Egress as EgressInfo, GatewayMetrics, Metrics, labels};
 use crate::metrics_server::MetricsServer;
 use crate::nat::{self, AddressPlan};
@@ -52,9 +52,6 @@ pub enum StartError {
     /// The way out.
     #[error("{0}")]
     Egress(#[from] EgressError),
-    /// The file of credentials.
-    #[error("{0}")]
-    Credentials(#[from] CredentialError),
     /// Certificate or key.
     #[error("{file}: {what}")]
     Tls {
@@ -82,17 +79,16 @@ pub struct Gateway {
     over: Arc<AtomicBool>,
     housekeepers: Vec<JoinHandle<()>>,
     stop_deadline: Duration,
-    fresh_token: Option<String>,
 }
 
 impl Gateway {
-    /// Starts a gateway in this thread's network namespace. When it returns, the gateway serves.
+    /// Starts a gateway in this thread's network namespace, for who is in `credentials`. When it returns, the gateway
+    /// serves.
     ///
     /// # Errors
     /// [`StartError`]; what was set up in the kernel until then is undone.
-    pub fn start(config: &config::Gateway) -> Result<Self, StartError> {
+    pub fn start(config: &config::Gateway, credentials: CredentialStore) -> Result<Self, StartError> {
         let tls = config.tls.as_ref().map(tls::load).transpose()?;
-        let (credentials, fresh_token) = CredentialStore::load_or_make(&config.tethers.credentials, fresh)?;
         let around = Surroundings::look(config)?;
         let plan = Arc::new(egress::address_plan(config, &around)?);
         let mtu_bytes = around.lease_mtu_bytes(&config.lease.mtu)?;
@@ -122,7 +118,7 @@ impl Gateway {
             Way::Tun(_) => "tun",
         };
         gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
-        let joined = Self::join(config, registry, &plan, egress, tls, fresh_token);
+        let joined = Self::join(config, registry, &plan, egress, tls);
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
@@ -145,7 +141,6 @@ impl Gateway {
         plan: &Arc<AddressPlan>,
         egress: Egress,
         tls: Option<Arc<rustls::ServerConfig>>,
-        fresh_token: Option<String>,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores);
@@ -154,8 +149,7 @@ impl Gateway {
             pipeline.keeper.start()?;
             let poller =
                 Poller::bind(&config.listen.address, Arc::clone(&registry), tls, pipeline.accept, pipeline.ws_decode)?;
-            let server =
-                config.metrics.listen.map(|address| MetricsServer::bind(address, Arc::clone(&metrics))).transpose()?;
+            let server = config.metrics.listen.map(|address| bind_metrics(address, &metrics)).transpose()?;
             let pool = registry.pool.clone();
             let source = match &egress.way {
                 Way::Raw { receiver, .. } => {
@@ -186,7 +180,6 @@ impl Gateway {
             over: Arc::default(),
             housekeepers: Vec::new(),
             stop_deadline: config.runtime.stop_deadline,
-            fresh_token,
         };
         match gateway.start_threads(poller) {
             Ok(()) => Ok(gateway),
@@ -237,11 +230,6 @@ impl Gateway {
     /// The figures.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// The token that was made because there was none; to be shown once.
-    pub fn fresh_token(&self) -> Option<&str> {
-        self.fresh_token.as_deref()
     }
 
     /// Stops in the data's order: accepts nobody, ends the source, drains, closes every link with 1001, undoes the
@@ -299,6 +287,11 @@ impl Gateway {
             join(thread);
         }
     }
+}
+
+fn bind_metrics(address: SocketAddr, metrics: &Arc<Metrics>) -> io::Result<MetricsServer> {
+    MetricsServer::bind(address, Arc::clone(metrics))
+        .map_err(|error| io::Error::new(error.kind(), format!("listening on {address} (metrics.listen): {error}")))
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -127,7 +127,9 @@ impl Account {
 
     /// Bytes that are inside now.
     pub fn inside_bytes(&self) -> u64 {
-        self.entered.load(Ordering::Relaxed).saturating_sub(self.left_bytes())
+        // What left is read first: read later it could hold what entered in between, and too little would seem inside.
+        let left = self.left.load(Ordering::Acquire);
+        self.entered.load(Ordering::Relaxed).saturating_sub(left)
     }
 }
 

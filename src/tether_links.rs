@@ -82,8 +82,10 @@ impl TetherLinks {
 
     /// Up to where the peer may send on `link`: what it has sent and what is free of its credit.
     pub fn grant(&self, link: &Link) -> Option<u64> {
+        // In this order: what is counted as received by now is inside or has left.
+        let received = link.received_bytes();
         let free = self.windows.credit_bytes?.saturating_sub(self.account.inside_bytes());
-        Some(link.received_bytes() + free)
+        Some(received + free)
     }
 
     /// Whether the peer was last told of less than half of its credit, so that it may be waiting for more.

@@ -7,8 +7,9 @@ use tracing::{info, warn};
 
 use crate::cli;
 use crate::config::{self, ConfigError};
+use crate::credentials::{CredentialError, CredentialStore};
 use crate::exit::{self, NotPermitted, Status};
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{self, Gateway, StartError};
 use crate::log;
 use crate::stop::Stop;
 
@@ -24,6 +25,9 @@ pub enum GatewayError {
     /// A privilege is missing.
     #[error("{0}")]
     NotPermitted(#[from] NotPermitted),
+    /// The file of credentials.
+    #[error("{0}")]
+    Credentials(#[from] CredentialError),
     /// It did not start.
     #[error("{0}")]
     Start(#[from] StartError),
@@ -41,7 +45,7 @@ impl GatewayError {
         match self {
             Self::Config(_) => Status::BadConfiguration,
             Self::NotPermitted(_) => Status::NotPermitted,
-            Self::Start(_) | Self::Io(_) | Self::Undo(_) => Status::Failed,
+            Self::Credentials(_) | Self::Start(_) | Self::Io(_) | Self::Undo(_) => Status::Failed,
         }
     }
 }
@@ -55,10 +59,13 @@ pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError>
     log::start(&config.log);
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
     let stop = Stop::on_signals()?;
-    let gateway = Gateway::start(&config)?;
-    if let Some(token) = gateway.fresh_token() {
+    let (credentials, token) = CredentialStore::load_or_make(&config.tethers.credentials, gateway::fresh)?;
+    if let Some(token) = token {
+        // Before anything that can fail: it is shown once.
         writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
+        out.flush()?;
     }
+    let gateway = Gateway::start(&config, credentials)?;
     for address in gateway.addresses() {
         writeln!(out, "Listening on {address}{}", config.listen.path.as_str())?;
     }

@@ -59,7 +59,7 @@ macro_rules! text_values {
 }
 
 text_values! {
-    Name: "a name of 1 to 64 characters",
+    Name: "a name of 1 to 64 letters, digits, - and _",
     SocketAddr: "an address with a port, such as \"0.0.0.0:8080\" or \"[::]:8080\"",
     IpAddr: "an IP address",
     Resolver: "an IP address such as \"9.9.9.9\", or one with a port such as \"127.0.0.1:5353\"",

@@ -212,8 +212,13 @@ impl Registry {
     }
 
     fn new_tether(&self, now: Instant, link: &Arc<Link>, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
-        let no_address =
-            || refusal(RefusalReason::NoAddress, RETRY_AFTER_MS, "every address of this gateway is in use");
+        let no_address = || {
+            refusal(
+                RefusalReason::NoAddress,
+                RETRY_AFTER_MS,
+                "as many clients as this gateway has room for are connected",
+            )
+        };
         if self.pool.is_nearly_full() {
             return Err(refusal(RefusalReason::Busy, RETRY_AFTER_MS, "the gateway is short of memory"));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::{ACK_EVERY_BYTES, Event, Link, LinkError, Turn, read_buffer_bytes};
-use crate::packet::{BufPool, Packet, Raw};
+use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
 use crate::runtime::queue::Latch;
 use crate::runtime::work::{Handler, Tally, WorkOf};
@@ -60,6 +60,9 @@ pub struct WsDecode<K> {
     /// Who keeps the links.
     pub keeper: Arc<K>,
 }
+
+/// What a client may be over its credit: it stops behind the packet that crosses the line.
+const SLACK_BYTES: u64 = PACKET_BYTES_MAX as u64;
 
 thread_local! {
     /// The read buffer: one a thread, so that an idle link holds none.
@@ -120,6 +123,8 @@ impl<K: LinkKeeper> WsDecode<K> {
                 Event::Message(message) => Capsules::new(message).try_for_each(|capsule| match capsule {
                     Ok(Capsule::Datagram(datagram)) => {
                         self.take_in(link, tether, &datagram, out, tally);
+                        // Counted once it is charged, so that a grant made meanwhile is never too large.
+                        link.count_received(datagram.capsule_bytes);
                         Ok(())
                     }
                     Ok(capsule) => self.control(link, tether, capsule),
@@ -138,14 +143,14 @@ impl<K: LinkKeeper> WsDecode<K> {
         out: &mut Vec<Entry<Packet<Raw>>>,
         tally: &mut Tally,
     ) {
-        link.count_received(datagram.capsule_bytes);
         let bytes = datagram.payload.len() as u64;
         tally.received.bytes += bytes;
         let Some(offload) = datagram.offload else {
             tally.received.segments += 1;
             return tally.drop_segments(Reason::UnknownContext.index(), 1, bytes);
         };
-        let is_over = tether.windows().credit_bytes.is_some_and(|credit| tether.account().inside_bytes() > credit);
+        let is_over =
+            tether.windows().credit_bytes.is_some_and(|credit| tether.account().inside_bytes() > credit + SLACK_BYTES);
         let buf = if is_over { None } else { self.pool.copy(datagram.payload) };
         let Some(mut buf) = buf.filter(|buf| buf.len() == datagram.payload.len()) else {
             tally.received.segments += 1;

@@ -155,7 +155,7 @@ macro_rules! text_newtype {
     };
 }
 
-/// A name for people: one line, not empty.
+/// A name that is part of others': letters, digits, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(String);
 text_newtype!(Name);
@@ -168,7 +168,9 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
         let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().count());
-        if fits && !text.chars().any(char::is_control) { Ok(Self(text.to_owned())) } else { Err(NotOfThisKind) }
+        // It names the nftables table and the state file.
+        let is_plain = text.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_'));
+        if fits && is_plain { Ok(Self(text.to_owned())) } else { Err(NotOfThisKind) }
     }
 }
 
