@@ -12,7 +12,7 @@ use wstether::io::{nft, sysctl};
 use wstether::lab::internet::{ECHO_PORT, NAME};
 use wstether::lab::tethering::{self, Setting, TUN};
 use wstether::lab::world::{self, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, World};
-use wstether::lab::{Capture, Namespace, Offloads, Program, Scratch, probe};
+use wstether::lab::{Capture, Isolation, Namespace, Offloads, Program, Scratch, probe};
 use wstether::metrics::INSTRUMENTS;
 use wstether::pipeline::diagram::describe;
 use wstether::status::Status;
@@ -417,6 +417,19 @@ fn the_printed_diagram_is_that_of_the_running_gateway() {
         });
         assert!(printed.eq(running));
     }
+}
+
+#[test]
+fn the_first_token_is_shown_though_the_gateway_cannot_start() {
+    let (nowhere, scratch) = (Namespace::new("nowhere").unwrap(), Scratch::new().unwrap());
+    let credentials = scratch.file("credentials.toml");
+    let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
+    let mut command = nowhere.command(BINARY, isolation).unwrap();
+    let output = command.args(["gateway", "--credentials"]).arg(&credentials).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("there is no default route"), "{err}");
+    assert!(out.contains("wst1_") && credentials.exists(), "{out}");
 }
 
 #[test]
