@@ -71,6 +71,10 @@ pub struct StageMetrics {
     pub queue_capacity_packets: Gauge,
     /// Memory that the queue may hold.
     pub queue_capacity_bytes: Gauge,
+    /// Segments that the queue admits at present: its capacity, or less while the stage sheds.
+    pub queue_admitted_packets: Gauge,
+    /// 1 while the stage admits less than its queue could hold, because what waits in it waits too long.
+    pub shedding: Gauge,
     /// The most segments in the queue at once since the start.
     pub queue_packets_max_seen: Gauge,
     /// Lanes that wait for room in this stage's queue.
@@ -115,6 +119,8 @@ impl StageMetrics {
             queue_bytes: Gauge::default(),
             queue_capacity_packets: Gauge::default(),
             queue_capacity_bytes: Gauge::default(),
+            queue_admitted_packets: Gauge::default(),
+            shedding: Gauge::default(),
             queue_packets_max_seen: Gauge::default(),
             lanes_parked: Gauge::default(),
             threads: Gauge::default(),

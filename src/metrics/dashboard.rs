@@ -289,6 +289,20 @@ fn overview_graphs() -> Vec<Panel> {
             "How full each stage's queue is. A queue that stays full belongs to the bottleneck.",
         )
         .query(fill, LEGEND),
+        Panel::graph(
+            "Admission",
+            "percentunit",
+            "The part of its queue that each stage admits. Below 100 % the stage sheds: what waited there waited too long.",
+        )
+        .query(
+            format!(
+                "{} / clamp_min({}, 1)",
+                by_stage("wstether_stage_queue_admitted_packets"),
+                by_stage("wstether_stage_queue_capacity_packets")
+            ),
+            LEGEND,
+        )
+        .query(by_stage("wstether_stage_shedding"), "{{stage}} {{direction}} sheds"),
         Panel::graph("Drops by stage", "pps", "Segments dropped in each stage; its own row tells the reasons.")
             .query(rate_by(STAGE, "wstether_stage_drops_total", ""), LEGEND),
     ]

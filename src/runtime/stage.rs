@@ -152,6 +152,7 @@ impl<H: Handler> Stage<H> {
         debug_assert!(metrics.reasons.starts_with(&RUNTIME_REASONS), "the runtime's reasons come first");
         metrics.queue_capacity_packets.set(settings.limits.segments);
         metrics.queue_capacity_bytes.set(settings.limits.held_bytes);
+        metrics.queue_admitted_packets.set(settings.limits.segments);
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             name,
             settings,
