@@ -19,6 +19,8 @@ mod kernel;
 mod offload;
 #[path = "root/page.rs"]
 mod page;
+#[path = "root/path_mtu.rs"]
+mod path_mtu;
 #[path = "support/servers.rs"]
 mod servers;
 #[path = "root/stranger.rs"]
