@@ -5,7 +5,7 @@ use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::queue::Signal;
 use crate::runtime::testing::{Does, Item, PATIENCE, Seen, Sink, Source, entry, pass, settings, stage};
-use crate::runtime::work::PANICKED;
+use crate::runtime::work::{PANICKED, QUEUE_FULL};
 
 const LANES: u32 = 64;
 const ITEMS_A_LANE: u32 = 120;

@@ -1,0 +1,84 @@
+//! The way into a stage: what is offered runs on, queues, goes back or is dropped.
+
+use std::sync::Weak;
+use std::time::Instant;
+
+use super::{Stage, WhenFull};
+use crate::runtime::hand_over;
+use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
+use crate::runtime::port::{Offer, Port, Resume, Upstream};
+use crate::runtime::sync::lock;
+use crate::runtime::work::{Count, Handler, In, QUEUE_FULL};
+
+impl<H: Handler> Port<In<H>> for Stage<H>
+where
+    In<H>: Send + 'static,
+{
+    fn offer(
+        &self,
+        now: Instant,
+        offer: Offer,
+        items: &mut Vec<Entry<In<H>>>,
+        entered: &mut Batch<In<H>>,
+        refused: &mut Vec<Entry<In<H>>>,
+    ) {
+        if items.is_empty() {
+            return;
+        }
+        let hand_over = if offer.may_run_on {
+            let seen = hand_over::Observation {
+                behind: offer.behind,
+                cores_free: self.cores.free(),
+                service: self.expected_service(items),
+            };
+            hand_over::decide(self.settings.hand_over, seen)
+        } else {
+            HandOver::Queue
+        };
+        let offered = Count::of(items);
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.offer(now, hand_over, items, entered, refused);
+            if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
+                refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
+            }
+            self.gauge(&inner);
+            self.wake(&mut inner);
+        }
+        if entered.is_empty() { &self.metrics.handover_queued } else { &self.metrics.handover_run_on }.add(1);
+        let drops = self.settings.when_full == WhenFull::Drop || offer.upstream.is_none();
+        if H::COUNTS_ITEMS {
+            // What goes back did not come in.
+            let back = if drops { Count::default() } else { Count::of(refused) };
+            self.metrics.packets_in.add(offered.segments - back.segments);
+            self.metrics.bytes_in.add(offered.bytes - back.bytes);
+        }
+        if drops && !refused.is_empty() {
+            debug_assert!(H::COUNTS_ITEMS, "signals melt into one, so their queues refuse nothing");
+            self.count_drops(QUEUE_FULL, refused.iter().map(|entry| &entry.item));
+            refused.clear();
+        }
+    }
+
+    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<In<H>>) {
+        self.with_scratch(|scratch| {
+            std::mem::swap(&mut scratch.work.batch, entered);
+            self.process(now, behind, scratch);
+            std::mem::swap(&mut scratch.work.batch, entered);
+        });
+    }
+
+    fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {
+        let mut upstreams = lock(&self.upstreams);
+        upstreams.push(upstream);
+        Upstream(upstreams.len() - 1)
+    }
+}
+
+impl<H: Handler> Resume for Stage<H> {
+    fn resume(&self, lane: LaneId) {
+        let mut inner = lock(&self.inner);
+        inner.lanes.resume(lane);
+        self.wake(&mut inner);
+    }
+}
