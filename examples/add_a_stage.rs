@@ -96,6 +96,7 @@ const SETTINGS: Settings = Settings {
     threads: (1, 2),
     hand_over: Rule::Auto,
     when_full: WhenFull::Park,
+    sojourn_max: Some(Duration::from_millis(5)),
 };
 
 const PACKET_BYTES: usize = 100;

@@ -8,6 +8,7 @@ mod buckets;
 mod catalogue;
 #[cfg(all(test, feature = "kernel"))]
 mod dashboard;
+pub mod decisions;
 #[cfg(feature = "kernel")]
 mod encode;
 mod families;
@@ -28,6 +29,7 @@ pub use process::Process;
 pub use readiness::Readiness;
 
 use crate::stages::Reason;
+use decisions::Decisions;
 
 /// The labels of a closed set of reasons, in the order of their indices: what [`StageMetrics::new`] wants.
 pub fn labels<R: Reason>() -> Vec<&'static str> {
@@ -93,6 +95,8 @@ pub struct StageMetrics {
     pub handover_run_on: Counter,
     /// Batches that were queued for this stage.
     pub handover_queued: Counter,
+    /// The most segments that one batch takes at present.
+    pub batch_limit_packets: Gauge,
     /// The controller added a thread.
     pub pool_grow: Counter,
     /// The controller took a thread away.
@@ -130,6 +134,7 @@ impl StageMetrics {
             batch_packets: Histogram::new(&buckets::BATCH),
             handover_run_on: Counter::default(),
             handover_queued: Counter::default(),
+            batch_limit_packets: Gauge::default(),
             pool_grow: Counter::default(),
             pool_shrink: Counter::default(),
         })
@@ -243,6 +248,8 @@ pub struct GatewayMetrics {
     pub packet_socket_drops: Counter,
     /// Errors from the egress' reads.
     pub egress_read_errors: Counter,
+    /// What the controllers decided.
+    pub decisions: Arc<Decisions>,
     /// The way out: told once, when it is known.
     pub egress: OnceLock<Egress>,
 }
@@ -285,6 +292,7 @@ impl GatewayMetrics {
             buffers_refused: Counter::default(),
             packet_socket_drops: Counter::default(),
             egress_read_errors: Counter::default(),
+            decisions: Arc::default(),
             egress: OnceLock::new(),
         })
     }

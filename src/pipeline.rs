@@ -8,10 +8,11 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 
-use crate::config::gateway::{HandOver, Stage as StageConfig, Stages};
+use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
 use crate::gateway::registry::{self, Registry};
 use crate::metrics::StageMetrics;
+use crate::metrics::decisions::Decisions;
 use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
@@ -157,7 +158,7 @@ pub fn gateway(
         tethered: vec![attended(&parse_out), attended(&nat_out), Arc::downgrade(&out.attend), attended(&nat_in)],
     });
     let inlet_cores = Arc::clone(&build.cores);
-    let (keeper, metrics) = build.finish();
+    let (keeper, metrics) = build.finish(Arc::clone(&registry.metrics.decisions));
     Pipeline {
         keeper,
         accept: Inlet::new(accept, Arc::clone(&inlet_cores)),
@@ -242,10 +243,10 @@ impl Build<'_> {
     }
 
     /// The stages and their figures in the order of the data's way: the uplink, then the downlink.
-    fn finish(mut self) -> (Keeper, Vec<Arc<StageMetrics>>) {
+    fn finish(mut self, decisions: Arc<Decisions>) -> (Keeper, Vec<Arc<StageMetrics>>) {
         self.stages.reverse();
         self.metrics.reverse();
-        (Keeper::new(self.stages, self.cores), self.metrics)
+        (Keeper::new(self.stages, self.cores).noting_in(decisions), self.metrics)
     }
 
     fn settings(&self, place: &Place) -> Settings {
@@ -266,6 +267,8 @@ impl Build<'_> {
                 HandOver::Never => Rule::Never,
             },
             when_full: place.when_full,
+            // Its lanes wait for their links, which is what its own queue manages.
+            sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
         }
     }
 }

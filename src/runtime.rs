@@ -2,6 +2,7 @@
 //! same for each stage. Handlers see none of it.
 
 pub mod attend;
+pub mod batch;
 pub mod controller;
 pub mod cores;
 pub mod hand_over;
@@ -10,6 +11,7 @@ pub mod keeper;
 pub mod lanes;
 pub mod port;
 pub mod queue;
+pub mod shedding;
 #[cfg(test)]
 mod simulator;
 pub mod stage;

@@ -217,5 +217,7 @@ fn settings(lanes: u32, when_full: WhenFull) -> Settings {
         threads: THREADS,
         hand_over: Rule::Auto,
         when_full,
+        // Its one tether waits for its own link; there is nobody to be fair to.
+        sojourn_max: None,
     }
 }

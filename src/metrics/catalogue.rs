@@ -81,6 +81,8 @@ pub(super) enum Read {
     Gateway(fn(&GatewayMetrics) -> Value),
     /// One series a value of the only label.
     GatewayBy(fn(&GatewayMetrics) -> Vec<(&'static str, u64)>),
+    /// One series a kind of decision.
+    Decisions,
     /// One series of value 1, told by its labels.
     Info(fn(&GatewayMetrics) -> Vec<String>),
     /// One series of the process.
@@ -216,7 +218,10 @@ pub const INSTRUMENTS: &[Instrument] = &[
     gauge("wstether_stage_threads", Count, "Threads in the stage's pool.", |s| (&s.threads).into()),
     gauge("wstether_stage_threads_max_seen", Count, "The most threads in the stage's pool at once since the start.", |s| (&s.threads_max_seen).into()),
     by("wstether_stage_pool_decisions_total", &["stage", "direction", "decision"], "Changes of the pool's size, by decision (grow, shrink).", |s| vec![("grow", s.pool_grow.get()), ("shrink", s.pool_shrink.get())]),
+    gauge("wstether_stage_batch_limit_packets", Count, "Segments that one batch of the stage takes at most at present: what is configured, or less where a packet takes long.", |s| (&s.batch_limit_packets).into()),
     by("wstether_stage_handovers_total", &["stage", "direction", "decision"], "Batches handed to the stage, by decision: run_on (on the same thread) or queued.", |s| vec![("run_on", s.handover_run_on.get()), ("queued", s.handover_queued.get())]),
+
+    Instrument { name: "wstether_decisions_total", kind: C, unit: Count, labels: &["controller", "change", "reason"], help: "Decisions of the controllers, over all stages: which one, whether it went up or down, and why.", read: Read::Decisions },
 
     // Who is connected.
     whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops.", |g| Value::Whole(g.ready.is_ready().into())),

@@ -303,6 +303,18 @@ fn overview_graphs() -> Vec<Panel> {
             LEGEND,
         )
         .query(by_stage("wstether_stage_shedding"), "{{stage}} {{direction}} sheds"),
+        Panel::graph(
+            "Decisions",
+            "short",
+            "What the controllers decided, and why; `wstether status` tells the last ones with what they saw.",
+        )
+        .query(
+            format!(
+                "sum by (controller, change, reason) (increase({}[$__rate_interval]))",
+                select("wstether_decisions_total", "")
+            ),
+            "{{controller}} {{change}}: {{reason}}",
+        ),
         Panel::graph("Drops by stage", "pps", "Segments dropped in each stage; its own row tells the reasons.")
             .query(rate_by(STAGE, "wstether_stage_drops_total", ""), LEGEND),
     ]
@@ -361,10 +373,11 @@ fn traffic(labels: &str) -> Vec<Panel> {
         Panel::graph(
             "Threads, batch, lanes",
             "short",
-            "The controllers' work: the pool, segments in a mean batch, lanes that wait for room.",
+            "The controllers' work: the pool, segments in a mean batch and the most that one may have, lanes that wait for room.",
         )
         .query(level("wstether_stage_threads"), "threads")
         .query(or_zero(&format!("{segments} / {batches}")), "mean batch")
+        .query(level("wstether_stage_batch_limit_packets"), "batch limit")
         .query(level("wstether_stage_lanes_parked"), "lanes parked"),
     ]
 }

@@ -53,6 +53,13 @@ impl Metrics {
             Read::StageBy(read) => self.stages.iter().flat_map(|s| counted(&names(s), read(s))).collect(),
             Read::Gateway(read) => one(Vec::new(), read(&self.gateway)),
             Read::GatewayBy(read) => counted(&[], read(&self.gateway)),
+            Read::Decisions => {
+                let sample = |(labels, count): ([&'static str; 3], u64)| Sample {
+                    labels: labels.map(String::from).into(),
+                    value: Value::Whole(count),
+                };
+                self.gateway.decisions.counts().into_iter().map(sample).collect()
+            }
             Read::Info(read) => one(read(&self.gateway), Value::Whole(1)),
             Read::Process(read) => one(Vec::new(), Value::Real(read(process))),
         }

@@ -3,6 +3,7 @@
 //! Handlers do not block, so a thread more than there are cores never helps. A pool grows at once while work waits and
 //! a core is free, and shrinks slowly, so that a short pause does not cost it its threads.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How long a pool must have been larger than its work needs before it loses a thread. A thread that has nothing to do
@@ -40,6 +41,17 @@ pub struct Observation {
     pub threads_idle: usize,
     /// Cores that no thread of the runtime keeps busy.
     pub cores_free: usize,
+}
+
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lanes_ready, sojourn_max, threads, threads_idle, cores_free } = self;
+        write!(
+            f,
+            "{lanes_ready} lanes ready, longest wait {sojourn_max:.1?}, {threads_idle} of {threads} threads idle, \
+             {cores_free} cores free"
+        )
+    }
 }
 
 /// Why a pool's size was changed, or left.

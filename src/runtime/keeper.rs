@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::controller::LOOK_EVERY;
 use super::cores::Cores;
 use super::stage::Kept;
+use crate::metrics::decisions::Decisions;
 
 /// How often a drain or a stop looks whether it is done. Short against what a person waits for, long against a batch.
 const POLL_EVERY: Duration = Duration::from_millis(1);
@@ -21,6 +22,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Keeper {
     stages: Vec<Arc<dyn Kept>>,
     cores: Arc<Cores>,
+    decisions: Arc<Decisions>,
     governor: Mutex<Option<Governor>>,
 }
 
@@ -39,7 +41,13 @@ impl fmt::Debug for Keeper {
 impl Keeper {
     /// A keeper of `stages`, none of them started.
     pub fn new(stages: Vec<Arc<dyn Kept>>, cores: Arc<Cores>) -> Self {
-        Self { stages, cores, governor: Mutex::new(None) }
+        Self { stages, cores, decisions: Arc::default(), governor: Mutex::new(None) }
+    }
+
+    /// What its controllers decide is noted in `decisions`.
+    #[must_use]
+    pub fn noting_in(self, decisions: Arc<Decisions>) -> Self {
+        Self { decisions, ..self }
     }
 
     /// The stages, in the order of the data's way.
@@ -71,10 +79,10 @@ impl Keeper {
             Arc::clone(stage).start();
         }
         let (lifeline, ended) = channel();
-        let stages = self.stages.clone();
+        let (stages, decisions) = (self.stages.clone(), Arc::clone(&self.decisions));
         let thread = std::thread::Builder::new().name("governor".to_owned()).spawn(move || {
             while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                look(&stages, Instant::now());
+                look(&stages, Instant::now(), &decisions);
             }
         })?;
         *governor = Some(Governor { lifeline, thread });
@@ -105,9 +113,9 @@ impl Keeper {
     }
 }
 
-fn look(stages: &[Arc<dyn Kept>], now: Instant) {
+fn look(stages: &[Arc<dyn Kept>], now: Instant, decisions: &Decisions) {
     for stage in stages {
-        Arc::clone(stage).look(now);
+        Arc::clone(stage).look(now, decisions);
     }
 }
 

@@ -211,6 +211,8 @@ pub struct Lanes<Q: Queue> {
     /// Lanes in whose queue something waits, whatever their state.
     backlogged: usize,
     offers: u64,
+    /// The most that one offer lets run on: whoever comes behind it waits for all of it.
+    run_on_segments_max: u32,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -228,6 +230,7 @@ impl<Q: Queue> Lanes<Q> {
             running: 0,
             backlogged: 0,
             offers: 0,
+            run_on_segments_max: u32::MAX,
             exclusive: true,
         }
     }
@@ -250,6 +253,7 @@ impl<Q: Queue> Lanes<Q> {
         refused: &mut Vec<Entry<Q::Item>>,
     ) {
         self.offers += 1;
+        let mut run_on_segments = 0_u64;
         for entry in offered.drain(..) {
             let Some(lane) = self.lanes.get_mut(entry.lane.index()) else {
                 refused.push(entry);
@@ -257,7 +261,10 @@ impl<Q: Queue> Lanes<Q> {
             };
             if lane.refused_in == self.offers {
                 refused.push(entry);
-            } else if hand_over == HandOver::RunOn && (lane.is_free() || lane.is_entering(self.offers)) {
+            } else if hand_over == HandOver::RunOn
+                && run_on_segments < u64::from(self.run_on_segments_max)
+                && (lane.is_free() || lane.is_entering(self.offers))
+            {
                 if lane.state == State::Idle {
                     lane.state = State::Running;
                     lane.entered_in = self.offers;
@@ -265,6 +272,7 @@ impl<Q: Queue> Lanes<Q> {
                     entered.lanes.push(entry.lane);
                 }
                 lane.spend(entry.item.bytes());
+                run_on_segments += u64::from(entry.item.segments());
                 entered.items.push(entry);
             } else if self.has_room(entry.lane, &entry.item) {
                 self.push(now, entry.lane, entry.item);
@@ -485,6 +493,16 @@ impl<Q: Queue> Lanes<Q> {
     /// The most that ever waited.
     pub fn load_max(&self) -> Load {
         self.load_max
+    }
+
+    /// From now on this is the most that may wait. What waits above it stays, and nothing enters until it has gone.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// From now on an offer lets so many segments run on, and queues the rest.
+    pub fn set_run_on_segments_max(&mut self, segments: u32) {
+        self.run_on_segments_max = segments;
     }
 
     /// The most that may wait.

@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::controller::PoolController;
 use super::cores::Cores;
 use super::hand_over::Rule;
 use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
@@ -22,9 +21,11 @@ use super::waiting::Waiting;
 use super::work::{Count, Handler, In, NO_OWNER, RUNTIME_REASONS, SHED, Work, WorkOf};
 use crate::metrics::StageMetrics;
 
+mod conditioning;
 mod entrance;
 mod pool;
 
+use conditioning::Controllers;
 pub use pool::Kept;
 
 /// What happens to an item that does not fit into the queue of a stage.
@@ -51,6 +52,9 @@ pub struct Settings {
     pub hand_over: Rule,
     /// What happens when the queue is full.
     pub when_full: WhenFull,
+    /// How long things may wait in the queue, at the 99th percentile, before it admits less. `None` where the wait is
+    /// for something else than a thread of this stage, and managed by the queue itself.
+    pub sojourn_max: Option<Duration>,
 }
 
 struct Inner<Q: Queue> {
@@ -69,6 +73,11 @@ struct Inner<Q: Queue> {
     /// Of the idle ones, how many have been woken and not yet come.
     threads_waking: usize,
     sojourn_max: Duration,
+    /// Segments taken from the queue since the last look, and whether something found no room.
+    taken_segments: u64,
+    has_refused: bool,
+    /// What one batch takes at most at present.
+    quota: Quota,
     stopping: bool,
 }
 
@@ -97,8 +106,10 @@ pub struct Stage<H: Handler> {
     /// What lanes left over that the next stage had no room for.
     leftovers: Mutex<HashMap<LaneId, Vec<Entry<H::Out>>>>,
     scratch: ArrayQueue<Box<Scratch<H>>>,
-    controller: Mutex<PoolController>,
+    controllers: Mutex<Controllers>,
     service_ns_a_segment: AtomicU64,
+    /// The largest item so far.
+    largest_segments: AtomicU32,
     running: AtomicBool,
     cores: Arc<Cores>,
     metrics: Arc<StageMetrics>,
@@ -158,6 +169,7 @@ impl<H: Handler> Stage<H> {
         metrics.queue_capacity_packets.set(settings.limits.segments);
         metrics.queue_capacity_bytes.set(settings.limits.held_bytes);
         metrics.queue_admitted_packets.set(settings.limits.segments);
+        metrics.batch_limit_packets.set(settings.quota.segments.into());
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             name,
             settings,
@@ -174,6 +186,9 @@ impl<H: Handler> Stage<H> {
                 threads_idle: 0,
                 threads_waking: 0,
                 sojourn_max: Duration::ZERO,
+                taken_segments: 0,
+                has_refused: false,
+                quota: settings.quota,
                 stopping: false,
             }),
             work_came: Condvar::new(),
@@ -185,7 +200,8 @@ impl<H: Handler> Stage<H> {
             upstreams: Mutex::new(Vec::new()),
             leftovers: Mutex::new(HashMap::new()),
             scratch: ArrayQueue::new(SCRATCH_KEPT),
-            controller: Mutex::new(PoolController::new(settings.threads.0, settings.threads.1)),
+            controllers: Mutex::new(Controllers::new::<H::Queue>(&settings)),
+            largest_segments: AtomicU32::new(1),
             service_ns_a_segment: AtomicU64::new(0),
             running: AtomicBool::new(false),
             cores,
@@ -290,6 +306,10 @@ impl<H: Handler> Stage<H> {
     fn handle(&self, started: Instant, work: &mut WorkOf<H>) {
         // Known before the handler drains the items.
         work.weight = Count::of(&work.batch.items);
+        let largest = work.batch.items.iter().map(|entry| entry.item.segments()).max().unwrap_or(0);
+        if largest > self.largest_segments.load(Ordering::Relaxed) {
+            self.largest_segments.store(largest, Ordering::Relaxed);
+        }
         if catch_unwind(AssertUnwindSafe(|| self.handler.handle(started, work))).is_err() {
             tracing::error!(stage = self.name, "a handler panicked; its batch is dropped");
             work.abandon(H::COUNTS_ITEMS);
@@ -412,15 +432,16 @@ impl<H: Handler> Stage<H> {
         let mut found = false;
         self.with_scratch(|scratch| {
             let now = Instant::now();
-            let threads = inner.threads;
+            let (threads, quota) = (inner.threads, inner.quota);
             let batch = &mut scratch.work.batch;
-            let Some(taken) = inner.lanes.take(now, self.settings.quota, threads, batch, &mut scratch.shed) else {
+            let Some(taken) = inner.lanes.take(now, quota, threads, batch, &mut scratch.shed) else {
                 return;
             };
             found = true;
             let sojourn = taken.oldest.map(|oldest| now.saturating_duration_since(oldest));
             inner.sojourn_max = inner.sojourn_max.max(sojourn.unwrap_or_default());
             inner.takes += 1;
+            inner.taken_segments += taken.freed.segments;
             if taken.freed != Load::default() {
                 inner.let_in(&mut scratch.resume);
             }

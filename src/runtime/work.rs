@@ -6,11 +6,15 @@ use super::lanes::{Batch, Entry, LaneId, Outcome};
 use super::queue::{Queue, Weigh};
 
 /// Drop reasons that every stage has, before those of its handler.
-pub const RUNTIME_REASONS: [&str; 4] = ["queue_full", "shed", "no_owner", "panicked"];
+///
+/// `queue_full`: the queue holds all it can. `not_admitted`: it could hold more, and admits less because what waits in it
+/// waits too long.
+pub const RUNTIME_REASONS: [&str; 5] = ["queue_full", "shed", "no_owner", "panicked", "not_admitted"];
 pub(super) const QUEUE_FULL: usize = 0;
 pub(super) const SHED: usize = 1;
 pub(super) const NO_OWNER: usize = 2;
 pub(super) const PANICKED: usize = 3;
+pub(super) const NOT_ADMITTED: usize = 4;
 
 /// What a stage does with a batch.
 pub trait Handler: Send + Sync + 'static {

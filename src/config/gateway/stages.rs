@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::config::schema::{Reader, settings};
 use crate::config::values::{Auto, Bytes, choices};
@@ -17,6 +18,9 @@ settings! {
         queue_packets: usize = 4096 in 16..=1000000,
         /// How many bytes may wait in its queue, in memory held.
         queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
+        /// How long packets may wait in its queue. When one in a hundred waits longer, the queue admits less, and the
+        /// tethers that fill it most lose first. Not for "ws-encode", whose queue waits for the tether's link.
+        sojourn_max: Duration = "5ms" in "1ms"..="10s",
         /// The most packets it takes at once. It never waits for more than are there.
         batch: usize = 64 in 1..=1024,
         /// Whether a batch goes through the next stage on the same thread: "auto" decides by what waits, "always" and

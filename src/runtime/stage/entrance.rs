@@ -8,7 +8,7 @@ use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
 use crate::runtime::port::{Offer, Port, Resume, Upstream};
 use crate::runtime::sync::lock;
-use crate::runtime::work::{Count, Handler, In, QUEUE_FULL};
+use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
 
 impl<H: Handler> Port<In<H>> for Stage<H>
 where
@@ -39,6 +39,7 @@ where
         {
             let mut inner = lock(&self.inner);
             inner.lanes.offer(now, hand_over, items, entered, refused);
+            inner.has_refused |= !refused.is_empty();
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
                 refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
             }
@@ -55,7 +56,9 @@ where
         }
         if drops && !refused.is_empty() {
             debug_assert!(H::COUNTS_ITEMS, "signals melt into one, so their queues refuse nothing");
-            self.count_drops(QUEUE_FULL, refused.iter().map(|entry| &entry.item));
+            let is_shedding = self.metrics.shedding.get() > 0;
+            let reason = if is_shedding { NOT_ADMITTED } else { QUEUE_FULL };
+            self.count_drops(reason, refused.iter().map(|entry| &entry.item));
             refused.clear();
         }
     }

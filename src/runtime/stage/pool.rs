@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Inner, Stage};
+use super::Stage;
 use crate::metrics::StageMetrics;
-use crate::runtime::controller::{Decision, Observation};
+use crate::metrics::decisions::Decisions;
 use crate::runtime::sync::{lock, spawn};
 use crate::runtime::work::{Handler, In};
 
@@ -21,8 +21,8 @@ pub trait Kept: Send + Sync {
     /// Starts the least number of threads.
     fn start(self: Arc<Self>);
 
-    /// Lets the pool's controller look once and changes the pool as it decides.
-    fn look(self: Arc<Self>, now: Instant);
+    /// Lets the controllers look once, does as they decide, and notes it in `decisions`.
+    fn look(self: Arc<Self>, now: Instant, decisions: &Decisions);
 
     /// Whether nothing waits, runs or is parked here.
     fn is_quiet(&self) -> bool;
@@ -90,23 +90,6 @@ where
             }
         }
     }
-
-    /// Has the controller's view of this moment. A lane that was ready at the last look already, and no batch taken
-    /// since, has waited at least that long: no sojourn would tell while all threads are held up.
-    fn observe(&self, now: Instant, inner: &mut Inner<H::Queue>) -> Observation {
-        let is_stuck = inner.takes == inner.takes_looked && inner.lanes.has_ready();
-        let held_up = inner.looked.filter(|_| is_stuck).map(|then| now.saturating_duration_since(then));
-        inner.looked = Some(now);
-        inner.takes_looked = inner.takes;
-        Observation {
-            lanes_ready: inner.lanes.ready_for_more(inner.threads),
-            sojourn_max: std::mem::take(&mut inner.sojourn_max).max(held_up.unwrap_or_default()),
-            threads: inner.threads,
-            // One that is about to come has nothing to do yet: without it a pool would grow at each look until then.
-            threads_idle: inner.threads_idle + inner.threads_starting,
-            cores_free: self.cores.free(),
-        }
-    }
 }
 
 impl<H: Handler> Kept for Stage<H>
@@ -127,30 +110,8 @@ where
         }
     }
 
-    fn look(self: Arc<Self>, now: Instant) {
-        let mut resume = Vec::new();
-        let seen = {
-            let mut inner = lock(&self.inner);
-            // Room that was offered to lanes that could make no use of it passes on: else, where all that is queued
-            // belongs to lanes that are held up, nothing would be taken and nobody told.
-            if inner.takes == inner.takes_looked {
-                inner.let_in(&mut resume);
-            }
-            self.observe(now, &mut inner)
-        };
-        self.resume_upstream(&mut resume);
-        let decision = lock(&self.controller).decide(now, seen);
-        match decision {
-            Decision::Keep => {}
-            Decision::Grow => {
-                self.metrics.pool_grow.add(1);
-                self.resize(seen.threads + 1);
-            }
-            Decision::Shrink => {
-                self.metrics.pool_shrink.add(1);
-                self.resize(seen.threads - 1);
-            }
-        }
+    fn look(self: Arc<Self>, now: Instant, decisions: &Decisions) {
+        self.condition(now, decisions);
     }
 
     fn is_quiet(&self) -> bool {

@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use super::*;
+use crate::metrics::decisions::Decisions;
+use crate::runtime::controller::LOOK_EVERY;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::queue::Signal;
 use crate::runtime::testing::{Does, Item, PATIENCE, Seen, Sink, Source, entry, pass, settings, stage};
-use crate::runtime::work::{PANICKED, QUEUE_FULL};
+use crate::runtime::work::{NOT_ADMITTED, PANICKED, QUEUE_FULL};
 
 const LANES: u32 = 64;
 const ITEMS_A_LANE: u32 = 120;
@@ -275,7 +277,7 @@ fn a_pool_whose_threads_are_held_up_grows_though_nothing_is_taken() {
     inlet.push(Instant::now(), true, &mut vec![entry(1, 1, 0)]);
     let start = Instant::now();
     for look in 0..20 {
-        Arc::clone(&first).look(start + look * crate::runtime::controller::LOOK_EVERY);
+        Arc::clone(&first).look(start + look * LOOK_EVERY, &Decisions::default());
     }
     assert_eq!(first.metrics().pool_grow.get(), 1, "one core is free, and one thread then has nothing to do");
     drop(hold);
@@ -290,4 +292,59 @@ fn eventually(is_so: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "it never came");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+type Slow = Stage<Does<fn(&mut Work<Item, Item, Item>)>>;
+
+/// A stage without threads, made to shed: batches were taken that had waited much longer than the bound.
+fn made_to_shed(when_full: WhenFull, decisions: &Decisions) -> (Arc<Slow>, Inlet<Item>) {
+    let sojourn_max = Some(Duration::from_millis(5));
+    let settings = Settings { sojourn_max, threads: (0, 0), ..settings(4, 1_000, Rule::Never, when_full) };
+    let send: fn(&mut Work<Item, Item, Item>) = |work| {
+        let items = std::mem::take(&mut work.batch.items);
+        items.iter().for_each(|entry| work.tally.sent.add(&entry.item));
+    };
+    let slow = stage("slow", settings, Does(send), None, None);
+    let mut inlet = Inlet::new(Arc::clone(&slow) as _, Cores::new(1));
+    let long_ago = Instant::now() - Duration::from_secs(1);
+    inlet.push(long_ago, true, &mut (0..100).map(|number| entry(0, 0, number)).collect());
+    for look in 0..3 {
+        assert!(slow.take_and_process(lock(&slow.inner)));
+        // What a segment takes would otherwise be the test machine's affair.
+        slow.service_ns_a_segment.store(1, Ordering::Relaxed);
+        Arc::clone(&slow).look(long_ago + look * LOOK_EVERY, decisions);
+    }
+    (slow, inlet)
+}
+
+#[test]
+fn a_queue_that_waits_too_long_admits_less_and_what_it_drops_is_told_apart_from_a_full_one() {
+    let decisions = Decisions::default();
+    let (slow, mut inlet) = made_to_shed(WhenFull::Drop, &decisions);
+    let metrics = slow.metrics();
+    // The batch has 16, twice that is the least.
+    assert_eq!((metrics.queue_admitted_packets.get(), metrics.shedding.get()), (32, 1));
+    let told: Vec<_> = decisions.last(Instant::now()).into_iter().map(|(_, decision)| decision).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].reason, &*told[0].subject), (crate::metrics::decisions::WAITS_TOO_LONG, "slow uplink"));
+    assert!(
+        told[0].inputs.starts_with("admits 32 of 1000 packets: p99 of the wait 1.0s, 68 waiting"),
+        "{}",
+        told[0].inputs
+    );
+    // 52 still wait, so there is no room until it has fallen below 32.
+    inlet.push(Instant::now(), true, &mut vec![entry(1, 1, 0)]);
+    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.drops[QUEUE_FULL].get()), (1, 0));
+    while slow.metrics().queue_packets.get() > 0 {
+        assert!(slow.take_and_process(lock(&slow.inner)));
+    }
+    inlet.push(Instant::now(), true, &mut vec![entry(1, 1, 1)]);
+    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.queue_packets.get()), (1, 1));
+    // Nothing refused and nothing waits long: it admits all again within a few looks.
+    for look in 0..10 {
+        Arc::clone(&slow).look(Instant::now() + look * LOOK_EVERY, &decisions);
+        slow.take_and_process(lock(&slow.inner));
+    }
+    assert_eq!((metrics.queue_admitted_packets.get(), metrics.shedding.get()), (1_000, 0));
+    assert_eq!(metrics.unaccounted(), 0);
 }

@@ -1,0 +1,164 @@
+//! Shedding: how much a stage's queue admits, so that what it admits does not wait too long.
+//!
+//! Little's law: what waits is what is served in the time it waits. So a queue that admits no more than its stage serves
+//! within the bound keeps the bound, whatever is offered. Who loses is not decided here: each lane may hold as much as
+//! is free ([`Lanes`](super::lanes::Lanes)), so the lanes that hold most lose first. Observations in, a verdict out,
+//! time injected.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Looks in a row at which the bound must be passed. One may be a thread that the machine held up.
+const LOOKS_TO_SHED: u32 = 2;
+
+/// Where the bound is still passed though the queue holds no more than Little's law allows, lanes wait unevenly: one
+/// with much waits longer than the others. Then the queue admits less, by this part a look,
+const TIGHTEN_PART: u64 = 8;
+
+/// down to this part of what the law allows. Less would leave threads idle between two batches.
+const UNEVEN_PART: u64 = 4;
+
+/// While the wait is under half of the bound, the queue admits this part more at each look,
+const RELAX_PART: u64 = 8;
+
+/// The least that a queue admits in segments: enough to keep some threads busy until more comes.
+const ADMITTED_MIN: u64 = 8;
+
+/// Weight of the newest look in the moving average of what is served, as a power of two: 1/4.
+const DRAIN_SHIFT: u32 = 2;
+
+/// What a stage's queue looks like now.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// The 99th percentile of the wait among what was taken since the last look; `None` where nothing was.
+    pub sojourn_p99: Option<Duration>,
+    /// Segments that were taken from the queue since the last look.
+    pub taken_segments: u64,
+    /// Segments that wait now.
+    pub waiting_segments: u64,
+    /// The most segments that one batch takes at present.
+    pub batch_segments: u32,
+    /// Segments of the largest item so far: the queue must have room for one.
+    pub largest_segments: u32,
+    /// Whether something found no room since the last look.
+    pub has_refused: bool,
+}
+
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.sojourn_p99 {
+            Some(wait) => write!(f, "p99 of the wait {wait:.1?}")?,
+            None => f.write_str("nothing taken")?,
+        }
+        write!(f, ", {} waiting", self.waiting_segments)
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it is.
+    Keep,
+    /// The queue admits so many segments, which is less than before: what waits in it waits too long.
+    Less(u64),
+    /// The queue admits so many segments, which is more than before: what waits in it waits little.
+    More(u64),
+}
+
+/// The controller of one queue.
+#[derive(Debug)]
+pub struct Shedding {
+    sojourn_max: Option<Duration>,
+    capacity_segments: u64,
+    admitted_segments: u64,
+    looks_over: u32,
+    looked: Option<Instant>,
+    was_waiting: bool,
+    /// What is served in a second while work waits; 0 until that is known.
+    drain_segments_per_second: u64,
+}
+
+impl Shedding {
+    /// A controller that admits all of `capacity_segments`, until the wait passes `sojourn_max`. Without a bound it
+    /// always does.
+    pub fn new(sojourn_max: Option<Duration>, capacity_segments: u64) -> Self {
+        Self {
+            sojourn_max,
+            capacity_segments,
+            admitted_segments: capacity_segments,
+            looks_over: 0,
+            looked: None,
+            was_waiting: false,
+            drain_segments_per_second: 0,
+        }
+    }
+
+    /// Segments that the queue admits.
+    pub fn admitted_segments(&self) -> u64 {
+        self.admitted_segments
+    }
+
+    /// Whether the queue admits less than it could hold.
+    pub fn is_shedding(&self) -> bool {
+        self.admitted_segments < self.capacity_segments
+    }
+
+    /// What is served in a second while work waits, in segments; 0 until that is known.
+    pub fn drain_segments_per_second(&self) -> u64 {
+        self.drain_segments_per_second
+    }
+
+    /// What to do after a look.
+    pub fn decide(&mut self, now: Instant, seen: Observation) -> Verdict {
+        let Some(bound) = self.sojourn_max else { return Verdict::Keep };
+        self.learn(now, seen);
+        let wait = seen.sojourn_p99.unwrap_or_default();
+        // What is above the limit still comes from before it: it tells nothing of the limit.
+        let is_over = wait > bound && (!self.is_shedding() || seen.waiting_segments <= self.admitted_segments);
+        self.looks_over = if is_over { self.looks_over + 1 } else { 0 };
+        if self.looks_over >= LOOKS_TO_SHED {
+            self.looks_over = 0;
+            return self.tighten(bound, seen);
+        }
+        let is_stuck = seen.sojourn_p99.is_none() && seen.waiting_segments > 0;
+        if self.is_shedding() && wait < bound / 2 && !is_stuck { self.relax(seen) } else { Verdict::Keep }
+    }
+
+    /// Learns what the stage serves in a second. It counts only while something waited all the time.
+    fn learn(&mut self, now: Instant, seen: Observation) {
+        let waits = seen.waiting_segments > 0;
+        let elapsed = self.looked.replace(now).map(|then| now.saturating_duration_since(then));
+        let was_waiting = std::mem::replace(&mut self.was_waiting, waits);
+        let Some(elapsed) = elapsed.filter(|elapsed| !elapsed.is_zero()) else { return };
+        let new = (seen.taken_segments as f64 / elapsed.as_secs_f64()) as u64;
+        let old = self.drain_segments_per_second;
+        if old == 0 {
+            self.drain_segments_per_second = new;
+        } else if was_waiting && waits {
+            self.drain_segments_per_second = old - (old >> DRAIN_SHIFT) + (new >> DRAIN_SHIFT);
+        }
+    }
+
+    fn tighten(&mut self, bound: Duration, seen: Observation) -> Verdict {
+        let law = (self.drain_segments_per_second as f64 * bound.as_secs_f64()) as u64;
+        let least = ADMITTED_MIN.max(2 * u64::from(seen.batch_segments)).max(seen.largest_segments.into());
+        let less = self.admitted_segments - self.admitted_segments / TIGHTEN_PART;
+        let wanted = if self.admitted_segments > law { law } else { less.max(law / UNEVEN_PART) };
+        let wanted = wanted.max(least).min(self.admitted_segments);
+        if wanted == self.admitted_segments {
+            return Verdict::Keep;
+        }
+        self.admitted_segments = wanted;
+        Verdict::Less(wanted)
+    }
+
+    /// Where nothing was refused the limit is not what keeps the wait short, so it may go at once.
+    fn relax(&mut self, seen: Observation) -> Verdict {
+        let more = if seen.has_refused { (self.admitted_segments / RELAX_PART).max(1) } else { self.admitted_segments };
+        self.admitted_segments = (self.admitted_segments + more).min(self.capacity_segments);
+        Verdict::More(self.admitted_segments)
+    }
+}
+
+#[cfg(test)]
+mod tests;

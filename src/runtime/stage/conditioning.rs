@@ -1,0 +1,210 @@
+//! The controllers of a stage: what they see of it, and what is done as they decide.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Inner, Settings, Stage};
+use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
+use crate::metrics::{Snapshot, StageMetrics};
+use crate::runtime::controller::{self, PoolController};
+use crate::runtime::lanes::{Limits, Quota};
+use crate::runtime::queue::Queue;
+use crate::runtime::shedding::{Shedding, Verdict};
+use crate::runtime::sync::lock;
+use crate::runtime::work::{Handler, In};
+use crate::runtime::{batch, shedding};
+
+/// A limit that moves in small steps is told anew when it has moved by this factor.
+const TELL_FACTOR: u64 = 2;
+
+/// What a stage's controllers remember.
+pub(super) struct Controllers {
+    pool: PoolController,
+    shedding: Shedding,
+    /// The histogram of sojourns at the last look.
+    sojourns: Snapshot,
+    /// The limits that were told last.
+    admitted_told: u64,
+    batch_told: u32,
+}
+
+impl Controllers {
+    pub(super) fn new<Q: Queue>(settings: &Settings) -> Self {
+        let capacity = settings.limits.segments;
+        // A queue of signals is bounded by its lanes, and refuses nothing.
+        let sojourn_max = settings.sojourn_max.filter(|_| !Q::COALESCES);
+        Self {
+            pool: PoolController::new(settings.threads.0, settings.threads.1),
+            shedding: Shedding::new(sojourn_max, capacity),
+            sojourns: Snapshot::default(),
+            admitted_told: capacity,
+            batch_told: settings.quota.segments,
+        }
+    }
+}
+
+/// What all controllers of a stage see at a look.
+struct Seen {
+    pool: controller::Observation,
+    shedding: shedding::Observation,
+}
+
+impl<H: Handler> Stage<H>
+where
+    In<H>: Send + 'static,
+{
+    pub(super) fn condition(self: &Arc<Self>, now: Instant, decisions: &Decisions) {
+        let mut controllers = lock(&self.controllers);
+        let batch_segments = batch::limit(self.settings.quota.segments, self.settings.sojourn_max, self.service());
+        let sojourns = self.metrics.sojourn_seconds.snapshot();
+        let since = sojourns.since(&std::mem::replace(&mut controllers.sojourns, sojourns.clone()));
+        let mut resume = Vec::new();
+        let seen = {
+            let mut inner = lock(&self.inner);
+            // Room that was offered to lanes that could make no use of it passes on: else, where all that is queued
+            // belongs to lanes that are held up, nothing would be taken and nobody told.
+            if inner.takes == inner.takes_looked {
+                inner.let_in(&mut resume);
+            }
+            inner.set_batch_segments(self.settings.quota, batch_segments);
+            self.observe(now, since.quantile(0.99).map(Duration::from_secs_f64), &mut inner)
+        };
+        self.resume_upstream(&mut resume);
+        let log = Log { metrics: &self.metrics, now, decisions };
+        self.size_batch(&mut controllers, batch_segments, &log);
+        self.admit(&mut controllers, seen.shedding, &log);
+        self.size_pool(&mut controllers, seen.pool, &log);
+    }
+
+    /// How long a segment takes at present.
+    fn service(&self) -> Duration {
+        Duration::from_nanos(self.service_ns_a_segment.load(Ordering::Relaxed))
+    }
+
+    /// Has the controllers' view of this moment. A lane that was ready at the last look already, and no batch taken
+    /// since, has waited at least that long: no sojourn would tell while all threads are held up.
+    fn observe(&self, now: Instant, sojourn_p99: Option<Duration>, inner: &mut Inner<H::Queue>) -> Seen {
+        let is_stuck = inner.takes == inner.takes_looked && inner.lanes.has_ready();
+        let held_up = inner.looked.filter(|_| is_stuck).map(|then| now.saturating_duration_since(then));
+        inner.looked = Some(now);
+        inner.takes_looked = inner.takes;
+        Seen {
+            pool: controller::Observation {
+                lanes_ready: inner.lanes.ready_for_more(inner.threads),
+                sojourn_max: std::mem::take(&mut inner.sojourn_max).max(held_up.unwrap_or_default()),
+                threads: inner.threads,
+                // One that is about to come has nothing to do yet: without it a pool would grow at each look until then.
+                threads_idle: inner.threads_idle + inner.threads_starting,
+                cores_free: self.cores.free(),
+            },
+            shedding: shedding::Observation {
+                sojourn_p99,
+                taken_segments: std::mem::take(&mut inner.taken_segments),
+                waiting_segments: inner.lanes.load().segments,
+                batch_segments: inner.quota.segments,
+                largest_segments: self.largest_segments.load(Ordering::Relaxed),
+                has_refused: std::mem::take(&mut inner.has_refused),
+            },
+        }
+    }
+
+    fn size_pool(self: &Arc<Self>, controllers: &mut Controllers, seen: controller::Observation, log: &Log<'_>) {
+        let (change, reason, threads) = match controllers.pool.decide(log.now, seen) {
+            controller::Decision::Keep => return,
+            controller::Decision::Grow => {
+                self.metrics.pool_grow.add(1);
+                (Change::Up, decisions::WORK_WAITS, seen.threads + 1)
+            }
+            controller::Decision::Shrink => {
+                self.metrics.pool_shrink.add(1);
+                (Change::Down, decisions::IDLE, seen.threads - 1)
+            }
+        };
+        log.note(Controller::Pool, change, reason, format_args!("{threads} threads: {seen}"));
+        self.resize(threads);
+    }
+
+    /// Changes what the queue admits. Who was held back is told when it is more.
+    fn admit(&self, controllers: &mut Controllers, seen: shedding::Observation, log: &Log<'_>) {
+        let verdict = controllers.shedding.decide(log.now, seen);
+        let (admitted, change, reason) = match verdict {
+            Verdict::Keep => return,
+            Verdict::Less(admitted) => (admitted, Change::Down, decisions::WAITS_TOO_LONG),
+            Verdict::More(admitted) => (admitted, Change::Up, decisions::WAITS_LITTLE),
+        };
+        let mut resume = Vec::new();
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.set_limits(Limits { segments: admitted, ..self.settings.limits });
+            if change == Change::Up {
+                inner.let_in(&mut resume);
+            }
+        }
+        self.resume_upstream(&mut resume);
+        let (is_shedding, capacity) = (controllers.shedding.is_shedding(), self.settings.limits.segments);
+        self.metrics.queue_admitted_packets.set(admitted);
+        self.metrics.shedding.set(is_shedding.into());
+        let told = controllers.admitted_told;
+        // Its begin and its end are always told.
+        let is_edge = told == capacity || !is_shedding;
+        if is_edge || has_moved(told, admitted) {
+            controllers.admitted_told = admitted;
+            let drain = controllers.shedding.drain_segments_per_second();
+            log.note(
+                Controller::Shedding,
+                change,
+                reason,
+                format_args!("admits {admitted} of {capacity} packets: {seen}, {drain} a second served"),
+            );
+        } else {
+            log.decisions.count(Controller::Shedding, change, reason);
+        }
+    }
+
+    fn size_batch(&self, controllers: &mut Controllers, segments: u32, log: &Log<'_>) {
+        self.metrics.batch_limit_packets.set(segments.into());
+        let told = controllers.batch_told;
+        let is_edge = segments == self.settings.quota.segments && told != segments;
+        if !is_edge && !has_moved(told.into(), segments.into()) {
+            return;
+        }
+        controllers.batch_told = segments;
+        let (change, reason) = if segments < told {
+            (Change::Down, decisions::SLOW_SERVICE)
+        } else {
+            (Change::Up, decisions::QUICK_SERVICE)
+        };
+        let service = self.service();
+        log.note(Controller::Batch, change, reason, format_args!("{segments} packets at once: {service:.1?} a packet"));
+    }
+}
+
+impl<Q: Queue> Inner<Q> {
+    fn set_batch_segments(&mut self, configured: Quota, segments: u32) {
+        self.quota = Quota { segments, ..configured };
+        self.lanes.set_run_on_segments_max(segments);
+    }
+}
+
+fn has_moved(told: u64, value: u64) -> bool {
+    value >= told.saturating_mul(TELL_FACTOR) || value.saturating_mul(TELL_FACTOR) <= told
+}
+
+/// Where decisions of one stage at one look go.
+struct Log<'a> {
+    metrics: &'a StageMetrics,
+    now: Instant,
+    decisions: &'a Decisions,
+}
+
+impl Log<'_> {
+    fn note(&self, controller: Controller, change: Change, reason: &'static str, inputs: fmt::Arguments<'_>) {
+        let inputs = inputs.to_string();
+        let subject = format!("{} {}", self.metrics.name, self.metrics.direction);
+        tracing::debug!(subject, controller = controller.label(), change = change.label(), reason, inputs, "decided");
+        let decision = Decision { controller, subject: subject.into(), change, reason, inputs };
+        self.decisions.note(self.now, decision);
+    }
+}
