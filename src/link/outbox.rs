@@ -1,9 +1,10 @@
 //! What a link is about to send: control capsules first, then packets, framed into messages and written in place.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use crate::packet::{Buf, BufPool};
+use crate::packet::{Buf, BufPool, PACKET_BYTES_MAX};
 use crate::transport::Written;
 use crate::wire::frame::{self, CONTROL_BYTES_MAX, Keys, Opcode, Role, Subprotocol};
 
@@ -12,6 +13,21 @@ const SLICES_MAX: usize = 64;
 
 /// Payload bytes after which the message being filled is closed: what a browser relays best.
 const MESSAGE_BYTES: usize = 65_536;
+
+/// Capsules up to this length are copied behind the one before them, where its buffer has room: a slice costs the kernel
+/// more than such a copy, and a buffer of 2 KiB would be held for each.
+const SMALL_BYTES_MAX: usize = 512;
+
+/// A thread's space for a text message and its frame.
+#[derive(Default)]
+struct Text {
+    message: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+thread_local! {
+    static TEXT: RefCell<Text> = RefCell::default();
+}
 
 /// What a link is about to send. Bounded by its users: packets by the batch and the window, control capsules by
 /// carrying only the newest state, pongs by answering only the newest ping.
@@ -84,53 +100,65 @@ impl Outbox {
         }
     }
 
+    /// Fills messages in place: a capsule stays in its buffer, and a small one moves into the one before it, so that a
+    /// message of small packets is a few slices and holds a few buffers.
     fn frame_binary(&mut self, role: Role, pool: &BufPool) {
-        let control = std::mem::take(&mut self.control);
-        let control = match (control.is_empty(), pool.copy(&control)) {
-            (false, Some(buf)) if buf.len() == control.len() => Some(buf),
-            (false, _) => {
-                self.control = control;
-                None
+        let control = self.take_control(pool);
+        let Self { unframed, framed, keys, .. } = self;
+        let mut message = Message { first: framed.len(), bytes: 0 };
+        for capsule in control.into_iter().chain(unframed.drain(..)) {
+            if message.bytes > 0 && message.bytes + capsule.len() > MESSAGE_BYTES {
+                message.seal(framed, role, keys);
+                message = Message { first: framed.len(), bytes: 0 };
             }
-            (true, _) => None,
-        };
-        let mut capsules = control.into_iter().chain(std::mem::take(&mut self.unframed)).peekable();
-        while capsules.peek().is_some() {
-            let (mut message, mut len) = (Vec::new(), 0);
-            while let Some(capsule) = capsules.next_if(|next| len == 0 || len + next.len() <= MESSAGE_BYTES) {
-                len += capsule.len();
-                message.push(capsule);
-            }
-            let key = self.key(role);
-            self.frame_in_place(message, len, key);
+            message.add(framed, capsule);
         }
+        if message.bytes > 0 {
+            message.seal(framed, role, keys);
+        }
+    }
+
+    /// The control capsules in a buffer; they stay where the pool has none.
+    fn take_control(&mut self, pool: &BufPool) -> Option<Buf> {
+        if self.control.is_empty() {
+            return None;
+        }
+        let buf = pool.copy(&self.control).filter(|buf| buf.len() == self.control.len());
+        if buf.is_some() {
+            self.control.clear();
+        }
+        buf
     }
 
     fn frame_text(&mut self, role: Role, pool: &BufPool) {
-        let mut capsules = std::mem::take(&mut self.unframed).into_iter().peekable();
-        while !self.control.is_empty() || capsules.peek().is_some() {
-            let (mut bytes, mut message) = (self.control.clone(), Vec::new());
-            while let Some(capsule) =
-                capsules.next_if(|next| bytes.is_empty() || bytes.len() + next.len() <= MESSAGE_BYTES)
-            {
-                bytes.extend_from_slice(capsule.bytes());
-                message.push(capsule);
-            }
+        let mut next = 0;
+        while !self.control.is_empty() || next < self.unframed.len() {
             let key = self.key(role);
-            let mut frame = Vec::with_capacity(frame::HEADER_BYTES_MAX + Subprotocol::Base64.payload_len(bytes.len()));
-            frame::append_base64(&bytes, key, &mut frame);
-            let parts = frame.chunks(crate::packet::PACKET_BYTES_MAX).map(|part| pool.copy(part));
-            // All or nothing: half a frame would break the stream.
-            let Some(parts) = parts.collect::<Option<Vec<Buf>>>() else {
-                self.unframed = message.into_iter().chain(capsules).collect();
-                return;
-            };
-            self.framed.extend(parts);
+            let framed = TEXT.with_borrow_mut(|Text { message, frame }| {
+                message.clear();
+                message.extend_from_slice(&self.control);
+                let mut end = next;
+                while let Some(capsule) = self.unframed.get(end)
+                    && (message.is_empty() || message.len() + capsule.len() <= MESSAGE_BYTES)
+                {
+                    message.extend_from_slice(capsule.bytes());
+                    end += 1;
+                }
+                frame.clear();
+                frame::append_base64(message, key, frame);
+                extend_or_leave(&mut self.framed, frame, pool).then_some(end)
+            });
+            let Some(end) = framed else { break };
+            next = end;
             self.control.clear();
         }
+        self.unframed.drain(..next);
     }
 
     fn frame_control_frames(&mut self, role: Role, pool: &BufPool) {
+        if self.pong.is_none() && !self.ping {
+            return;
+        }
         let mut frame = Vec::new();
         if let Some(payload) = self.pong.take() {
             frame::append(Opcode::Pong, &payload, self.key(role), &mut frame);
@@ -138,29 +166,11 @@ impl Outbox {
         if std::mem::take(&mut self.ping) {
             frame::append(Opcode::Ping, &[], self.key(role), &mut frame);
         }
-        if !frame.is_empty() {
-            self.framed.extend(pool.copy(&frame));
-        }
+        self.framed.extend(pool.copy(&frame));
     }
 
     fn key(&mut self, role: Role) -> Option<[u8; 4]> {
-        (role == Role::Client).then(|| self.keys.next())
-    }
-
-    fn frame_in_place(&mut self, mut message: Vec<Buf>, len: usize, key: Option<[u8; 4]>) {
-        let header = frame::header(Opcode::Binary, len, key);
-        if let Some(key) = key {
-            let mut offset = 0;
-            for buf in &mut message {
-                let bytes = buf.bytes_mut();
-                frame::mask(bytes, key, offset);
-                offset += bytes.len();
-            }
-        }
-        if let Some(room) = message.first_mut().and_then(|first| first.prepend(header.len())) {
-            room.copy_from_slice(&header);
-        }
-        self.framed.extend(message);
+        key(role, &mut self.keys)
     }
 
     /// Gives as many slices as there are to `write`, and takes off what it took.
@@ -190,4 +200,59 @@ impl Outbox {
             self.framed.pop_front();
         }
     }
+}
+
+/// A message that is being filled at the end of what is framed.
+struct Message {
+    /// Where its first buffer is.
+    first: usize,
+    bytes: usize,
+}
+
+impl Message {
+    fn add(&mut self, framed: &mut VecDeque<Buf>, capsule: Buf) {
+        self.bytes += capsule.len();
+        if capsule.len() <= SMALL_BYTES_MAX
+            && framed.len() > self.first
+            && let Some(last) = framed.back_mut()
+            && last.tailroom() >= capsule.len()
+        {
+            last.extend(capsule.bytes());
+        } else {
+            framed.push_back(capsule);
+        }
+    }
+
+    fn seal(&self, framed: &mut VecDeque<Buf>, role: Role, keys: &mut Keys) {
+        let key = key(role, keys);
+        let header = frame::header(Opcode::Binary, self.bytes, key);
+        if let Some(key) = key {
+            let mut offset = 0;
+            for buf in framed.range_mut(self.first..) {
+                let bytes = buf.bytes_mut();
+                frame::mask(bytes, key, offset);
+                offset += bytes.len();
+            }
+        }
+        if let Some(room) = framed.get_mut(self.first).and_then(|first| first.prepend(header.len())) {
+            room.copy_from_slice(&header);
+        }
+    }
+}
+
+fn key(role: Role, keys: &mut Keys) -> Option<[u8; 4]> {
+    (role == Role::Client).then(|| keys.next())
+}
+
+/// Adds a frame in as many buffers as it takes. All or nothing: half a frame would break the stream.
+fn extend_or_leave(framed: &mut VecDeque<Buf>, frame: &[u8], pool: &BufPool) -> bool {
+    let before = framed.len();
+    for part in frame.chunks(PACKET_BYTES_MAX) {
+        let Some(buf) = pool.copy(part) else {
+            framed.truncate(before);
+            return false;
+        };
+        framed.push_back(buf);
+    }
+    true
 }

@@ -1,0 +1,584 @@
+//! The gateway's stages over real links, with a counting sink where the internet would be: what a packet costs the
+//! gateway alone.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use wstether::checksum;
+use wstether::link::{Link, LinkError};
+use wstether::metrics::{StageMetrics, labels};
+use wstether::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
+use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
+use wstether::pipeline::FLOW_LANES;
+use wstether::policy::{Policy, Prefix};
+use wstether::runtime::cores::Cores;
+use wstether::runtime::hand_over::Rule;
+use wstether::runtime::inlet::Inlet;
+use wstether::runtime::keeper::Keeper;
+use wstether::runtime::lanes::{Entry, LaneId, Limits, Quota};
+use wstether::runtime::port::Port;
+use wstether::runtime::queue::{Fifo, Signal};
+use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
+use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
+use wstether::stages::ip_parse::{self, Guard, Parsed};
+use wstether::stages::nat_rewrite::{self, Translated};
+use wstether::stages::tethered::{Steered, Tethered};
+use wstether::stages::ws_decode::{self, LinkKeeper, WsDecode};
+use wstether::stages::ws_encode::{self, WsEncode};
+use wstether::steer;
+use wstether::table::Table;
+use wstether::tether::{TICKET_BYTES, Tether};
+use wstether::tether_id::TetherId;
+use wstether::tether_links::{TetherLinks, Windows};
+use wstether::transport::Transport;
+use wstether::wire::capsule::{CloseReason, Features, SessionId, datagram_header};
+use wstether::wire::frame::{self, Opcode, Role, Subprotocol};
+use wstether::wire::proof::CredentialId;
+
+/// Bytes of a message that the simulated client sends, as a client fills them.
+const MESSAGE_BYTES: usize = 65_536;
+const MESSAGE_BYTES_MAX: usize = 262_144;
+const MTU_BYTES: u16 = 1_500;
+/// Far more than is ever on its way, so that no window holds anything back.
+const WINDOW_BYTES: u64 = 1 << 40;
+const POOL_BYTES: u64 = 256 << 20;
+const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// A server on the internet.
+const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const SERVER_PORT: u16 = 443;
+const UPLINK: &str = "uplink";
+const DOWNLINK: &str = "downlink";
+const TCP: u8 = 6;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+const UDP: u8 = 17;
+/// How long anything may take before the test says that it does not come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What kind of packets there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// UDP of `bytes` in all.
+    Single {
+        /// Length of the IP packet.
+        bytes: usize,
+    },
+    /// TCP super-packets of `segments` segments of 1,400 bytes of payload.
+    Super {
+        /// Segments in each.
+        segments: usize,
+    },
+}
+
+const SEGMENT_BYTES: usize = 1_400;
+const TCP_HEADER_BYTES: usize = 40;
+
+impl Shape {
+    fn offload(self) -> Offload {
+        match self {
+            Self::Single { .. } => Offload::default(),
+            Self::Super { .. } => Offload {
+                checksum: Checksum::Partial { start: 20, offset: 16 },
+                segment_bytes: SEGMENT_BYTES as u16,
+                header_bytes: TCP_HEADER_BYTES as u16,
+            },
+        }
+    }
+
+    fn segments(self) -> u64 {
+        match self {
+            Self::Single { .. } => 1,
+            Self::Super { segments } => segments as u64,
+        }
+    }
+
+    /// What opens a flow of such packets: only a SYN makes a mapping for TCP.
+    fn opening(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
+        match self {
+            Self::Single { .. } => self.packet(source, destination),
+            Self::Super { .. } => Self::Super { segments: 0 }.sealed(source, destination, TCP_SYN),
+        }
+    }
+
+    /// A packet between two ends, as whoever sends it makes it.
+    pub(crate) fn packet(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
+        self.sealed(source, destination, TCP_ACK)
+    }
+
+    fn sealed(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), tcp_flags: u8) -> Vec<u8> {
+        let (protocol, len) = match self {
+            Self::Single { bytes } => (UDP, bytes),
+            Self::Super { segments } => (TCP, TCP_HEADER_BYTES + segments * SEGMENT_BYTES),
+        };
+        let mut packet = vec![0; len];
+        packet[..12].copy_from_slice(&[0x45, 0, (len >> 8) as u8, len as u8, 0, 7, 0x40, 0, 64, protocol, 0, 0]);
+        packet[12..16].copy_from_slice(&source.0.octets());
+        packet[16..20].copy_from_slice(&destination.0.octets());
+        let sum = checksum::of(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet[20..22].copy_from_slice(&source.1.to_be_bytes());
+        packet[22..24].copy_from_slice(&destination.1.to_be_bytes());
+        let pseudo_header =
+            checksum::pseudo_header(IpAddr::V4(source.0), IpAddr::V4(destination.0), protocol, len - 20);
+        match self {
+            Self::Single { .. } => {
+                packet[24..26].copy_from_slice(&((len - 20) as u16).to_be_bytes());
+                let sum = !checksum::fold(pseudo_header + checksum::sum(&packet[20..]));
+                packet[26..28].copy_from_slice(&sum.to_be_bytes());
+            }
+            Self::Super { .. } => {
+                packet[32..34].copy_from_slice(&[0x50, tcp_flags]);
+                packet[36..38].copy_from_slice(&checksum::fold(pseudo_header).to_be_bytes());
+            }
+        }
+        packet
+    }
+}
+
+/// Keeps the links of the path: pokes ws-encode where there is something to say.
+#[derive(Default)]
+struct Keeps {
+    poke: OnceLock<Box<dyn Fn(LaneId) + Send + Sync>>,
+}
+
+impl LinkKeeper for Keeps {
+    fn has_control(&self, tether: LaneId) {
+        if let Some(poke) = self.poke.get() {
+            poke(tether);
+        }
+    }
+
+    fn ack_later(&self, _link: &Arc<Link>) {}
+
+    fn close(&self, _link: &Arc<Link>, code: u16, reason: &str) {
+        panic!("a link was closed: {code} {reason}");
+    }
+
+    fn closed(&self, _link: &Arc<Link>, reason: Option<CloseReason>) {
+        panic!("a link was closed: {reason:?}");
+    }
+
+    fn ended(&self, _link: &Arc<Link>, error: &LinkError) {
+        panic!("a link ended: {error}");
+    }
+}
+
+/// Where the internet would be: counts, and notes the external ports while it is asked to.
+#[derive(Default)]
+struct Internet {
+    ports: Arc<Mutex<Option<Vec<u16>>>>,
+}
+
+impl Handler for Internet {
+    type Queue = Fifo<Packet<Translated>>;
+    type Out = Packet<Translated>;
+    type Turned = Packet<Parsed>;
+
+    fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+        let mut ports = self.ports.lock().expect("no panic");
+        for entry in work.batch.items.drain(..) {
+            work.tally.sent.add(&entry.item);
+            if let Some(ports) = &mut *ports {
+                let bytes = entry.item.bytes();
+                ports.push(u16::from_be_bytes([bytes[20], bytes[21]]));
+            }
+        }
+    }
+}
+
+/// A client at the far end of a link.
+struct Client {
+    stream: TcpStream,
+    /// What opens each of its flows, as a message in a masked frame.
+    opening: Vec<u8>,
+    /// Its packets, likewise.
+    frame: Vec<u8>,
+    /// What they are in segments.
+    message_segments: u64,
+    /// Its link's lane at the gateway.
+    link: LaneId,
+    /// Packets for it from the internet, all flows in turn.
+    incoming: Vec<Vec<u8>>,
+    shape: Shape,
+}
+
+impl Client {
+    fn write(&self, bytes: impl FnOnce(&Self) -> &[u8]) {
+        let mut rest = bytes(self);
+        let end = Instant::now() + PATIENCE;
+        while !rest.is_empty() {
+            match (&self.stream).write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => assert!(Instant::now() < end, "no room"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// The path: both directions, and the clients at its inner end.
+pub(crate) struct GatewayPath {
+    clients: Vec<Client>,
+    uplink: Inlet<Signal>,
+    downlink: Inlet<Packet<Raw>>,
+    sent_up: Arc<StageMetrics>,
+    sent_down: Arc<StageMetrics>,
+    all: Vec<Arc<StageMetrics>>,
+    keeper: Keeper,
+    pool: BufPool,
+    ports: Arc<Mutex<Option<Vec<u16>>>>,
+    signals: Vec<Entry<Signal>>,
+    entries: Vec<Entry<Packet<Raw>>>,
+    expected: (u64, u64),
+    heard_bytes: u64,
+    scratch: Vec<u8>,
+}
+
+struct Build {
+    rule: Rule,
+    cores: Arc<Cores>,
+    kept: Vec<Arc<dyn Kept>>,
+    metrics: Vec<Arc<StageMetrics>>,
+}
+
+impl Build {
+    fn stage<H: Handler>(
+        &mut self,
+        (name, direction): (&'static str, &'static str),
+        (reasons, lanes): (Vec<&'static str>, u32),
+        handler: H,
+        next: Option<Arc<dyn Port<H::Out>>>,
+        turn: Option<Arc<dyn Port<H::Turned>>>,
+    ) -> Arc<Stage<H>> {
+        let metrics = StageMetrics::new(name, direction, &[&RUNTIME_REASONS, &reasons[..]].concat());
+        let settings = Settings {
+            lanes,
+            limits: Limits { segments: 16_384, held_bytes: POOL_BYTES },
+            quota: Quota { segments: 256, lane_bytes: MESSAGE_BYTES as u64 },
+            threads: (1, 1),
+            hand_over: self.rule,
+            when_full: if direction == UPLINK { WhenFull::Park } else { WhenFull::Drop },
+        };
+        let stage = Stage::new(name, settings, handler, next, turn, Arc::clone(&self.cores), Arc::clone(&metrics));
+        self.kept.push(Arc::clone(&stage) as _);
+        self.metrics.push(metrics);
+        stage
+    }
+}
+
+impl GatewayPath {
+    /// A path with `clients` clients of `flows` flows each, whose stages hand over by `rule`. Each client's mappings are
+    /// made by its first message.
+    pub(crate) fn new(clients: u32, flows: u16, shape: Shape, rule: Rule) -> Self {
+        let pool = BufPool::new(POOL_BYTES);
+        let plan = Arc::new(plan());
+        let (links, tethers, tether_links) =
+            (Arc::new(Table::new(clients)), Arc::new(Table::new(clients)), Arc::new(Table::new(clients)));
+        let mut build = Build { rule, cores: Cores::new(2), kept: Vec::new(), metrics: Vec::new() };
+        let keeps = Arc::new(Keeps::default());
+
+        let ws_encode = WsEncode::<_, Fifo<Packet<Translated>>> {
+            tethers: Arc::clone(&tether_links),
+            pool: pool.clone(),
+            keeper: Arc::clone(&keeps),
+            queue: std::marker::PhantomData,
+        };
+        let ws_encode =
+            build.stage(("ws-encode", DOWNLINK), (labels::<ws_encode::Reason>(), clients), ws_encode, None, None);
+        let tethered = Tethered {
+            tethers: Arc::clone(&tethers),
+            plan: Arc::clone(&plan),
+            state: |tether: &Tether| &tether.nat,
+            function: nat_rewrite::incoming,
+        };
+        let nat_in = build.stage(
+            ("nat-rewrite", DOWNLINK),
+            (labels::<nat_rewrite::Reason>(), clients),
+            tethered,
+            Some(Arc::clone(&ws_encode) as _),
+            None,
+        );
+        let steered =
+            Steered { plan: Arc::clone(&plan), function: ip_parse::incoming, reasons: std::marker::PhantomData };
+        let parse_in = build.stage(
+            ("ip-parse", DOWNLINK),
+            (labels::<ip_parse::Reason>(), FLOW_LANES),
+            steered,
+            Some(Arc::clone(&nat_in) as _),
+            Some(Arc::clone(&nat_in) as _),
+        );
+        let internet = Internet::default();
+        let ports = Arc::clone(&internet.ports);
+        let out = build.stage(("raw-send", UPLINK), (vec![], clients), internet, None, None);
+        let tethered = Tethered {
+            tethers: Arc::clone(&tethers),
+            plan: Arc::clone(&plan),
+            state: |tether: &Tether| &tether.nat,
+            function: nat_rewrite::outgoing,
+        };
+        let turn: Arc<dyn Port<_>> = nat_in;
+        let nat_out = build.stage(
+            ("nat-rewrite", UPLINK),
+            (labels::<nat_rewrite::Reason>(), clients),
+            tethered,
+            Some(out as _),
+            Some(Arc::clone(&turn)),
+        );
+        let tethered = Tethered {
+            tethers: Arc::clone(&tethers),
+            plan: Arc::clone(&plan),
+            state: |tether: &Tether| &tether.guard,
+            function: ip_parse::outgoing,
+        };
+        let parse_out = build.stage(
+            ("ip-parse", UPLINK),
+            (labels::<ip_parse::Reason>(), clients),
+            tethered,
+            Some(nat_out as _),
+            Some(turn),
+        );
+        let ws_decode = WsDecode {
+            links: Arc::clone(&links),
+            pool: pool.clone(),
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            keeper: Arc::clone(&keeps),
+        };
+        let ws_decode = build.stage(
+            ("ws-decode", UPLINK),
+            (labels::<ws_decode::Reason>(), clients),
+            ws_decode,
+            Some(parse_out as _),
+            None,
+        );
+
+        // Without it all runs on the caller's thread: an acknowledgement then rides on the next message.
+        let weak = if rule == Rule::Always { Weak::new() } else { Arc::downgrade(&ws_encode) };
+        let poke = move |lane| {
+            if let Some(stage) = weak.upgrade() {
+                stage.poke(lane)
+            }
+        };
+        assert!(keeps.poke.set(Box::new(poke)).is_ok());
+        let cores = Arc::clone(&build.cores);
+        let metrics = |name: &str| {
+            let mut found = build.metrics.iter().filter(|metrics| metrics.name == name);
+            Arc::clone(found.next().expect("a stage of that name"))
+        };
+        let (sent_up, sent_down) = (metrics("raw-send"), metrics("ws-encode"));
+        build.kept.reverse();
+        let keeper = Keeper::new(build.kept, Arc::clone(&cores));
+        keeper.start().expect("threads");
+        let clients =
+            (0..clients).map(|id| client(id, flows, shape, &plan, &pool, (&links, &tethers, &tether_links))).collect();
+        let mut path = Self {
+            clients,
+            uplink: Inlet::new(ws_decode, Arc::clone(&cores)),
+            downlink: Inlet::new(parse_in, cores),
+            sent_up,
+            sent_down,
+            all: build.metrics,
+            keeper,
+            pool,
+            ports,
+            signals: Vec::new(),
+            entries: Vec::new(),
+            expected: (0, 0),
+            heard_bytes: 0,
+            scratch: vec![0; 1 << 20],
+        };
+        path.make_mappings(flows);
+        path
+    }
+
+    fn make_mappings(&mut self, flows: u16) {
+        for client in 0..self.clients.len() {
+            *self.ports.lock().expect("no panic") = Some(Vec::new());
+            self.clients[client].write(|client| &client.opening);
+            self.expected.0 += u64::from(flows);
+            self.drive_up(client);
+            let ports = self.ports.lock().expect("no panic").take().expect("put there");
+            let client = &mut self.clients[client];
+            let ports = ports.into_iter();
+            client.incoming = ports.map(|port| client.shape.packet((SERVER, SERVER_PORT), (EXTERNAL, port))).collect();
+        }
+    }
+
+    /// How many clients there are.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The client writes one message into its socket; tells how many segments it holds.
+    pub(crate) fn send_up(&mut self, client: usize) -> u64 {
+        self.clients[client].write(|client| &client.frame);
+        let segments = self.clients[client].message_segments;
+        self.expected.0 += segments;
+        segments
+    }
+
+    /// The gateway reads what the client has written, up to the sink.
+    pub(crate) fn drive_up(&mut self, client: usize) {
+        let lane = self.clients[client].link;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let now = Instant::now();
+            self.signals.push(Entry { origin: lane, lane, item: Signal });
+            self.uplink.push(now, false, &mut self.signals);
+            if self.sent_up.packets_out.get() >= self.expected.0 {
+                return;
+            }
+            assert!(now < end, "packets are missing: {}", self.missing());
+        }
+    }
+
+    /// A batch of `packets` packets for the client comes from the internet.
+    pub(crate) fn prepare_down(&mut self, client: usize, packets: usize) -> u64 {
+        let Client { incoming, shape, .. } = &self.clients[client];
+        for bytes in incoming.iter().cycle().take(packets) {
+            let packet = Packet::raw(self.pool.copy(bytes).expect("room"), shape.offload());
+            let lane = LaneId(steer::flow_hash(bytes) % FLOW_LANES);
+            self.entries.push(Entry { origin: lane, lane, item: packet });
+        }
+        let segments = packets as u64 * shape.segments();
+        self.expected.1 += segments;
+        segments
+    }
+
+    /// The gateway handles what was prepared, up to the client's socket.
+    pub(crate) fn drive_down(&mut self, client: usize) {
+        self.downlink.push(Instant::now(), false, &mut self.entries);
+        let end = Instant::now() + PATIENCE;
+        while self.sent_down.packets_out.get() < self.expected.1 {
+            assert!(Instant::now() < end, "packets are missing: {}", self.missing());
+            self.hear(client);
+        }
+    }
+
+    /// The client reads what is there, and tells how much that was since the start.
+    pub(crate) fn hear(&mut self, client: usize) -> u64 {
+        let stream = &mut self.clients[client].stream;
+        loop {
+            match stream.read(&mut self.scratch) {
+                Ok(0) => panic!("the link ended"),
+                Ok(count) => self.heard_bytes += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.heard_bytes,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// What came in, went out and was dropped by what reason, of each stage.
+    fn missing(&self) -> String {
+        let stages = self.all.iter().map(|stage| {
+            let drops: Vec<_> = stage.reasons.iter().zip(&stage.drops).filter(|(_, drops)| drops.get() > 0).collect();
+            format!("{}: {} in, {} out, {drops:?}\n", stage.name, stage.packets_in.get(), stage.packets_out.get())
+        });
+        stages.collect()
+    }
+
+    /// Segments at the sink and at the clients, and how many any stage dropped.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let dropped = self.all.iter().map(|metrics| metrics.dropped()).sum();
+        (self.sent_up.packets_out.get(), self.sent_down.packets_out.get(), dropped)
+    }
+}
+
+impl Drop for GatewayPath {
+    fn drop(&mut self) {
+        self.keeper.stop();
+    }
+}
+
+fn plan() -> AddressPlan {
+    let pool = Prefix::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 16).expect("a prefix");
+    let addresses = vec![IpAddr::V4(EXTERNAL)];
+    AddressPlan::new(pool, Translation::Gateway { addresses, ports: 1_024..=65_535, block_ports: 512 }).expect("a plan")
+}
+
+fn packets_a_message(shape: Shape) -> usize {
+    let bytes = shape.packet((SERVER, 1), (SERVER, 1)).len();
+    (MESSAGE_BYTES / (bytes + datagram_header(bytes, shape.offload()).len())).max(1)
+}
+
+type Tables<'a> = (&'a Table<Link>, &'a Table<Tether>, &'a Table<TetherLinks>);
+
+fn client(id: u32, flows: u16, shape: Shape, plan: &Arc<AddressPlan>, pool: &BufPool, tables: Tables<'_>) -> Client {
+    let lane = LaneId(id);
+    let (stream, near) = connected();
+    let transport = Transport::new(mio::net::TcpStream::from_std(near), None).expect("a transport");
+    let link = Arc::new(Link::new(lane, transport, Role::Server, Instant::now()));
+    let windows = Windows { send_bytes: WINDOW_BYTES, credit_bytes: Some(WINDOW_BYTES) };
+    let owner = Arc::new(TetherLinks::new(lane, windows));
+    link.upgraded(Subprotocol::Binary, MESSAGE_BYTES_MAX, &[]);
+    link.opened(Arc::clone(&owner), Features::SUPER_PACKETS, MESSAGE_BYTES_MAX, Some(WINDOW_BYTES));
+    owner.join(Arc::clone(&link));
+    let tether = tether(TetherId(id), plan, pool, &owner);
+    let (links, tethers, tether_links) = tables;
+    links.put(lane, link);
+    tethers.put(lane, Arc::new(tether));
+    tether_links.put(lane, owner);
+    let IpAddr::V4(lease) = plan.lease(TetherId(id)).expect("a lease") else { panic!("an IPv4 plan") };
+    let source = |at: usize| (lease, 10_000 + at as u16 % flows);
+    let opening = (0..flows.into()).map(|at| shape.opening(source(at), (SERVER, SERVER_PORT)));
+    let packets = (0..packets_a_message(shape)).map(|at| shape.packet(source(at), (SERVER, SERVER_PORT)));
+    let checksum = shape.offload().checksum;
+    Client {
+        opening: message(opening, Offload { checksum, ..Offload::default() }),
+        frame: message(packets, shape.offload()),
+        message_segments: packets_a_message(shape) as u64 * shape.segments(),
+        stream,
+        link: lane,
+        incoming: Vec::new(),
+        shape,
+    }
+}
+
+fn tether(id: TetherId, plan: &Arc<AddressPlan>, pool: &BufPool, links: &Arc<TetherLinks>) -> Tether {
+    let guard_rules = ip_parse::Rules {
+        plan: Arc::clone(plan),
+        policy: Arc::new(Policy::new(vec![], vec![], vec![])),
+        mtu_bytes: MTU_BYTES,
+        pool: pool.clone(),
+    };
+    let nat_rules = nat::Rules {
+        plan: Arc::clone(plan),
+        timers: Timers::default(),
+        filtering: Filtering::EndpointIndependent,
+        resolver: None,
+        mtu_bytes: MTU_BYTES,
+        mappings_max: 1_024,
+        mappings_per_second: 1_024,
+        remotes_max: 16,
+        pool: pool.clone(),
+    };
+    let guard = Guard::new(id, Arc::new(guard_rules)).expect("a lease");
+    let nat = Nat::new(id, Arc::new(nat_rules), 1).expect("a lease");
+    let name = (SessionId([0; 16]), [0; TICKET_BYTES]);
+    let credential = CredentialId::random().expect("random bytes");
+    Tether::new(id, name, credential, Arc::clone(links), (guard, nat), Instant::now())
+}
+
+/// A message of these packets, masked as a client's are.
+fn message(packets: impl Iterator<Item = Vec<u8>>, offload: Offload) -> Vec<u8> {
+    let mut message = Vec::new();
+    for packet in packets {
+        message.extend_from_slice(&datagram_header(packet.len(), offload));
+        message.extend_from_slice(&packet);
+    }
+    let mut out = Vec::new();
+    frame::append(Opcode::Binary, &message, Some([1, 2, 3, 4]), &mut out);
+    out
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let far = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (near, _) = listener.accept().expect("a connection");
+    for stream in [&far, &near] {
+        stream.set_nonblocking(true).expect("non-blocking");
+        stream.set_nodelay(true).expect("no delay");
+    }
+    (far, near)
+}
