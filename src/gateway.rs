@@ -341,7 +341,7 @@ fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
         path: config.listen.path.as_str().to_owned(),
         features: Features::SUPER_PACKETS,
         credit_bytes: config.tethers.credit_window.0,
-        window_bytes: config.tethers.downlink_window.0,
+        window_bytes_max: config.tethers.downlink_window.0,
         message_bytes_max: config.tethers.message_max.as_len(),
         keep_alive: config.listen.keepalive,
         linger: config.tethers.linger,

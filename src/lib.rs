@@ -21,6 +21,7 @@ pub mod stages;
 pub mod status;
 pub mod steer;
 pub mod tether_id;
+pub mod window;
 pub mod wire;
 
 #[cfg(feature = "kernel")]

@@ -13,6 +13,7 @@ use crate::packet::{Buf, BufPool, Offload};
 use crate::runtime::lanes::LaneId;
 use crate::tether_links::TetherLinks;
 use crate::transport::Transport;
+use crate::window::Window;
 use crate::wire::capsule::{self, Features, datagram_header};
 use crate::wire::frame::{self, Decoder, FrameError, Role, Step, Subprotocol};
 
@@ -32,8 +33,10 @@ const READ_BUDGET_BYTES: usize = 262_144;
 /// Received bytes that are acknowledged without waiting for a message to ride on or for [`ACK_DELAY_MS`].
 pub const ACK_EVERY_BYTES: u64 = 32_768;
 
-/// How long an acknowledgement may wait for a message to ride on, in milliseconds.
-pub const ACK_DELAY_MS: u64 = 10;
+/// How long an acknowledgement may wait for a message to ride on, in milliseconds. What was sent meanwhile has to be let
+/// out ahead of it, so that a longer delay would be a longer queue; a shorter one costs more than 500 acknowledgements a
+/// second on a fast link.
+pub const ACK_DELAY_MS: u64 = 2;
 
 /// One WebSocket connection.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub struct Link {
     /// The socket takes no more until it is writable again.
     blocked: AtomicBool,
     counts: Counts,
+    /// Known once the link serves a tether, which says how large it may get.
+    window: OnceLock<Mutex<Window>>,
     born: Instant,
     /// Milliseconds after `born` at which the peer was last heard.
     heard_ms: AtomicU64,
@@ -139,6 +144,7 @@ impl Link {
             closed: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             counts: Counts { credit: AtomicU64::new(u64::MAX), ..Counts::default() },
+            window: OnceLock::new(),
             born: now,
             heard_ms: AtomicU64::new(0),
             asked_ms: AtomicU64::new(0),
@@ -193,6 +199,7 @@ impl Link {
             self.counts.credit.store(credit, Ordering::Relaxed);
         }
         self.features.get_or_init(|| features);
+        self.window.get_or_init(|| Mutex::new(Window::new(owner.windows().send_bytes_max, self.born)));
         self.owner.get_or_init(|| owner);
         self.open.store(true, Ordering::Release);
     }
@@ -323,9 +330,13 @@ impl Link {
 
     /// The peer has received up to `bytes`; `false` where that goes back, or beyond what was sent.
     #[must_use]
-    pub fn acked(&self, bytes: u64) -> bool {
-        bytes <= self.counts.sent.load(Ordering::Relaxed)
-            && self.counts.sent_acked.fetch_max(bytes, Ordering::Relaxed) <= bytes
+    pub fn acked(&self, now: Instant, bytes: u64) -> bool {
+        let is_possible = bytes <= self.counts.sent.load(Ordering::Relaxed)
+            && self.counts.sent_acked.fetch_max(bytes, Ordering::Relaxed) <= bytes;
+        if let Some(window) = self.window.get().filter(|_| is_possible) {
+            locked(window).acked(now, bytes);
+        }
+        is_possible
     }
 
     /// The peer lets us send up to `bytes`. Never goes back.
@@ -338,11 +349,41 @@ impl Link {
         self.counts.sent.load(Ordering::Relaxed).saturating_sub(self.counts.sent_acked.load(Ordering::Relaxed))
     }
 
-    /// Bytes that may be sent now: what the window and the peer's credit leave.
-    pub fn sendable_bytes(&self, window_bytes: u64) -> u64 {
+    /// Bytes that may be sent now: what the window and the peer's credit leave, and no more than one message should have.
+    pub fn sendable_bytes(&self) -> u64 {
         let sent = self.counts.sent.load(Ordering::Relaxed);
         let credit = self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent);
-        credit.min(window_bytes.saturating_sub(self.in_flight_bytes()))
+        let Some(window) = self.window.get() else { return 0 };
+        let mut window = locked(window);
+        let free = window.bytes().saturating_sub(self.in_flight_bytes());
+        if free == 0 {
+            window.full();
+        }
+        credit.min(free).min(window.burst_bytes().map_or(BATCH_BYTES_MAX, |burst| burst.min(BATCH_BYTES_MAX)))
+    }
+
+    /// Bytes that the window lets be on their way.
+    pub fn window_bytes(&self) -> u64 {
+        self.window.get().map_or(0, |window| locked(window).bytes())
+    }
+
+    /// The most bytes that one message should have; `None` where the link is fast, or not known yet.
+    pub fn burst_bytes(&self) -> Option<u64> {
+        locked(self.window.get()?).burst_bytes()
+    }
+
+    /// Has the window know what was put into the outbox: before it is flushed, or its acknowledgement may come first.
+    pub fn note_sent(&self, now: Instant) {
+        if let Some(window) = self.window.get() {
+            locked(window).sent(now, self.counts.sent.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Has the window know that the socket holds back what is to be sent.
+    pub fn note_blocked(&self) {
+        if let Some(window) = self.window.get() {
+            locked(window).blocked();
+        }
     }
 
     /// Up to where the peer was last told that it may send.

@@ -1,6 +1,6 @@
 //! The links of a tether, and what they share: the window and the account. They come and go while the tether stays.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::link::Link;
@@ -10,8 +10,8 @@ use crate::runtime::lanes::LaneId;
 /// What a tether may have on its way.
 #[derive(Clone, Copy, Debug)]
 pub struct Windows {
-    /// Bytes that may be sent and not yet acknowledged.
-    pub send_bytes: u64,
+    /// The most bytes that a link's window lets be sent and not yet acknowledged.
+    pub send_bytes_max: u64,
     /// Bytes that the peer may have inside this end; `None` where this end grants no credit.
     pub credit_bytes: Option<u64>,
 }
@@ -24,6 +24,7 @@ pub struct TetherLinks {
     account: Arc<Account>,
     links: Mutex<Vec<Arc<Link>>>,
     waits_for_window: AtomicBool,
+    cut_bytes: AtomicU64,
 }
 
 impl TetherLinks {
@@ -35,6 +36,7 @@ impl TetherLinks {
             account: Arc::default(),
             links: Mutex::default(),
             waits_for_window: AtomicBool::new(false),
+            cut_bytes: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -103,6 +105,17 @@ impl TetherLinks {
     /// The window has opened; `true` where somebody waited for it.
     pub fn window_opened(&self) -> bool {
         self.waits_for_window.swap(false, Ordering::AcqRel)
+    }
+
+    /// Super-packets above this are cut before they are sent, so that none holds up what comes behind it for long;
+    /// `u64::MAX` where the link is fast, or not known yet.
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Super-packets above `bytes` are cut from now on.
+    pub fn set_cut_bytes(&self, bytes: u64) {
+        self.cut_bytes.store(bytes, Ordering::Relaxed);
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {

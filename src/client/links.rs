@@ -30,6 +30,9 @@ pub const TETHER: LaneId = LaneId(0);
 /// Links at once: the one in use, one that takes over, and one that is ending.
 pub const LINKS_MAX: u32 = 4;
 
+/// The most bytes on the way to the gateway: what 300 ms of 1 Gbit/s hold, and more than any credit that is configured.
+const WINDOW_BYTES_MAX: u64 = 64 << 20;
+
 /// Keep-alive intervals of silence after which a link counts as dead (docs/protocol.md).
 const SILENT_KEEP_ALIVES: u32 = 3;
 
@@ -77,9 +80,9 @@ impl Links {
     /// No descriptor left.
     pub fn new(table: Arc<Table<Link>>, pool: BufPool, ended: Sender<Event>) -> io::Result<(Arc<Self>, Poll)> {
         let poll = Poll::new()?;
-        // The client grants no credit: what comes is written to the device at once. What it may send is the gateway's
-        // to say, by credit.
-        let windows = Windows { send_bytes: u64::MAX / 2, credit_bytes: None };
+        // The client grants no credit: what comes is written to the device at once. What it may send the gateway bounds by
+        // credit.
+        let windows = Windows { send_bytes_max: WINDOW_BYTES_MAX, credit_bytes: None };
         let tether = Arc::new(TetherLinks::new(TETHER, windows));
         let tethers = Arc::new(Table::new(1));
         tethers.put(TETHER, Arc::clone(&tether));

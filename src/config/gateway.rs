@@ -151,8 +151,9 @@ settings! {
         linger: Duration = "5m" in "0s"..="1d",
         /// How many bytes a client may send ahead of what the gateway has passed on.
         credit_window: Bytes = "1MiB" in "128KiB"..="64MiB",
-        /// How many bytes the gateway sends ahead of what the client has acknowledged. The relay holds at most these.
-        downlink_window: Bytes = "1MiB" in "128KiB"..="64MiB",
+        /// How many bytes the gateway sends ahead of what the client has acknowledged, at most. It follows the link: what
+        /// the path holds, and a few milliseconds of queue.
+        downlink_window: Bytes = "8MiB" in "128KiB"..="64MiB",
         /// The largest WebSocket message taken. A larger one closes the link with 1009. A super-packet of 64 KiB fits in any.
         message_max: Bytes = "256KiB" in "128KiB"..="16MiB",
         /// The file of credentials, which "wstether token" writes. Where it is not there, the gateway makes it with one

@@ -26,7 +26,7 @@ impl Census {
     pub(super) fn add_links(&mut self, links: &TetherLinks) {
         self.credit_in_use_bytes += links.account().inside_bytes();
         for link in links.all() {
-            self.window_bytes += links.windows().send_bytes;
+            self.window_bytes += link.window_bytes();
             self.in_flight_bytes += link.in_flight_bytes();
         }
     }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_a_tether_has_inside_is_its_credit_in_use() {
         let (pool, metrics) = (BufPool::new(1 << 20), GatewayMetrics::new(&[]));
-        let links = TetherLinks::new(LaneId(0), Windows { send_bytes: 1_000, credit_bytes: Some(1_000) });
+        let links = TetherLinks::new(LaneId(0), Windows { send_bytes_max: 1_000, credit_bytes: Some(1_000) });
         let mut buf = pool.copy(b"packet").expect("a buffer");
         buf.charge(links.account(), 9);
         let mut census = Census::default();

@@ -42,8 +42,8 @@ pub struct Terms {
     pub features: Features,
     /// Bytes a tether may have inside the gateway.
     pub credit_bytes: u64,
-    /// Bytes sent to a tether ahead of its acknowledgements.
-    pub window_bytes: u64,
+    /// The most bytes sent to a tether ahead of its acknowledgements.
+    pub window_bytes_max: u64,
     /// The largest message.
     pub message_bytes_max: usize,
     /// How often an idle link is asked for a sign of life.
@@ -243,7 +243,8 @@ impl Registry {
         for bytes in [&mut session[..], &mut ticket[..], &mut seed[..]] {
             getrandom::fill(bytes).ok()?;
         }
-        let windows = Windows { send_bytes: self.terms.window_bytes, credit_bytes: Some(self.terms.credit_bytes) };
+        let windows =
+            Windows { send_bytes_max: self.terms.window_bytes_max, credit_bytes: Some(self.terms.credit_bytes) };
         let links = Arc::new(TetherLinks::new(LaneId(id.0), windows));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;

@@ -231,7 +231,7 @@ impl Doorkeeper for Keeper {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        let windows = Windows { send_bytes: 1 << 20, credit_bytes: None };
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
         link.opened(Arc::new(TetherLinks::new(TETHER, windows)), hello.features, MESSAGE_BYTES_MAX, None);
         Ok(())
     }

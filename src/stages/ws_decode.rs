@@ -127,7 +127,7 @@ impl<K: LinkKeeper> WsDecode<K> {
                         link.count_received(datagram.capsule_bytes);
                         Ok(())
                     }
-                    Ok(capsule) => self.control(link, tether, capsule),
+                    Ok(capsule) => self.control(now, link, tether, capsule),
                     Err(error) => Err(Stop::Capsule(error)),
                 }),
                 Event::Close(_) => Err(Stop::Close(None)),
@@ -165,14 +165,15 @@ impl<K: LinkKeeper> WsDecode<K> {
         out.push(Entry { origin: link.lane(), lane: tether.lane(), item: packet });
     }
 
-    fn control(&self, link: &Arc<Link>, tether: &TetherLinks, capsule: Capsule<'_>) -> Result<(), Stop> {
+    fn control(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks, capsule: Capsule<'_>) -> Result<(), Stop> {
         // Only a gateway grants credit.
         let is_gateway = tether.windows().credit_bytes.is_some();
         match capsule {
             Capsule::Ack(bytes) => {
-                if !link.acked(bytes) {
+                if !link.acked(now, bytes) {
                     return Err(Stop::Unexpected("ACK went back, or beyond what was sent"));
                 }
+                tether.set_cut_bytes(link.burst_bytes().unwrap_or(u64::MAX));
             }
             Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
             Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),

@@ -52,7 +52,7 @@ where
     type Out = Packet<Proof>;
     type Turned = Packet<Parsed>;
 
-    fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+    fn handle(&self, now: Instant, work: &mut WorkOf<Self>) {
         work.batch.group_by_lane();
         let mut items = work.batch.items.drain(..).peekable();
         for &lane in &work.batch.lanes {
@@ -60,7 +60,7 @@ where
             let link = tether.as_ref().and_then(|tether| tether.to_send());
             let packets = std::iter::from_fn(|| items.next_if(|entry| entry.lane == lane));
             let allowance = match (tether, link) {
-                (Some(tether), Some(link)) => self.send(&tether, &link, packets, &mut work.tally),
+                (Some(tether), Some(link)) => self.send(now, &tether, &link, packets, &mut work.tally),
                 (_, _) => {
                     packets.for_each(|entry| work.tally.drop(Reason::NoLink.index(), &entry.item));
                     // What is behind them goes the same way: nothing would wake a lane that waits here.
@@ -76,6 +76,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
     /// Sends `packets` on `link`, and says how many bytes of the tether may follow.
     fn send<Proof: Copy>(
         &self,
+        now: Instant,
         tether: &TetherLinks,
         link: &Arc<Link>,
         packets: impl Iterator<Item = Entry<Packet<Proof>>>,
@@ -90,6 +91,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         for entry in packets {
             self.push(link, &mut outbox, entry.item, tally);
         }
+        link.note_sent(now);
         let flushed = link.flush(&mut outbox, &self.pool);
         drop(outbox);
         if let Err(error) = flushed {
@@ -97,15 +99,16 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
             return BATCH_BYTES_MAX;
         }
         if link.is_blocked() {
+            link.note_blocked();
             return 0;
         }
-        let sendable = link.sendable_bytes(tether.windows().send_bytes);
+        let sendable = link.sendable_bytes();
         if sendable == 0 {
             tether.wait_for_window();
             // What opened the window between the two looks has not seen that somebody waits.
-            return link.sendable_bytes(tether.windows().send_bytes).min(BATCH_BYTES_MAX);
+            return link.sendable_bytes();
         }
-        sendable.min(BATCH_BYTES_MAX)
+        sendable
     }
 
     /// Puts a packet into the link's messages, as it is or as what the peer takes.

@@ -24,7 +24,7 @@ fn registry() -> Arc<Registry> {
             path: "/wstether".to_owned(),
             features: Features::SUPER_PACKETS,
             credit_bytes: 1 << 20,
-            window_bytes: 1 << 20,
+            window_bytes_max: 1 << 20,
             message_bytes_max: 65_536,
             keep_alive: Duration::from_secs(30),
             linger: LINGER,

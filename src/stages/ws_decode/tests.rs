@@ -27,7 +27,7 @@ fn world_with(windows: Windows, pool: BufPool) -> World {
 }
 
 fn world() -> World {
-    world_with(Windows { send_bytes: 1 << 20, credit_bytes: Some(1 << 20) }, BufPool::new(1 << 24))
+    world_with(Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) }, BufPool::new(1 << 24))
 }
 
 impl World {
@@ -120,7 +120,7 @@ fn a_datagram_of_another_context_is_dropped_counted_and_acknowledged() {
 
 #[test]
 fn what_is_beyond_the_credit_is_dropped_until_something_has_left() {
-    let windows = Windows { send_bytes: 1 << 20, credit_bytes: Some(10) };
+    let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(10) };
     let pool = BufPool::new(1 << 24);
     let mut world = world_with(windows, pool.clone());
     // All of the credit, and the packet that may cross the line, are inside already.
@@ -137,7 +137,7 @@ fn what_is_beyond_the_credit_is_dropped_until_something_has_left() {
 
 #[test]
 fn without_a_buffer_a_packet_is_dropped_and_the_link_goes_on() {
-    let windows = Windows { send_bytes: 1 << 20, credit_bytes: Some(1 << 20) };
+    let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
     let mut world = world_with(windows, BufPool::new(2_048));
     world.peer.send(Opcode::Binary, &[datagram(&packet()), datagram(&packet())].concat());
     world.receive(2);

@@ -23,7 +23,7 @@ fn registry(name: &str) -> Arc<Registry> {
             path: "/".into(),
             features: Features::default(),
             credit_bytes: 1 << 20,
-            window_bytes: 1 << 20,
+            window_bytes_max: 1 << 20,
             message_bytes_max: 1 << 18,
             keep_alive: TIMEOUT,
             linger: TIMEOUT,

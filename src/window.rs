@@ -1,0 +1,291 @@
+//! How much a link may have on its way: a window that follows delay.
+//!
+//! What stands between two ends of a link fills first the path and then somebody's buffer: the kernel's, the relay's, the
+//! radio's. The window finds both: the path is the rate at which acknowledgements come times the smallest round trip, and
+//! what is beyond it waits. It is kept at the path and a few milliseconds of queue, so that all else waits where flows are
+//! told apart. See docs/decisions/0013-window.md.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+mod smallest;
+
+use smallest::Smallest;
+
+/// A whole packet with its capsule's header.
+pub const PACKET_BYTES: u64 = 1_508;
+
+/// The window of a link of which nothing is known: ten packets, as TCP begins (RFC 6928).
+const BEGIN_BYTES: u64 = 10 * PACKET_BYTES;
+
+/// The smallest window. What leaves while one packet is on its way makes two.
+const BYTES_MIN: u64 = PACKET_BYTES + 1;
+
+/// How long what is sent may wait behind the path: enough that the path is not idle between two acknowledgements, which
+/// come 2 ms apart or more, and little enough that a ping hardly feels it.
+const QUEUE: Duration = Duration::from_millis(10);
+
+/// A window of so much time is always allowed: where round trips are shorter, their length is that of thread switches.
+const WHOLE_MIN: Duration = Duration::from_millis(20);
+
+/// Rates are taken over at least so long, or a batch more or less would change them.
+const ROUND_MIN: Duration = Duration::from_millis(10);
+
+/// A message takes about so long to send: more of it would hold up what comes behind, and a message counts as received
+/// only when it is whole.
+const BURST_S: f64 = 0.0015;
+
+/// From here on messages are as large as they may be: 64 KiB.
+const BURST_BYTES_MAX: u64 = 65_536;
+
+/// Marks remembered. A window has two batches between marks at most.
+const MARKS_MAX: usize = 64;
+
+/// The part of the path that a drain leaves filled, in eighths: low enough to find the queue empty although rate and
+/// round trip are a little off.
+const DRAINED_EIGHTHS: u64 = 7;
+
+/// Bytes that were sent, and when.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Where the bytes begin that it stands for.
+    begin_bytes: u64,
+    /// The byte that the mark is of: the last one.
+    bytes: u64,
+    at: Instant,
+    is_honest: bool,
+}
+
+/// What was seen since the window was last judged.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    began: Instant,
+    acked_bytes: u64,
+    /// What was sent when it began: once this is acknowledged, what the last change did can be seen.
+    sent_bytes: u64,
+    /// The smallest round trip in it.
+    round_trip: Option<Duration>,
+}
+
+/// The window of one link.
+#[derive(Debug)]
+pub struct Window {
+    bytes_max: u64,
+    bytes: u64,
+    sent_bytes: u64,
+    acked_bytes: u64,
+    acked: Instant,
+    marks: VecDeque<Mark>,
+    smallest: Smallest,
+    present: Option<Duration>,
+    /// Bytes a second.
+    rate: Option<f64>,
+    round: Option<Round>,
+    /// The window was full in this round.
+    was_full: bool,
+    /// The socket was full in this round.
+    was_blocked: bool,
+    /// Rounds in a row in which a full window made no queue.
+    short_rounds: u32,
+    /// The window while the queue is let run dry.
+    drain_bytes: Option<u64>,
+    /// The smallest round trip when the last drain began, and whether it found one that is clearly shorter.
+    drained: (Duration, bool),
+    /// Nothing is judged before so much is acknowledged: a drain is seen in what comes before it.
+    judged_from_bytes: u64,
+}
+
+impl Window {
+    /// The window of a link that begins, never above `bytes_max`.
+    pub fn new(bytes_max: u64, now: Instant) -> Self {
+        Self {
+            bytes_max,
+            bytes: BEGIN_BYTES.min(bytes_max),
+            sent_bytes: 0,
+            acked_bytes: 0,
+            acked: now,
+            marks: VecDeque::new(),
+            smallest: Smallest::new(now),
+            present: None,
+            rate: None,
+            round: None,
+            was_full: false,
+            was_blocked: false,
+            short_rounds: 0,
+            drain_bytes: None,
+            drained: (Duration::ZERO, false),
+            judged_from_bytes: 0,
+        }
+    }
+
+    /// Bytes that may be on their way. A packet that begins within them may end beyond.
+    pub fn bytes(&self) -> u64 {
+        self.drain_bytes.unwrap_or(self.bytes).min(self.bytes)
+    }
+
+    /// The most bytes that one message should have; `None` where that is as many as it may. Of a link whose rate is not
+    /// known, a packet alone shows best how long the way is.
+    pub fn burst_bytes(&self) -> Option<u64> {
+        let bytes = (self.rate.unwrap_or(0.0) * BURST_S) as u64;
+        (bytes < BURST_BYTES_MAX).then_some(bytes.max(PACKET_BYTES))
+    }
+
+    /// The newest round trip.
+    pub fn present(&self) -> Option<Duration> {
+        self.present
+    }
+
+    /// The smallest round trip of the last ten seconds.
+    pub fn smallest(&self) -> Option<Duration> {
+        self.smallest.get()
+    }
+
+    /// Bytes on their way.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.sent_bytes - self.acked_bytes
+    }
+
+    /// The window is full, and more waits.
+    pub fn full(&mut self) {
+        self.was_full = true;
+    }
+
+    /// The socket is full, and more waits.
+    pub fn blocked(&mut self) {
+        self.was_blocked = true;
+    }
+
+    /// All in all `bytes` were sent by now.
+    pub fn sent(&mut self, now: Instant, bytes: u64) {
+        if bytes <= self.sent_bytes {
+            return;
+        }
+        let in_flight = self.in_flight_bytes();
+        if in_flight == 0 && now.saturating_duration_since(self.acked) > ROUND_MIN {
+            // Nothing was to be sent for a while, of which the rate says nothing.
+            self.begin_anew();
+        }
+        let is_honest = self.drain_bytes.is_some_and(|drained| in_flight < drained);
+        if is_honest {
+            self.drain_bytes = None;
+            self.judged_from_bytes = bytes + self.bytes;
+        }
+        // The newest byte is the one to time: what came before it waited longer for its acknowledgement.
+        let (is_crowded, spacing) = (self.marks.len() >= MARKS_MAX, self.bytes / (MARKS_MAX as u64 / 2));
+        let melts = |last: &Mark| !last.is_honest && (is_crowded || self.sent_bytes - last.begin_bytes < spacing);
+        match self.marks.back_mut().filter(|last| !is_honest && melts(last)) {
+            Some(last) => (last.bytes, last.at) = (bytes, now),
+            None => self.marks.push_back(Mark { begin_bytes: self.sent_bytes, bytes, at: now, is_honest }),
+        }
+        self.sent_bytes = bytes;
+    }
+
+    /// All in all `bytes` have arrived.
+    pub fn acked(&mut self, now: Instant, bytes: u64) {
+        if bytes <= self.acked_bytes || bytes > self.sent_bytes {
+            return;
+        }
+        (self.acked_bytes, self.acked) = (bytes, now);
+        if self.smallest.is_old(now) {
+            self.smallest.turn(now);
+            if self.was_full || self.was_blocked {
+                self.drain();
+            }
+        }
+        let mut newest = None;
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.bytes <= bytes) {
+            newest = Some(mark);
+        }
+        if let Some(mark) = newest {
+            self.take(now.saturating_duration_since(mark.at), mark.is_honest);
+        }
+        self.judge(now);
+    }
+
+    fn take(&mut self, round_trip: Duration, is_honest: bool) {
+        if is_honest {
+            self.drained.1 = round_trip < self.drained.0 * 15 / 16;
+        }
+        self.smallest.take(round_trip);
+        self.present = Some(round_trip);
+        if let Some(round) = &mut self.round {
+            round.round_trip = Some(round.round_trip.map_or(round_trip, |least| least.min(round_trip)));
+        }
+    }
+
+    /// Lets the queue run dry, so that the path's own round trip is seen below the queue that this window keeps.
+    fn drain(&mut self) {
+        let (Some(rate), Some(smallest)) = (self.rate, self.smallest.get()) else { return };
+        let path = (rate * smallest.as_secs_f64()) as u64;
+        self.drained = (smallest, false);
+        self.drain_bytes = Some((path * DRAINED_EIGHTHS / 8).saturating_sub(PACKET_BYTES).max(1));
+        self.begin_anew();
+    }
+
+    fn begin_anew(&mut self) {
+        self.round = None;
+        (self.was_full, self.was_blocked) = (false, false);
+    }
+
+    /// Looks at the round so far, and ends it where it says something.
+    fn judge(&mut self, now: Instant) {
+        if self.drain_bytes.is_some() || self.acked_bytes < self.judged_from_bytes {
+            return;
+        }
+        let Some(round) = self.round else { return self.begin_round(now) };
+        let (Some(round_trip), Some(smallest)) = (round.round_trip, self.smallest.get()) else { return };
+        let took = now.saturating_duration_since(round.began);
+        if took < smallest.max(ROUND_MIN) {
+            return;
+        }
+        let rate = (self.acked_bytes - round.acked_bytes) as f64 / took.as_secs_f64();
+        let queue = round_trip.saturating_sub(smallest);
+        let has_queue = queue >= queue_of(rate, smallest) / 4;
+        if !has_queue && self.was_full && self.acked_bytes < round.sent_bytes {
+            return;
+        }
+        if self.was_full || self.was_blocked || has_queue {
+            self.rate = Some(rate);
+        }
+        if self.was_full {
+            self.short_rounds = if has_queue { 0 } else { self.short_rounds + 1 };
+            let found = target_bytes(rate, smallest);
+            self.bytes = match self.short_rounds {
+                0 => found.clamp(self.bytes / 2, self.bytes * 2),
+                // It may be a little too short only.
+                1 => found.clamp(self.bytes, self.bytes + self.bytes / 4 + PACKET_BYTES),
+                2 => self.bytes * 2,
+                // The path is another one, and may be a thousand times as fast.
+                _ => self.bytes * 3,
+            };
+        }
+        self.bytes = self.bytes.max(BYTES_MIN).min(self.bytes_max);
+        if self.drained.1 {
+            // What was taken for the path was a queue in part: there may be more of it.
+            return self.drain();
+        }
+        self.begin_round(now);
+    }
+
+    fn begin_round(&mut self, now: Instant) {
+        self.begin_anew();
+        let (acked_bytes, sent_bytes) = (self.acked_bytes, self.sent_bytes);
+        self.round = Some(Round { began: now, acked_bytes, sent_bytes, round_trip: None });
+    }
+}
+
+/// The time that what is sent should wait at a rate.
+fn queue_of(rate: f64, smallest: Duration) -> Duration {
+    let two_packets = Duration::from_secs_f64((2 * PACKET_BYTES) as f64 / rate.max(1.0));
+    QUEUE.max(WHOLE_MIN.saturating_sub(smallest)).max(two_packets)
+}
+
+/// The window that fills a path and lets a little wait.
+fn target_bytes(rate: f64, smallest: Duration) -> u64 {
+    let whole = rate * (smallest + queue_of(rate, smallest)).as_secs_f64();
+    // A packet that begins within the window ends beyond it.
+    (whole as u64).saturating_sub(PACKET_BYTES)
+}
+
+#[cfg(test)]
+mod tests;
