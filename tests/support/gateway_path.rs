@@ -199,6 +199,9 @@ struct Client {
     message_segments: u64,
     /// Its link's lane at the gateway.
     link: LaneId,
+    /// The gateway's end of it, which is told at once of what the client has: the window is not what is looked at here.
+    gateway_end: Arc<Link>,
+    acked_bytes: u64,
     /// Packets for it from the internet, all flows in turn.
     incoming: Vec<Vec<u8>>,
     shape: Shape,
@@ -227,6 +230,7 @@ pub(crate) struct GatewayPath {
     sent_down: Arc<StageMetrics>,
     all: Vec<Arc<StageMetrics>>,
     keeper: Keeper,
+    keeps: Arc<Keeps>,
     pool: BufPool,
     ports: Arc<Mutex<Option<Vec<u16>>>>,
     signals: Vec<Entry<Signal>>,
@@ -259,6 +263,8 @@ impl Build {
             quota: Quota { segments: 256, lane_bytes: MESSAGE_BYTES as u64 },
             threads: (1, 1),
             hand_over: self.rule,
+            // The lanes are kept full on purpose.
+            sojourn_max: None,
             when_full: if direction == UPLINK { WhenFull::Park } else { WhenFull::Drop },
         };
         let stage = Stage::new(name, settings, handler, next, turn, Arc::clone(&self.cores), Arc::clone(&metrics));
@@ -380,6 +386,7 @@ impl GatewayPath {
             sent_down,
             all: build.metrics,
             keeper,
+            keeps,
             pool,
             ports,
             signals: Vec::new(),
@@ -453,6 +460,16 @@ impl GatewayPath {
         while self.sent_down.packets_out.get() < self.expected.1 {
             assert!(Instant::now() < end, "packets are missing: {}", self.missing());
             self.hear(client);
+            self.acknowledge(client);
+        }
+    }
+
+    fn acknowledge(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        client.acked_bytes += client.gateway_end.in_flight_bytes();
+        assert!(client.gateway_end.acked(Instant::now(), client.acked_bytes));
+        if client.gateway_end.owner().is_some_and(|owner| owner.window_opened()) {
+            self.keeps.has_control(client.link);
         }
     }
 
@@ -509,14 +526,14 @@ fn client(id: u32, flows: u16, shape: Shape, plan: &Arc<AddressPlan>, pool: &Buf
     let (stream, near) = connected();
     let transport = Transport::new(mio::net::TcpStream::from_std(near), None).expect("a transport");
     let link = Arc::new(Link::new(lane, transport, Role::Server, Instant::now()));
-    let windows = Windows { send_bytes: WINDOW_BYTES, credit_bytes: Some(WINDOW_BYTES) };
+    let windows = Windows { send_bytes_max: WINDOW_BYTES, credit_bytes: Some(WINDOW_BYTES) };
     let owner = Arc::new(TetherLinks::new(lane, windows));
     link.upgraded(Subprotocol::Binary, MESSAGE_BYTES_MAX, &[]);
     link.opened(Arc::clone(&owner), Features::SUPER_PACKETS, MESSAGE_BYTES_MAX, Some(WINDOW_BYTES));
     owner.join(Arc::clone(&link));
     let tether = tether(TetherId(id), plan, pool, &owner);
     let (links, tethers, tether_links) = tables;
-    links.put(lane, link);
+    links.put(lane, Arc::clone(&link));
     tethers.put(lane, Arc::new(tether));
     tether_links.put(lane, owner);
     let IpAddr::V4(lease) = plan.lease(TetherId(id)).expect("a lease") else { panic!("an IPv4 plan") };
@@ -530,6 +547,8 @@ fn client(id: u32, flows: u16, shape: Shape, plan: &Arc<AddressPlan>, pool: &Buf
         message_segments: packets_a_message(shape) as u64 * shape.segments(),
         stream,
         link: lane,
+        gateway_end: link,
+        acked_bytes: 0,
         incoming: Vec::new(),
         shape,
     }
