@@ -90,6 +90,20 @@ pub(crate) fn set_ttl(bytes: &mut [u8], ttl: u8) {
     change_word(bytes, 0, TTL, word);
 }
 
+/// The codepoint "congestion experienced", and the bits that hold codepoints (RFC 3168, 5).
+const ECN_CONGESTION_EXPERIENCED: u8 = 0b11;
+
+/// Marks congestion, where the sender understands that (RFC 3168), and updates the header's checksum; returns whether it
+/// does.
+pub(crate) fn mark_congestion(bytes: &mut [u8]) -> bool {
+    let is_capable = bytes[TOS] & ECN_CONGESTION_EXPERIENCED != 0;
+    if is_capable {
+        let word = u16::from_be_bytes([bytes[0], bytes[TOS] | ECN_CONGESTION_EXPERIENCED]);
+        change_word(bytes, 0, 0, word);
+    }
+    is_capable
+}
+
 /// A header without options, checksum filled in.
 pub(crate) fn header(
     source: Ipv4Addr,

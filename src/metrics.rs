@@ -61,6 +61,8 @@ pub struct StageMetrics {
     pub made: Counter,
     /// Segments dropped, by the reason's index.
     pub drops: Box<[Counter]>,
+    /// Segments that went on with a mark of congestion (ECN, RFC 3168) in place of being dropped.
+    pub marked: Counter,
     /// Batches handled.
     pub batches: Counter,
     /// Time that threads spent in the stage's handler.
@@ -117,6 +119,7 @@ impl StageMetrics {
             turned: Counter::default(),
             made: Counter::default(),
             drops: counters(reasons.len()),
+            marked: Counter::default(),
             batches: Counter::default(),
             busy_seconds: TimeCounter::default(),
             queue_packets: Gauge::default(),

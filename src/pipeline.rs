@@ -17,6 +17,7 @@ use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
 use crate::runtime::cores::Cores;
+use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
@@ -26,6 +27,7 @@ use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Kept, Settings, Stage};
 use crate::runtime::work::Handler;
 use crate::stages::accept::Accept;
+use crate::stages::cut::Cut;
 use crate::stages::raw_send::RawSend;
 use crate::stages::tethered::{Steered, Tethered};
 use crate::stages::tun_write::TunWrite;
@@ -79,13 +81,19 @@ pub fn gateway(
     // downlink, from its end
     let ws_encode = build.stage(
         &diagram::WS_ENCODE,
-        WsEncode::<_, Fifo<Packet<nat_rewrite::Translated>>> {
+        WsEncode::<_, FqCodel<Packet<nat_rewrite::Translated>>> {
             tethers: Arc::clone(&registry.tether_links),
             pool: registry.pool.clone(),
             keeper: Arc::clone(registry),
             queue: PhantomData,
         },
         Ends::default(),
+    );
+    let cut = Cut::new(
+        Arc::clone(&ws_encode) as _,
+        Arc::clone(&registry.tether_links),
+        registry.pool.clone(),
+        Arc::clone(ws_encode.metrics()),
     );
     let nat_in = build.stage(
         &diagram::NAT_IN,
@@ -95,7 +103,7 @@ pub fn gateway(
             state: |tether| &tether.nat,
             function: nat_rewrite::incoming,
         },
-        Ends { next: Some(Arc::clone(&ws_encode) as _), turn: None },
+        Ends { next: Some(Arc::new(cut)), turn: None },
     );
     let parse_in = build.stage(
         &diagram::PARSE_IN,

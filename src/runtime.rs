@@ -3,8 +3,10 @@
 
 pub mod attend;
 pub mod batch;
+pub mod codel;
 pub mod controller;
 pub mod cores;
+pub mod fq_codel;
 pub mod hand_over;
 pub mod inlet;
 pub mod keeper;
@@ -14,6 +16,7 @@ pub mod queue;
 pub mod shedding;
 #[cfg(test)]
 mod simulator;
+mod slab;
 pub mod stage;
 mod sync;
 #[cfg(test)]

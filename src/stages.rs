@@ -7,6 +7,8 @@ use ip_parse::Parsed;
 
 #[cfg(feature = "kernel")]
 pub mod accept;
+#[cfg(feature = "kernel")]
+pub mod cut;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ip_parse;

@@ -22,13 +22,15 @@ use crate::metrics::{StageMetrics, labels};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::attend::Attend;
 use crate::runtime::cores::Cores;
+use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Limits, Quota};
-use crate::runtime::queue::{Fifo, Signal};
-use crate::runtime::stage::{Settings, Stage, WhenFull};
+use crate::runtime::queue::Signal;
+use crate::runtime::stage::{Kept as _, Settings, Stage, WhenFull};
 use crate::runtime::work::RUNTIME_REASONS;
+use crate::stages::cut::Cut;
 use crate::stages::source::SourceStop;
 use crate::stages::tun_read::{self, TunRead};
 use crate::stages::tun_write::{self, Destination, TunWrite};
@@ -137,7 +139,7 @@ impl Engine {
             tethers: Arc::clone(&links.tethers),
             pool: pool.clone(),
             keeper: Arc::clone(&links),
-            queue: std::marker::PhantomData::<fn() -> Fifo<Packet<Raw>>>,
+            queue: std::marker::PhantomData::<fn() -> FqCodel<Packet<Raw>>>,
         };
         let settings = settings(1, WhenFull::Drop);
         let ws_encode = Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), figures.ws_encode);
@@ -157,7 +159,7 @@ impl Engine {
         let ws_decode =
             Stage::new(WS_DECODE, settings, ws_decode, Some(next), None, Arc::clone(&cores), figures.ws_decode);
 
-        let source = TunRead::new(tun, pool, figures.tun_read)?;
+        let source = TunRead::new(tun, pool.clone(), figures.tun_read)?;
 
         let attended: [Arc<dyn Attend>; 2] = [Arc::clone(&ws_decode) as _, Arc::clone(&ws_encode) as _];
         let [ws_decode_seen, ws_encode_seen] = attended.each_ref().map(Arc::downgrade);
@@ -170,7 +172,9 @@ impl Engine {
         let mut engine =
             Self { links: Arc::clone(&links), destination, keeper, source: source.stopper(), threads: Vec::new() };
         engine.watch_links(poll, Inlet::new(ws_decode, Arc::clone(&cores)))?;
-        engine.read_device(source, Inlet::new(ws_encode, cores))?;
+        let cut =
+            Cut::new(Arc::clone(&ws_encode) as _, Arc::clone(&links.tethers), pool, Arc::clone(ws_encode.metrics()));
+        engine.read_device(source, Inlet::new(Arc::new(cut), cores))?;
         Ok(engine)
     }
 

@@ -178,7 +178,7 @@ impl Links {
         // A link that was never watched is not there to be taken out.
         drop(self.registry.deregister(&mut SourceFd(&fd)));
         if let Some(ws_decode) = self.ws_decode() {
-            ws_decode.clear(Instant::now(), link.lane());
+            ws_decode.clear(link.lane());
         }
         let left = self.tether.leave(link);
         self.table.release(link.lane());

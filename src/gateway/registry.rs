@@ -76,9 +76,9 @@ fn poke(stage: &Weak<dyn Attend>, lane: LaneId) {
     }
 }
 
-fn clear(stage: &Weak<dyn Attend>, now: Instant, lane: LaneId) {
+fn clear(stage: &Weak<dyn Attend>, lane: LaneId) {
     if let Some(stage) = stage.upgrade() {
-        stage.clear(now, lane);
+        stage.clear(lane);
     }
 }
 
@@ -290,8 +290,8 @@ impl Registry {
         }
         let now = Instant::now();
         if let Some(stages) = self.stages.get() {
-            clear(&stages.accept, now, lane);
-            clear(&stages.ws_decode, now, lane);
+            clear(&stages.accept, lane);
+            clear(&stages.ws_decode, lane);
         }
         if let Some(owner) = link.owner() {
             self.metrics.links.sub(1);
@@ -307,7 +307,7 @@ impl Registry {
     }
 
     /// Clears up after a tether that has ended: its lanes, its lease.
-    fn forget_tether(&self, now: Instant, tether: &Tether) {
+    fn forget_tether(&self, tether: &Tether) {
         let lane = tether.lane();
         for link in tether.links.all() {
             self.close_with(&link, CloseReason::Done, "the session has ended");
@@ -316,8 +316,8 @@ impl Registry {
         self.tether_links.take(lane);
         self.tickets().remove(&tether.ticket);
         if let Some(stages) = self.stages.get() {
-            clear(&stages.ws_encode, now, lane);
-            stages.tethered.iter().for_each(|stage| clear(stage, now, lane));
+            clear(&stages.ws_encode, lane);
+            stages.tethered.iter().for_each(|stage| clear(stage, lane));
         }
         self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
@@ -372,7 +372,7 @@ impl Registry {
         let mut census = Census::default();
         for tether in self.tethers.all() {
             if tether.end(now, self.terms.linger) {
-                self.forget_tether(now, &tether);
+                self.forget_tether(&tether);
                 continue;
             }
             let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);

@@ -199,6 +199,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     counter("wstether_stage_turned_total", Count, "Segments turned round in the stage: echo replies of the gateway, hairpinned packets.", |s| (&s.turned).into()),
     counter("wstether_stage_made_total", Count, "Segments that the gateway itself made in the stage (ICMP errors, answers); they are in no other count of this stage.", |s| (&s.made).into()),
     by("wstether_stage_drops_total", &["stage", "direction", "reason"], "Segments dropped in the stage, by reason.", drops),
+    counter("wstether_stage_marked_total", Count, "Segments that went on with a mark of congestion (ECN) in place of being dropped.", |s| (&s.marked).into()),
     // Its work.
     counter("wstether_stage_batches_total", Count, "Batches handled.", |s| (&s.batches).into()),
     counter("wstether_stage_busy_seconds_total", Seconds, "Time that threads spent in the stage's handler.", |s| Value::Real(s.busy_seconds.get().as_secs_f64())),

@@ -367,9 +367,10 @@ fn traffic(labels: &str) -> Vec<Panel> {
         Panel::graph(
             "Drops (errors)",
             "pps",
-            "Segments dropped, by reason. The stage's file tells what each reason means.",
+            "Segments dropped, by reason, and marked in place of it. The stage's file tells what each reason means.",
         )
-        .query(rate_by("reason", "wstether_stage_drops_total", labels), "{{reason}}"),
+        .query(rate_by("reason", "wstether_stage_drops_total", labels), "{{reason}}")
+        .query(flow("wstether_stage_marked_total"), "marked"),
         Panel::graph(
             "Threads, batch, lanes",
             "short",

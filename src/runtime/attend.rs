@@ -1,7 +1,5 @@
 //! A stage as seen by those who keep its lanes' owners: it can be told that a lane has something to do, or is gone.
 
-use std::time::Instant;
-
 use super::lanes::LaneId;
 use super::stage::Stage;
 use super::work::Handler;
@@ -12,7 +10,7 @@ pub trait Attend: Send + Sync {
     fn poke(&self, lane: LaneId);
 
     /// Empties a lane whose owner has gone.
-    fn clear(&self, now: Instant, lane: LaneId);
+    fn clear(&self, lane: LaneId);
 }
 
 impl<H: Handler> Attend for Stage<H> {
@@ -20,7 +18,7 @@ impl<H: Handler> Attend for Stage<H> {
         Self::poke(self, lane);
     }
 
-    fn clear(&self, now: Instant, lane: LaneId) {
-        Self::clear(self, now, lane);
+    fn clear(&self, lane: LaneId) {
+        Self::clear(self, lane);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::queue::{Load, Queue, Weigh};
+use super::queue::{Load, Queue, Shed, Weigh};
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
@@ -202,6 +202,7 @@ impl<Q: Queue> Lane<Q> {
 #[derive(Debug)]
 pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
+    shared: Q::Shared,
     ready: VecDeque<LaneId>,
     load: Load,
     load_max: Load,
@@ -222,6 +223,7 @@ impl<Q: Queue> Lanes<Q> {
     pub fn new(count: u32, limits: Limits) -> Self {
         Self {
             lanes: (0..count).map(|_| Lane::new()).collect(),
+            shared: Q::Shared::default(),
             ready: VecDeque::with_capacity(count as usize),
             load: Load::default(),
             load_max: Load::default(),
@@ -243,7 +245,8 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Takes a batch in, item by item in its order. What may run on at once goes to `entered`, and its lanes are then
     /// the caller's until [`Lanes::done`]. What does not fit goes to `refused`, still in order: once an item of a lane
-    /// is refused, so is the rest of that lane in this batch.
+    /// is refused, so is the rest of that lane in this batch. A queue that knows what to give up instead does so, into
+    /// `shed`, and the item is taken.
     pub fn offer(
         &mut self,
         now: Instant,
@@ -251,6 +254,7 @@ impl<Q: Queue> Lanes<Q> {
         offered: &mut Vec<Entry<Q::Item>>,
         entered: &mut Batch<Q::Item>,
         refused: &mut Vec<Entry<Q::Item>>,
+        shed: &mut Shed<Q::Item>,
     ) {
         self.offers += 1;
         let mut run_on_segments = 0_u64;
@@ -274,7 +278,7 @@ impl<Q: Queue> Lanes<Q> {
                 lane.spend(entry.item.bytes());
                 run_on_segments += u64::from(entry.item.segments());
                 entered.items.push(entry);
-            } else if self.has_room(entry.lane, &entry.item) {
+            } else if self.has_room(entry.lane, &entry.item) || self.make_room(entry.lane, &entry.item, shed) {
                 self.push(now, entry.lane, entry.item);
             } else {
                 self.lanes[entry.lane.index()].refused_in = self.offers;
@@ -288,27 +292,53 @@ impl<Q: Queue> Lanes<Q> {
     /// one item that fits, and an empty stage any one at all: an item larger than the queue would otherwise wait for
     /// ever.
     fn has_room(&self, lane: LaneId, item: &Q::Item) -> bool {
-        if Q::COALESCES || self.load == Load::default() {
+        Q::COALESCES || self.would_fit(self.load, self.lanes[lane.index()].queue.load(), Load::of(item))
+    }
+
+    /// Whether `new` fits into a lane that holds `mine`, of `all` that waits in the stage.
+    fn would_fit(&self, all: Load, mine: Load, new: Load) -> bool {
+        if all == Load::default() {
             return true;
         }
-        let (mine, new) = (self.lanes[lane.index()].queue.load(), Load::of(item));
         let is_first = mine == Load::default();
         let fits = |mine: u64, new: u64, held: u64, limit: u64| {
             let free = limit.saturating_sub(held);
             new <= free && (is_first || mine + new <= free)
         };
-        fits(mine.segments, new.segments, self.load.segments, self.limits.segments)
-            && fits(mine.held_bytes, new.held_bytes, self.load.held_bytes, self.limits.held_bytes)
+        fits(mine.segments, new.segments, all.segments, self.limits.segments)
+            && fits(mine.held_bytes, new.held_bytes, all.held_bytes, self.limits.held_bytes)
+    }
+
+    /// Lets the lane's own queue give up what it will for `item`, until that fits. `false` where it does not come to
+    /// that; nothing is given up where even all of it would not help.
+    fn make_room(&mut self, id: LaneId, item: &Q::Item, shed: &mut Shed<Q::Item>) -> bool {
+        let mine = self.lanes[id.index()].queue.load();
+        let mut others = self.load;
+        others -= mine;
+        if !self.would_fit(others, Load::default(), Load::of(item)) {
+            return false;
+        }
+        while !self.has_room(id, item) {
+            let lane = &mut self.lanes[id.index()];
+            if !lane.queue.relieve(&mut self.shared, shed) {
+                break;
+            }
+            self.load = others;
+            self.load += lane.queue.load();
+        }
+        let left = self.lanes[id.index()].queue.load();
+        self.backlogged -= usize::from(mine != Load::default() && left == Load::default());
+        self.has_room(id, item)
     }
 
     fn push(&mut self, now: Instant, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
         let before = lane.queue.load();
-        lane.queue.push(now, item);
+        lane.queue.push(&mut self.shared, now, item);
         let after = lane.queue.load();
         self.backlogged += usize::from(before == Load::default() && after != Load::default());
-        self.load.segments = self.load.segments + after.segments - before.segments;
-        self.load.held_bytes = self.load.held_bytes + after.held_bytes - before.held_bytes;
+        self.load -= before;
+        self.load += after;
         self.load_max.segments = self.load_max.segments.max(self.load.segments);
         self.load_max.held_bytes = self.load_max.held_bytes.max(self.load.held_bytes);
         self.make_ready(id);
@@ -331,7 +361,7 @@ impl<Q: Queue> Lanes<Q> {
         quota: Quota,
         threads: usize,
         batch: &mut Batch<Q::Item>,
-        shed: &mut Vec<Q::Item>,
+        shed: &mut Shed<Q::Item>,
     ) -> Option<Taken> {
         if self.ready.is_empty() {
             return None;
@@ -373,7 +403,7 @@ impl<Q: Queue> Lanes<Q> {
             let load_before = lane.queue.load();
             let mut lane_bytes = 0;
             while lane.deficit_segments > 0 && lane.has_allowance() && lane_bytes < quota.lane_bytes {
-                let Some((at, item)) = lane.queue.pop(now, shed) else { break };
+                let Some((at, item)) = lane.queue.pop(&mut self.shared, now, shed) else { break };
                 oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
                 lane.deficit_segments -= i64::from(item.segments());
                 lane_bytes += item.bytes() as u64;
@@ -444,14 +474,12 @@ impl<Q: Queue> Lanes<Q> {
         self.make_ready(id);
     }
 
-    /// Empties a lane whose owner has gone; what waited in it goes to `shed`. The next owner of the lane begins
-    /// without the last one's allowance.
-    pub fn clear(&mut self, now: Instant, id: LaneId, shed: &mut Vec<Q::Item>) {
+    /// Empties a lane whose owner has gone; what waited in it goes to `out`. The next owner of the lane begins without
+    /// the last one's allowance.
+    pub fn clear(&mut self, id: LaneId, out: &mut Vec<Q::Item>) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         let before = lane.queue.load();
-        while let Some((_, item)) = lane.queue.pop(now, shed) {
-            shed.push(item);
-        }
+        lane.queue.clear(&mut self.shared, out);
         self.load -= before;
         self.backlogged -= usize::from(before != Load::default());
         lane.deficit_segments = 0;

@@ -60,21 +60,63 @@ impl SubAssign for Load {
     }
 }
 
+/// The rule by which a queue gave an item up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Law {
+    /// What waited had waited too long for an interval (CoDel, RFC 8289).
+    Codel,
+    /// Room was needed, and this was first in the flow that held most (RFC 8290, 4.1.3).
+    Overlimit,
+}
+
+/// What queues gave up instead of letting it wait or leave.
+#[derive(Debug)]
+pub struct Shed<T> {
+    /// Items, with the rule that each fell to.
+    pub dropped: Vec<(Law, T)>,
+    /// Segments that left with a mark of congestion, where they would else have been dropped.
+    pub marked_segments: u64,
+}
+
+impl<T> Default for Shed<T> {
+    fn default() -> Self {
+        Self { dropped: Vec::new(), marked_segments: 0 }
+    }
+}
+
 /// The queue of one lane. What may enter has been judged by [`Lanes`](super::lanes::Lanes); the discipline decides in
 /// which order items leave, and which are shed on the way.
 pub trait Queue: Default {
     /// What waits.
     type Item: Weigh;
 
+    /// What the queues of all lanes of a stage have in common: settings, and memory that one lends another. It is given
+    /// to each call, the same to each queue.
+    type Shared: Default + Send;
+
     /// Whether items melt into those that wait, so that a lane holds one at most. Such a queue is bounded by the number
     /// of lanes, and never refuses: a signal that is refused is lost, and nobody repeats it.
     const COALESCES: bool = false;
 
     /// Takes an item in.
-    fn push(&mut self, now: Instant, item: Self::Item);
+    fn push(&mut self, shared: &mut Self::Shared, now: Instant, item: Self::Item);
 
     /// The next item with the time it came in. What the discipline drops instead goes into `shed`.
-    fn pop(&mut self, now: Instant, shed: &mut Vec<Self::Item>) -> Option<(Instant, Self::Item)>;
+    fn pop(
+        &mut self,
+        shared: &mut Self::Shared,
+        now: Instant,
+        shed: &mut Shed<Self::Item>,
+    ) -> Option<(Instant, Self::Item)>;
+
+    /// Makes room for a newcomer by giving up what waits. `false`, where the discipline knows nothing better than to
+    /// refuse the newcomer, or nothing waits.
+    fn relieve(&mut self, _shared: &mut Self::Shared, _shed: &mut Shed<Self::Item>) -> bool {
+        false
+    }
+
+    /// Takes everything out, whatever the discipline.
+    fn clear(&mut self, shared: &mut Self::Shared, out: &mut Vec<Self::Item>);
 
     /// Whether nothing waits.
     fn is_empty(&self) -> bool;
@@ -98,16 +140,21 @@ impl<T> Default for Fifo<T> {
 
 impl<T: Weigh> Queue for Fifo<T> {
     type Item = T;
+    type Shared = ();
 
-    fn push(&mut self, now: Instant, item: T) {
+    fn push(&mut self, _shared: &mut (), now: Instant, item: T) {
         self.load += Load::of(&item);
         self.items.push_back((now, item));
     }
 
-    fn pop(&mut self, _now: Instant, _shed: &mut Vec<T>) -> Option<(Instant, T)> {
+    fn pop(&mut self, _shared: &mut (), _now: Instant, _shed: &mut Shed<T>) -> Option<(Instant, T)> {
         let (at, item) = self.items.pop_front()?;
         self.load -= Load::of(&item);
         Some((at, item))
+    }
+
+    fn clear(&mut self, _shared: &mut (), out: &mut Vec<T>) {
+        out.extend(std::mem::take(self).items.into_iter().map(|(_, item)| item));
     }
 
     fn is_empty(&self) -> bool {
@@ -144,15 +191,20 @@ pub struct Latch(Option<Instant>);
 
 impl Queue for Latch {
     type Item = Signal;
+    type Shared = ();
 
     const COALESCES: bool = true;
 
-    fn push(&mut self, now: Instant, _signal: Signal) {
+    fn push(&mut self, _shared: &mut (), now: Instant, _signal: Signal) {
         self.0.get_or_insert(now);
     }
 
-    fn pop(&mut self, _now: Instant, _shed: &mut Vec<Signal>) -> Option<(Instant, Signal)> {
+    fn pop(&mut self, _shared: &mut (), _now: Instant, _shed: &mut Shed<Signal>) -> Option<(Instant, Signal)> {
         self.0.take().map(|at| (at, Signal))
+    }
+
+    fn clear(&mut self, _shared: &mut (), out: &mut Vec<Signal>) {
+        out.extend(self.0.take().map(|_| Signal));
     }
 
     fn is_empty(&self) -> bool {

@@ -11,7 +11,7 @@ use super::controller::{self, Decision, LOOK_EVERY, PoolController};
 use super::hand_over::{self, Rule, WAKE_UP_COST};
 use super::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
 use super::port::Upstream;
-use super::queue::{Fifo, Load, Weigh};
+use super::queue::{Fifo, Load, Shed, Weigh};
 use super::stage::WhenFull;
 use super::waiting::Waiting;
 
@@ -282,7 +282,14 @@ impl Simulation {
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
         let mut offered = vec![Entry { origin: lane, lane, item }];
         let now = self.instant();
-        self.stages[0].lanes.offer(now, HandOver::Queue, &mut offered, &mut entered, &mut refused);
+        self.stages[0].lanes.offer(
+            now,
+            HandOver::Queue,
+            &mut offered,
+            &mut entered,
+            &mut refused,
+            &mut Shed::default(),
+        );
         self.drop_all(&refused);
         self.wake(0);
     }
@@ -364,7 +371,7 @@ impl Simulation {
             return false;
         }
         let mut batch = Batch::default();
-        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut Vec::new()) else {
+        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut Shed::default()) else {
             here.idle.push(worker);
             return false;
         };
@@ -427,7 +434,7 @@ impl Simulation {
         let service = Duration::from_nanos(next.segment_service * segments);
         let hand_over = hand_over::decide(next.spec.rule, hand_over::Observation { behind, cores_free, service });
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
-        next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused);
+        next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut Shed::default());
         let mut parked = Vec::new();
         if next.spec.when_full == WhenFull::Drop {
             self.drop_all(&refused);

@@ -15,10 +15,10 @@ use super::cores::Cores;
 use super::hand_over::Rule;
 use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
 use super::port::{Offer, Port, Resume, Upstream};
-use super::queue::{Load, Queue, Weigh};
+use super::queue::{Law, Load, Queue, Shed, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock};
 use super::waiting::Waiting;
-use super::work::{Count, Handler, In, NO_OWNER, RUNTIME_REASONS, SHED, Work, WorkOf};
+use super::work::{CODEL, Count, Handler, In, NO_OWNER, OVERLIMIT, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
 
 mod conditioning;
@@ -123,7 +123,7 @@ struct Scratch<H: Handler> {
     parked: Vec<LaneId>,
     turn_entered: Batch<H::Turned>,
     turn_refused: Vec<Entry<H::Turned>>,
-    shed: Vec<In<H>>,
+    shed: Shed<In<H>>,
     resume: Vec<(Upstream, LaneId)>,
 }
 
@@ -136,7 +136,7 @@ impl<H: Handler> Default for Scratch<H> {
             parked: Vec::new(),
             turn_entered: Batch::default(),
             turn_refused: Vec::new(),
-            shed: Vec::new(),
+            shed: Shed::default(),
             resume: Vec::new(),
         }
     }
@@ -222,11 +222,11 @@ impl<H: Handler> Stage<H> {
     }
 
     /// Empties a lane whose owner has gone.
-    pub fn clear(&self, now: Instant, lane: LaneId) {
+    pub fn clear(&self, lane: LaneId) {
         let (mut shed, mut resume) = (Vec::new(), Vec::new());
         let leftover = {
             let mut inner = lock(&self.inner);
-            inner.lanes.clear(now, lane, &mut shed);
+            inner.lanes.clear(lane, &mut shed);
             let leftover = lock(&self.leftovers).remove(&lane);
             inner.lanes.resume(lane);
             // What was cleared makes room, and no take may follow that would tell.
@@ -267,6 +267,17 @@ impl<H: Handler> Stage<H> {
     fn count_drops<'a, T: Weigh + 'a>(&self, reason: usize, items: impl Iterator<Item = &'a T>) {
         let segments: u64 = items.map(|item| u64::from(item.segments())).sum();
         self.metrics.drops[reason].add(segments);
+    }
+
+    fn count_shed(&self, shed: &mut Shed<In<H>>) {
+        for (law, item) in shed.dropped.drain(..) {
+            let reason = match law {
+                Law::Codel => CODEL,
+                Law::Overlimit => OVERLIMIT,
+            };
+            self.metrics.drops[reason].add(u64::from(item.segments()));
+        }
+        self.metrics.marked.add(std::mem::take(&mut shed.marked_segments));
     }
 
     fn expected_service(&self, items: &[Entry<In<H>>]) -> Duration {
@@ -451,8 +462,7 @@ impl<H: Handler> Stage<H> {
             if let Some(sojourn) = sojourn {
                 self.metrics.sojourn_seconds.observe(sojourn);
             }
-            self.count_drops(SHED, scratch.shed.iter());
-            scratch.shed.clear();
+            self.count_shed(&mut scratch.shed);
             self.resume_upstream(&mut scratch.resume);
             self.process(now, taken.behind, scratch);
         });

@@ -8,13 +8,15 @@ use super::queue::{Queue, Weigh};
 /// Drop reasons that every stage has, before those of its handler.
 ///
 /// `queue_full`: the queue holds all it can. `not_admitted`: it could hold more, and admits less because what waits in it
-/// waits too long.
-pub const RUNTIME_REASONS: [&str; 5] = ["queue_full", "shed", "no_owner", "panicked", "not_admitted"];
+/// waits too long. `codel`: it waited too long in its flow (RFC 8289). `overlimit`: room was needed, and its flow held most
+/// (RFC 8290).
+pub const RUNTIME_REASONS: [&str; 6] = ["queue_full", "not_admitted", "no_owner", "panicked", "codel", "overlimit"];
 pub(super) const QUEUE_FULL: usize = 0;
-pub(super) const SHED: usize = 1;
+pub(super) const NOT_ADMITTED: usize = 1;
 pub(super) const NO_OWNER: usize = 2;
 pub(super) const PANICKED: usize = 3;
-pub(super) const NOT_ADMITTED: usize = 4;
+pub(super) const CODEL: usize = 4;
+pub(super) const OVERLIMIT: usize = 5;
 
 /// What a stage does with a batch.
 pub trait Handler: Send + Sync + 'static {

@@ -49,29 +49,15 @@ impl Translated {
     }
 }
 
-/// The codepoint "congestion experienced", and the bits that hold codepoints (RFC 3168, 5).
-const ECN_CONGESTION_EXPERIENCED: u8 = 0b11;
-
 impl Packet<Translated> {
     /// Where the packet goes to now: what a route is looked up for.
     pub fn destination(&self) -> IpAddr {
         IpAddr::V4(ipv4::address_at(self.bytes(), ipv4::DESTINATION).unwrap_or(Ipv4Addr::UNSPECIFIED))
     }
 
-    /// Whether its sender understands a mark instead of a drop.
-    pub fn is_ecn_capable(&self) -> bool {
-        self.bytes()[ipv4::TOS] & ECN_CONGESTION_EXPERIENCED != 0
-    }
-
     /// Marks congestion, where the sender understands it; returns whether it does.
     pub fn mark_congestion(&mut self) -> bool {
-        let is_capable = self.is_ecn_capable();
-        if is_capable {
-            let bytes = self.bytes_mut();
-            let word = u16::from_be_bytes([bytes[0], bytes[ipv4::TOS] | ECN_CONGESTION_EXPERIENCED]);
-            ipv4::change_word(bytes, 0, 0, word);
-        }
-        is_capable
+        ipv4::mark_congestion(self.bytes_mut())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::table::Table;
 use crate::tether_links::TetherLinks;
 use crate::wire::capsule::Features;
 
+mod flow;
 #[cfg(test)]
 mod tests;
 

@@ -20,8 +20,8 @@ use wstether::status::Status;
 use crate::dashboards::{every_panel_has_data, every_reason_of_the_rules_exists, http_get};
 use crate::world::{BINARY, BULK_BYTES, Journey, PATIENCE, Trip, WEB_PAGE, WEB_PORT};
 
-/// The drops that a loss-based congestion control causes by design: it sends until something is full.
-const CONGESTION: [(&str, &str); 1] = [("ws-encode", "queue_full")];
+/// The drops that a loss-based congestion control causes by design: it sends until something stands or is full.
+const CONGESTION: [(&str, &str); 3] = [("ws-encode", "queue_full"), ("ws-encode", "codel"), ("ws-encode", "overlimit")];
 
 /// External ports of the gateway's translation, and how many a tether has, as they are by default.
 const PORTS: std::ops::RangeInclusive<u16> = 20_480..=53_247;

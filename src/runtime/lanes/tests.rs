@@ -49,7 +49,7 @@ impl Bench {
     /// Offers items of one segment as (lane, name).
     fn offer(&mut self, hand_over: HandOver, items: &[(u32, u32)]) {
         let mut offered = items.iter().map(|&(lane, name)| entry(lane, name, 1)).collect();
-        self.lanes.offer(self.now, hand_over, &mut offered, &mut self.entered, &mut self.refused);
+        self.lanes.offer(self.now, hand_over, &mut offered, &mut self.entered, &mut self.refused, &mut Shed::default());
         assert!(offered.is_empty());
     }
 
@@ -59,7 +59,14 @@ impl Bench {
 
     fn fill(&mut self, lane: u32, count: u32, segments: u32) {
         let mut offered = (0..count).map(|name| entry(lane, name, segments)).collect();
-        self.lanes.offer(self.now, HandOver::Queue, &mut offered, &mut self.entered, &mut self.refused);
+        self.lanes.offer(
+            self.now,
+            HandOver::Queue,
+            &mut offered,
+            &mut self.entered,
+            &mut self.refused,
+            &mut Shed::default(),
+        );
     }
 
     fn take(&mut self) -> Option<Batch<Item>> {
@@ -68,7 +75,7 @@ impl Bench {
 
     fn take_some(&mut self, quota: Quota) -> Option<Batch<Item>> {
         let mut batch = Batch::default();
-        self.lanes.take(self.now, quota, 1, &mut batch, &mut Vec::new()).map(|_| batch)
+        self.lanes.take(self.now, quota, 1, &mut batch, &mut Shed::default()).map(|_| batch)
     }
 
     fn done(&mut self, lane: u32, outcome: Outcome) {
@@ -122,7 +129,7 @@ fn a_batch_leaves_other_threads_their_part_of_the_lanes() {
     let mut bench = Bench::new(100);
     bench.queue(&[(0, 1), (1, 2), (2, 3)]);
     let mut batch = Batch::default();
-    bench.lanes.take(bench.now, QUOTA, 2, &mut batch, &mut Vec::new()).unwrap();
+    bench.lanes.take(bench.now, QUOTA, 2, &mut batch, &mut Shed::default()).unwrap();
     assert_eq!((batch.lanes, bench.lanes.ready()), (ids(&[0, 1]), 1));
 }
 
@@ -168,7 +175,14 @@ fn once_an_item_is_refused_so_is_the_rest_of_its_lane_in_the_batch() {
     bench.fill(0, 5, 1);
     // Of lane 1 a heavy item does not fit, and a light one behind it would.
     let mut offered = vec![entry(1, 10, 1), entry(1, 11, 9), entry(2, 20, 1), entry(1, 12, 1)];
-    bench.lanes.offer(bench.now, HandOver::Queue, &mut offered, &mut bench.entered, &mut bench.refused);
+    bench.lanes.offer(
+        bench.now,
+        HandOver::Queue,
+        &mut offered,
+        &mut bench.entered,
+        &mut bench.refused,
+        &mut Shed::default(),
+    );
     assert_eq!(bench.names_refused(), [11, 12]);
     bench.queue(&[(1, 13)]);
     assert!(bench.refused.is_empty(), "the next batch is judged anew");
@@ -181,11 +195,18 @@ fn one_busy_lane_gets_half_of_the_queue_and_two_a_third_each() {
     assert_eq!((bench.lanes.load().segments, bench.refused.len()), (45, 45));
     // The other now has half of what is left, until the first comes down to a third.
     while bench.lanes.load().segments > 0 {
-        bench.lanes.clear(bench.now, LaneId(0), &mut Vec::new());
+        bench.lanes.clear(LaneId(0), &mut Vec::new());
     }
     bench.refused.clear();
     let turn_about = (0..180).map(|name| entry(name % 2, name, 1));
-    bench.lanes.offer(bench.now, HandOver::Queue, &mut turn_about.collect(), &mut bench.entered, &mut bench.refused);
+    bench.lanes.offer(
+        bench.now,
+        HandOver::Queue,
+        &mut turn_about.collect(),
+        &mut bench.entered,
+        &mut bench.refused,
+        &mut Shed::default(),
+    );
     assert_eq!(bench.lanes.load().segments, 60);
     assert_eq!([0, 1].map(|lane| bench.lanes.lanes[lane].queue.load().segments), [30, 30]);
     assert_eq!(bench.refused.len(), 120);
@@ -247,9 +268,9 @@ fn what_a_lane_leaves_behind_in_its_queue_counts_as_work_behind() {
     bench.fill(0, 10, 1);
     let mut batch = Batch::default();
     let quota = Quota { segments: 4, ..QUOTA };
-    assert!(bench.lanes.take(bench.now, quota, 1, &mut batch, &mut Vec::new()).unwrap().behind);
+    assert!(bench.lanes.take(bench.now, quota, 1, &mut batch, &mut Shed::default()).unwrap().behind);
     bench.done(0, Outcome::default());
-    assert!(!bench.lanes.take(bench.now, QUOTA, 1, &mut batch, &mut Vec::new()).unwrap().behind);
+    assert!(!bench.lanes.take(bench.now, QUOTA, 1, &mut batch, &mut Shed::default()).unwrap().behind);
 }
 
 #[test]
@@ -259,7 +280,7 @@ fn a_take_tells_what_it_freed_and_how_long_the_oldest_waited() {
     bench.fill(0, 2, 3);
     bench.now += Duration::from_millis(5);
     bench.queue(&[(1, 1)]);
-    let taken = bench.lanes.take(bench.now, QUOTA, 1, &mut Batch::default(), &mut Vec::new()).unwrap();
+    let taken = bench.lanes.take(bench.now, QUOTA, 1, &mut Batch::default(), &mut Shed::default()).unwrap();
     assert_eq!((taken.oldest, taken.freed), (Some(came), Load { segments: 7, held_bytes: 1_400 }));
 }
 
@@ -408,7 +429,7 @@ fn a_cleared_lane_is_empty_and_its_next_owner_begins_afresh() {
     bench.take().unwrap();
     bench.queue(&[(0, 2), (0, 3)]);
     let mut shed = Vec::new();
-    bench.lanes.clear(bench.now, LaneId(0), &mut shed);
+    bench.lanes.clear(LaneId(0), &mut shed);
     assert_eq!(shed.iter().map(|item| item.name).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(bench.lanes.load(), Load::default());
     bench.done(0, Outcome { allowance_bytes: Some(0), again: true, park: false });
@@ -423,9 +444,9 @@ fn a_signal_is_never_refused_and_waits_once() {
     let mut offered: Vec<Entry<Signal>> =
         [0, 1, 0, 2, 1].map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).into();
     let (mut batch, mut refused) = (Batch::default(), Vec::new());
-    lanes.offer(Instant::now(), HandOver::Queue, &mut offered, &mut batch, &mut refused);
+    lanes.offer(Instant::now(), HandOver::Queue, &mut offered, &mut batch, &mut refused, &mut Shed::default());
     assert_eq!((lanes.load().segments, refused.len()), (3, 0));
-    lanes.take(Instant::now(), QUOTA, 1, &mut batch, &mut Vec::new()).unwrap();
+    lanes.take(Instant::now(), QUOTA, 1, &mut batch, &mut Shed::default()).unwrap();
     assert_eq!(batch.items.len(), 3);
 }
 

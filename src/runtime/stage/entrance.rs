@@ -7,6 +7,7 @@ use super::{Stage, WhenFull};
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
 use crate::runtime::port::{Offer, Port, Resume, Upstream};
+use crate::runtime::queue::Shed;
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
 
@@ -36,9 +37,10 @@ where
             HandOver::Queue
         };
         let offered = Count::of(items);
+        let mut shed = Shed::default();
         {
             let mut inner = lock(&self.inner);
-            inner.lanes.offer(now, hand_over, items, entered, refused);
+            inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
             inner.has_refused |= !refused.is_empty();
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
                 refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
@@ -46,6 +48,7 @@ where
             self.gauge(&inner);
             self.wake(&mut inner);
         }
+        self.count_shed(&mut shed);
         if entered.is_empty() { &self.metrics.handover_queued } else { &self.metrics.handover_run_on }.add(1);
         let drops = self.settings.when_full == WhenFull::Drop || offer.upstream.is_none();
         if H::COUNTS_ITEMS {

@@ -89,8 +89,8 @@ fn a_lane_that_is_cleared_while_it_works_holds_up_nobody() {
         let chain = Chain::start(Rule::Never);
         let (first, sink) = (Arc::clone(&chain.first), Arc::clone(&chain.sink));
         let clears = shuttle::thread::spawn(move || {
-            first.clear(Instant::now(), LaneId(0));
-            sink.clear(Instant::now(), LaneId(0));
+            first.clear(LaneId(0));
+            sink.clear(LaneId(0));
         });
         clears.join().unwrap();
         chain.finish();

@@ -224,7 +224,7 @@ fn clearing_a_lane_makes_room_for_those_who_wait() {
     eventually(|| sink.metrics().queue_packets.get() == 4);
     inlet.push(Instant::now(), true, &mut (4..8).map(|number| entry(0, 0, number)).collect());
     eventually(|| sink.metrics().lanes_parked.get() == 1);
-    sink.clear(Instant::now(), LaneId(0));
+    sink.clear(LaneId(0));
     eventually(|| sink.metrics().queue_packets.get() == 4 && first.is_quiet());
     assert_eq!((sink.metrics().drops[NO_OWNER].get(), sink.metrics().unaccounted()), (4, 0));
     first.stop();
@@ -238,7 +238,7 @@ fn a_lane_that_goes_takes_what_it_left_over_with_it_counted() {
     let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(1));
     inlet.push(Instant::now(), false, &mut (0..5).map(|number| entry(0, 0, number)).collect());
     assert!(!first.is_quiet());
-    first.clear(Instant::now(), LaneId(0));
+    first.clear(LaneId(0));
     let figures = first.metrics();
     assert_eq!([figures.packets_in.get(), figures.packets_out.get(), figures.drops[NO_OWNER].get()], [5, 1, 4]);
     assert_eq!(figures.unaccounted(), 0);

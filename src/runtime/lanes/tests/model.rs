@@ -90,7 +90,14 @@ impl Model {
         let free: Vec<_> =
             self.lanes.iter().map(|lane| lane.runs.is_none() && !lane.is_runnable() && !lane.parked).collect();
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
-        self.bench.lanes.offer(self.bench.now, hand_over, &mut offered, &mut entered, &mut refused);
+        self.bench.lanes.offer(
+            self.bench.now,
+            hand_over,
+            &mut offered,
+            &mut entered,
+            &mut refused,
+            &mut Shed::default(),
+        );
         for lane in &entered.lanes {
             assert!(run_on && free[lane.index()] && self.lanes[lane.index()].waits.is_empty(), "entered over others");
             self.lanes[lane.index()].runs = Some(false);
@@ -171,7 +178,7 @@ impl Model {
 
     fn clear(&mut self, id: u32) {
         let mut shed = Vec::new();
-        self.bench.lanes.clear(self.bench.now, LaneId(id), &mut shed);
+        self.bench.lanes.clear(LaneId(id), &mut shed);
         let lane = &mut self.lanes[id as usize];
         assert_eq!(std::mem::take(&mut lane.waits), shed, "what is cleared is all that waited");
         lane.allowance = None;
