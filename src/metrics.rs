@@ -67,6 +67,8 @@ pub struct StageMetrics {
     pub batches: Counter,
     /// Time that threads spent in the stage's handler.
     pub busy_seconds: TimeCounter,
+    /// Time that a source rested, because what it brought found no room.
+    pub rest_seconds: TimeCounter,
     /// Segments in the queue.
     pub queue_packets: Gauge,
     /// Memory held by what is in the queue.
@@ -122,6 +124,7 @@ impl StageMetrics {
             marked: Counter::default(),
             batches: Counter::default(),
             busy_seconds: TimeCounter::default(),
+            rest_seconds: TimeCounter::default(),
             queue_packets: Gauge::default(),
             queue_bytes: Gauge::default(),
             queue_capacity_packets: Gauge::default(),

@@ -13,6 +13,7 @@ pub mod keeper;
 pub mod lanes;
 pub mod port;
 pub mod queue;
+pub mod rest;
 pub mod shedding;
 #[cfg(test)]
 mod simulator;

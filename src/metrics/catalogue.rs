@@ -203,6 +203,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     // Its work.
     counter("wstether_stage_batches_total", Count, "Batches handled.", |s| (&s.batches).into()),
     counter("wstether_stage_busy_seconds_total", Seconds, "Time that threads spent in the stage's handler.", |s| Value::Real(s.busy_seconds.get().as_secs_f64())),
+    counter("wstether_stage_rest_seconds_total", Seconds, "Time that a source (raw-recv, tun-read) left what came to the kernel, because the first stage had no room for it.", |s| Value::Real(s.rest_seconds.get().as_secs_f64())),
     histogram("wstether_stage_batch_packets", Count, &buckets::BATCH, "Segments in a batch.", |s| Value::Histogram(s.batch_packets.snapshot())),
     histogram("wstether_stage_service_seconds", Seconds, &buckets::SERVICE, "Time in the handler, a sample a batch.", |s| Value::Histogram(s.service_seconds.snapshot())),
     histogram("wstether_stage_sojourn_seconds", Seconds, &buckets::SOJOURN, "Time in the stage's queue, a sample a batch: its oldest packet.", |s| Value::Histogram(s.sojourn_seconds.snapshot())),

@@ -393,8 +393,13 @@ fn work(labels: &str) -> Vec<Panel> {
     let busy = rate("wstether_stage_busy_seconds_total", labels);
     let threads = sum("wstether_stage_threads", labels);
     vec![
-        Panel::graph("Utilisation", "percentunit", "Share of its threads' time that the stage works.")
-            .query(or_zero(&format!("{busy} / {threads}")), "busy"),
+        Panel::graph(
+            "Utilisation",
+            "percentunit",
+            "Share of its threads' time that the stage works, or that a source rests.",
+        )
+        .query(or_zero(&format!("{busy} / {threads}")), "busy")
+        .query(or_zero(&rate("wstether_stage_rest_seconds_total", labels)), "rests"),
         Panel::graph("Queue (saturation)", "percentunit", "How full the queue is, by segments and by memory held.")
             .query(fill("packets"), "packets")
             .query(fill("bytes"), "bytes"),

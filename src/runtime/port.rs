@@ -12,7 +12,7 @@ pub struct Upstream(pub(super) usize);
 /// Something that can be given items: the next stage.
 pub trait Port<T>: Send + Sync {
     /// Offers items. What may run on at once is left in `entered`, and must then be given to [`Port::run`]. What does
-    /// not fit goes to `refused` where the port parks, and is dropped and counted where it drops.
+    /// not fit goes to `refused` where the port parks, and is dropped and counted where it drops; so much is told.
     fn offer(
         &self,
         now: Instant,
@@ -20,13 +20,22 @@ pub trait Port<T>: Send + Sync {
         items: &mut Vec<Entry<T>>,
         entered: &mut Batch<T>,
         refused: &mut Vec<Entry<T>>,
-    );
+    ) -> Dropped;
 
     /// Runs what entered, on this thread, through this stage and on.
     fn run(&self, now: Instant, behind: bool, entered: &mut Batch<T>);
 
     /// Makes `upstream` known, to be resumed when there is room again.
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;
+}
+
+/// What of an offer was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Items.
+    pub items: usize,
+    /// Lanes that they belonged to.
+    pub lanes: usize,
 }
 
 /// How something is offered.

@@ -16,6 +16,7 @@ use crate::metrics::StageMetrics;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
+use crate::runtime::rest::{self, Rest};
 use crate::runtime::work::Count;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
@@ -94,14 +95,24 @@ impl<S: PacketSource> Source<S> {
         failed: impl Fn(&io::Error),
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
+        let mut rest = Rest::default();
         while !self.stop.stopping.load(Ordering::Acquire) {
+            let started = Instant::now();
             match self.read(&mut packets) {
                 Ok(received) => {
                     entries.extend(packets.drain(..).map(|item| {
                         let lane = lane_of(item.bytes());
                         Entry { origin: lane, lane, item }
                     }));
-                    inlet.push(Instant::now(), received.more, &mut entries);
+                    let now = Instant::now();
+                    let pushed = inlet.push(now, received.more, &mut entries);
+                    let seen = rest::Observation {
+                        has_more: received.more,
+                        pushed,
+                        read: now.saturating_duration_since(started),
+                        cores_free: inlet.cores_free(),
+                    };
+                    self.rest(rest.after(now, seen));
                     if !received.more {
                         self.wait(&mut events, None);
                     }
@@ -138,6 +149,14 @@ impl<S: PacketSource> Source<S> {
         Ok(received)
     }
 
+    /// Leaves what comes to the kernel for a moment. Too short to be ended early.
+    fn rest(&self, time: Duration) {
+        if !time.is_zero() {
+            std::thread::sleep(time);
+            self.metrics.rest_seconds.add(time);
+        }
+    }
+
     /// Waits until there is something to read, or to stop for.
     fn wait(&mut self, events: &mut Events, limit: Option<Duration>) {
         if let Err(error) = self.poll.poll(events, limit)
@@ -161,7 +180,7 @@ mod tests {
     use crate::packet::Offload;
     use crate::runtime::cores::Cores;
     use crate::runtime::lanes::Batch;
-    use crate::runtime::port::{Offer, Port, Resume, Upstream};
+    use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -207,10 +226,11 @@ mod tests {
             items: &mut Vec<Entry<Packet<Raw>>>,
             _entered: &mut Batch<Packet<Raw>>,
             _refused: &mut Vec<Entry<Packet<Raw>>>,
-        ) {
+        ) -> Dropped {
             for entry in items.drain(..) {
                 self.0.send((entry.lane, entry.item.bytes().to_vec(), offer.behind)).unwrap();
             }
+            Dropped::default()
         }
 
         fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
@@ -279,6 +299,75 @@ mod tests {
         assert_eq!(running.errors.recv_timeout(PATIENCE).unwrap(), io::ErrorKind::NetworkDown);
         assert_eq!(running.came.recv_timeout(PATIENCE).unwrap().0, LaneId(7));
         running.stop();
+    }
+
+    /// A socket that always has a batch more, as under a flood.
+    struct Flood(UnixDatagram);
+
+    impl PacketSource for Flood {
+        fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
+            out.extend((0..max).map(|at| Packet::raw(pool.copy(&[at as u8]).unwrap(), Offload::default())));
+            Ok(Received { packets: max, more: true, ..Received::default() })
+        }
+
+        fn fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+
+        fn lost(&self) -> usize {
+            0
+        }
+    }
+
+    /// A first stage that is full, or takes in all; it tells of each batch.
+    struct Door {
+        is_full: AtomicBool,
+        came: Sender<bool>,
+    }
+
+    impl Port<Packet<Raw>> for Door {
+        fn offer(
+            &self,
+            _now: Instant,
+            _offer: Offer,
+            items: &mut Vec<Entry<Packet<Raw>>>,
+            _entered: &mut Batch<Packet<Raw>>,
+            _refused: &mut Vec<Entry<Packet<Raw>>>,
+        ) -> Dropped {
+            let (count, is_full) = (items.drain(..).count(), self.is_full.load(Ordering::SeqCst));
+            self.came.send(is_full).unwrap();
+            if is_full { Dropped { items: count, lanes: count } } else { Dropped::default() }
+        }
+
+        fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
+
+        fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
+            unreachable!("a source is no stage")
+        }
+    }
+
+    #[test]
+    fn under_a_flood_that_is_refused_a_source_rests_and_stops_resting_when_there_is_room() {
+        let (_peer, ours) = UnixDatagram::pair().unwrap();
+        let metrics = StageMetrics::new("source", "uplink", &["lost"]);
+        let source = Source::new(Arc::new(Flood(ours)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
+        let (came, batches) = channel();
+        let door = Arc::new(Door { is_full: AtomicBool::new(true), came });
+        // No core is left: those that serve have them all.
+        let (stop, inlet) = (source.stopper(), Inlet::new(Arc::clone(&door) as _, Cores::new(0)));
+        let thread = std::thread::spawn(move || {
+            source.run(inlet, |packet| LaneId(packet[0].into()), |error| panic!("{error}"));
+        });
+        (0..4).for_each(|_| assert!(batches.recv_timeout(PATIENCE).unwrap()));
+        let rested = metrics.rest_seconds.get();
+        assert!(rested > Duration::ZERO, "it rests after each batch that was refused");
+        door.is_full.store(false, Ordering::SeqCst);
+        while batches.recv_timeout(PATIENCE).unwrap() {}
+        let rested = metrics.rest_seconds.get();
+        (0..100).for_each(|_| assert!(!batches.recv_timeout(PATIENCE).unwrap()));
+        assert_eq!(metrics.rest_seconds.get(), rested, "it does not rest any more");
+        stop.stop();
+        thread.join().unwrap();
     }
 
     #[test]

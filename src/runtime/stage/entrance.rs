@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Stage, WhenFull};
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
-use crate::runtime::port::{Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
 use crate::runtime::queue::Shed;
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
@@ -22,9 +22,9 @@ where
         items: &mut Vec<Entry<In<H>>>,
         entered: &mut Batch<In<H>>,
         refused: &mut Vec<Entry<In<H>>>,
-    ) {
+    ) -> Dropped {
         if items.is_empty() {
-            return;
+            return Dropped::default();
         }
         let hand_over = if offer.may_run_on {
             let seen = hand_over::Observation {
@@ -62,8 +62,9 @@ where
             let is_shedding = self.metrics.shedding.get() > 0;
             let reason = if is_shedding { NOT_ADMITTED } else { QUEUE_FULL };
             self.count_drops(reason, refused.iter().map(|entry| &entry.item));
-            refused.clear();
+            return forget(refused);
         }
+        Dropped::default()
     }
 
     fn run(&self, now: Instant, behind: bool, entered: &mut Batch<In<H>>) {
@@ -79,6 +80,16 @@ where
         upstreams.push(upstream);
         Upstream(upstreams.len() - 1)
     }
+}
+
+/// Drops what was refused, and tells how much that was.
+fn forget<T>(refused: &mut Vec<Entry<T>>) -> Dropped {
+    let items = refused.len();
+    refused.sort_unstable_by_key(|entry| entry.lane);
+    refused.dedup_by_key(|entry| entry.lane);
+    let lanes = refused.len();
+    refused.clear();
+    Dropped { items, lanes }
 }
 
 impl<H: Handler> Resume for Stage<H> {
