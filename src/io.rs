@@ -3,6 +3,7 @@
 //! `unsafe` lives here and nowhere else. What can be a pure function stands apart from the calls ([`virtio`], [`bpf`],
 //! the ruleset text of [`nft`], the range arithmetic of [`sysctl`]), so that it is tested without root.
 
+pub mod affinity;
 pub mod bpf;
 pub mod ethtool;
 pub mod link_socket;
@@ -11,6 +12,7 @@ pub mod netlink;
 pub mod netns;
 pub(crate) mod next_hop;
 pub mod nft;
+pub mod open_files;
 pub mod packet_socket;
 pub mod process;
 pub(crate) mod ready;

@@ -1,0 +1,164 @@
+//! The generator: open loop, on a core of its own. It sends when a request is due, whatever became of those before it.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use socket2::SockRef;
+
+use super::record::Run;
+use super::request::{REQUEST_BYTES, Request};
+
+/// What a generator's socket may hold of the kernel's memory. The kernel doubles it, and a small datagram holds 768 bytes:
+/// eight wait in front of a server at most, whatever the machine's `net.unix.max_dgram_qlen` (10, or 512 under systemd).
+const SEND_BUFFER_BYTES: usize = 3_072;
+
+/// The sockets of as many tethers: the generator's ends and the server's.
+///
+/// # Errors
+/// No descriptors left.
+pub(crate) fn sockets(tethers: u32) -> io::Result<(Vec<UnixDatagram>, Vec<UnixDatagram>)> {
+    let pair = |_| {
+        let (ours, theirs) = UnixDatagram::pair()?;
+        ours.set_nonblocking(true)?;
+        SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        Ok((ours, theirs))
+    };
+    (0..tethers).map(pair).collect()
+}
+
+/// What was offered in the counted part of a run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Offered {
+    /// Requests that were due and were offered.
+    pub(crate) requests: u64,
+    /// Of them, those for which the tether's socket had no room.
+    pub(crate) socket_full: u64,
+}
+
+/// Random numbers (splitmix64), the same in each run.
+struct Random(u64);
+
+const SEED: u64 = 0x5eda;
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// An exponentially distributed time of that mean: arrivals that know nothing of each other.
+    fn gap_ns(&mut self, mean_ns: f64) -> f64 {
+        let uniform = ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -uniform.ln() * mean_ns
+    }
+
+    fn shuffle(&mut self, items: &mut [u32]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, (self.next() % (last as u64 + 1)) as usize);
+        }
+    }
+}
+
+/// Whose turn it is: each tether once a round, in an order of chance.
+struct Turns {
+    order: Vec<u32>,
+    at: usize,
+    random: Random,
+}
+
+impl Turns {
+    fn new(tethers: usize) -> Self {
+        let (mut order, mut random) = ((0..tethers as u32).collect::<Vec<_>>(), Random(SEED));
+        random.shuffle(&mut order);
+        Self { order, at: 0, random }
+    }
+
+    fn next(&mut self) -> u32 {
+        if self.at == self.order.len() {
+            self.at = 0;
+            self.random.shuffle(&mut self.order);
+        }
+        self.at += 1;
+        self.order[self.at - 1]
+    }
+}
+
+/// Whether the socket had room.
+fn send(sockets: &[UnixDatagram], request: Request) -> io::Result<bool> {
+    match sockets[request.tether as usize].send(&request.encode()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Offers `rate_per_s` until the run's end, and waits by spinning: a sleep would be late by more than a gap.
+pub(crate) fn open_loop(sockets: &[UnixDatagram], run: &Run, rate_per_s: f64) -> io::Result<Offered> {
+    let (mut turns, mut offered) = (Turns::new(sockets.len()), Offered::default());
+    let (mean_ns, mut due_ns) = (1e9 / rate_per_s, 0.0);
+    loop {
+        due_ns += turns.random.gap_ns(mean_ns);
+        let mut now_ns = run.now_ns();
+        // A generator that cannot keep up ends in time, and shows what it did offer.
+        if due_ns as u64 >= run.end_ns() || now_ns >= run.end_ns() {
+            return Ok(offered);
+        }
+        while now_ns < due_ns as u64 {
+            std::hint::spin_loop();
+            now_ns = run.now_ns();
+        }
+        let has_room = send(sockets, Request { intended_ns: due_ns as u64, tether: turns.next() })?;
+        if run.is_counted(now_ns) {
+            offered.requests += 1;
+            offered.socket_full += u64::from(!has_room);
+        }
+    }
+}
+
+/// How long nothing may come back before what is out counts as lost.
+const LOST_AFTER: Duration = Duration::from_millis(50);
+
+/// Keeps `window` requests out until the run's end: the most that a server does when it is never idle and never swamped.
+pub(crate) fn closed_loop(sockets: &[UnixDatagram], run: &Run, window: u64) -> io::Result<()> {
+    let (mut turns, mut out_from, mut sent) = (Turns::new(sockets.len()), 0, 0);
+    let (mut served, mut served_at) = (0, Instant::now());
+    while run.now_ns() < run.end_ns() {
+        if run.served_ever() != served {
+            (served, served_at) = (run.served_ever(), Instant::now());
+        } else if served_at.elapsed() > LOST_AFTER {
+            (out_from, sent, served_at) = (served, 0, Instant::now());
+        }
+        if out_from + sent < served + window {
+            sent += u64::from(send(sockets, Request { intended_ns: run.now_ns(), tether: turns.next() })?);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    Ok(())
+}
+
+/// How many requests a second this generator can send, each of them to a socket that has room.
+pub(crate) fn own_rate_per_s(sockets: &[UnixDatagram], theirs: &[UnixDatagram]) -> io::Result<f64> {
+    let mut turns = Turns::new(sockets.len());
+    let (mut spent, mut sent) = (Duration::ZERO, 0_u32);
+    let mut bytes = [0; REQUEST_BYTES];
+    for _ in 0..OWN_RATE_ROUNDS {
+        let started = Instant::now();
+        for _ in 0..sockets.len() {
+            send(sockets, Request { intended_ns: started.elapsed().as_nanos() as u64, tether: turns.next() })?;
+        }
+        spent += started.elapsed();
+        sent += sockets.len() as u32;
+        // Emptied off the clock, so that each send is one that arrives.
+        for socket in theirs {
+            socket.recv(&mut bytes)?;
+        }
+    }
+    Ok(f64::from(sent) / spent.as_secs_f64())
+}
+
+const OWN_RATE_ROUNDS: u32 = 20;
