@@ -40,8 +40,8 @@ pub(crate) struct Cell {
     pub(crate) load: f64,
     pub(crate) offered_per_s: f64,
     pub(crate) delivered_per_s: f64,
-    /// Delivered, of what the peak is, or of what was offered where that is less.
-    pub(crate) goodput: f64,
+    /// Delivered, as a part of the peak, or of what was offered where that is less.
+    pub(crate) goodput: Option<f64>,
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p90_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
@@ -142,7 +142,7 @@ fn report(of: Load, run: &Run, offered: Offered, dropped: Dropped, length: Lengt
         load: of.load,
         offered_per_s,
         delivered_per_s,
-        goodput: delivered_per_s / offered_per_s.min(of.peak_per_s),
+        goodput: (offered.requests > 0).then(|| delivered_per_s / offered_per_s.min(of.peak_per_s)),
         p50_ms: quantile_ms(0.5),
         p90_ms: quantile_ms(0.9),
         p99_ms: quantile_ms(0.99),

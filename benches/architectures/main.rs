@@ -19,12 +19,15 @@ use request::Cost;
 use server::Architecture;
 
 mod cell;
+mod figures;
 mod generator;
 #[path = "../support/histogram.rs"]
 mod histogram;
 mod inputs;
 #[path = "../support/machine.rs"]
 mod machine;
+#[path = "../support/plot.rs"]
+mod plot;
 mod record;
 mod report;
 mod request;
@@ -46,10 +49,10 @@ const OTHER_FILES: u64 = 64;
 /// Compares six architectures under load.
 #[derive(Debug, Parser)]
 struct Options {
-    /// About two minutes, each cell once (what is done without --full).
+    /// Two to three minutes, each cell once (what is done without --full).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Longer cells, each three times; the median of each figure.
+    /// About half an hour: longer cells, each three times, and the median of each figure.
     #[arg(long)]
     full: bool,
     /// One JSON object on standard output.
@@ -84,33 +87,27 @@ fn compare(options: &Options) -> io::Result<()> {
     }
     let generator_core = cores.remove(0);
     affinity::pin(&cores)?;
-    // The generator's part of the machine stays the same however many cores serve.
+    open_files::allow(2 * u64::from(GENERATOR_TETHERS) + OTHER_FILES)?;
+    // More cores serve no more requests: the peak stays where the generator can pass it twenty times.
     let cost = Cost::calibrate(COST * cores.len() as u32);
     let place = Place { generator_core, server_cores: cores, cost };
-    let length = if options.full { FULL } else { QUICK };
-    open_files::allow(2 * u64::from(GENERATOR_TETHERS) + OTHER_FILES)?;
+    let generator_per_s = place.generator_per_s(GENERATOR_TETHERS)?;
     let peak_per_s = peak(&place)?;
-    let mut cells = Vec::new();
-    let mut skipped = Vec::new();
-    for tethers in TETHERS.into_iter().filter(|tethers| *tethers <= options.tethers_max) {
-        if let Err(error) = open_files::allow(2 * u64::from(tethers) + OTHER_FILES) {
-            skipped.push(Skipped { architecture: None, tethers, why: format!("open files: {error}") });
-            continue;
-        }
-        for architecture in Architecture::ALL {
-            for load in LOADS {
-                match place.cell(Load { architecture, tethers, load, peak_per_s }, length) {
-                    Ok(cell) => cells.push(report::shown(cell)),
-                    Err(error) => {
-                        skipped.push(Skipped { architecture: Some(architecture), tethers, why: error.to_string() });
-                        break;
-                    }
-                }
-            }
-        }
+    eprintln!("peak {peak_per_s:.0} /s, the generator's own rate {generator_per_s:.0} /s");
+    let command = format!("cargo bench --bench architectures -- --{}", if options.full { "full" } else { "quick" });
+    let mut report = Report {
+        machine,
+        command,
+        turns_a_handler: cost.turns_a_handler(),
+        generator_per_s,
+        peak_per_s,
+        cells: Vec::new(),
+        skipped: Vec::new(),
+    };
+    run(options, &place, &mut report);
+    if let Some(folder) = &options.svg {
+        figures::write(&report, folder)?;
     }
-    let (generator_per_s, turns_a_handler) = (place.generator_per_s(GENERATOR_TETHERS)?, cost.turns_a_handler());
-    let report = Report { machine, turns_a_handler, generator_per_s, peak_per_s, cells, skipped };
     if options.json {
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, &report)?;
@@ -119,14 +116,51 @@ fn compare(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-const QUICK: Length = Length { warm_up: Duration::from_millis(200), measured: Duration::from_millis(400) };
-const FULL: Length = Length { warm_up: Duration::from_secs(1), measured: Duration::from_secs(5) };
+/// Runs every cell that the machine allows.
+fn run(options: &Options, place: &Place, report: &mut Report) {
+    for tethers in TETHERS.into_iter().filter(|tethers| *tethers <= options.tethers_max) {
+        if let Err(error) = open_files::allow(2 * u64::from(tethers) + OTHER_FILES) {
+            report.skip(Skipped { architecture: None, tethers, why: format!("open files: {error}") });
+            continue;
+        }
+        let (length, times) = length(options.full, tethers, report.peak_per_s);
+        for architecture in Architecture::ALL {
+            for load in LOADS {
+                let load = Load { architecture, tethers, load, peak_per_s: report.peak_per_s };
+                match (0..times).map(|_| place.cell(load, length)).collect::<io::Result<Vec<_>>>() {
+                    Ok(cells) => report.add(cells),
+                    Err(error) => {
+                        report.skip(Skipped { architecture: Some(architecture), tethers, why: error.to_string() });
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
 
+/// Requests a tether that a cell should serve, so that shares say something: a little more than what is asked of them.
+const SERVED_A_TETHER: f64 = 11.0;
+
+/// How long a cell takes, and how often it is run. Where there are many tethers it takes longer until each has been
+/// served, and until their sockets are as full as they will be.
+fn length(full: bool, tethers: u32, peak_per_s: f64) -> (Length, u32) {
+    let (warm_up_s, least_s, most_s, times) = if full { (0.5, 2.0, 30.0, 3) } else { (0.1, 0.3, 1.2, 1) };
+    let measured_s = (SERVED_A_TETHER * f64::from(tethers) / peak_per_s).clamp(least_s, most_s);
+    let fill_s = SERVED_A_TETHER * f64::from(tethers) / (LOADS[3] * peak_per_s);
+    let warm_up = Duration::from_secs_f64(warm_up_s + fill_s.min(measured_s));
+    (Length { warm_up, measured: Duration::from_secs_f64(measured_s) }, times)
+}
+
+/// The closed loops in which the peak is looked for.
+const PEAK_LENGTH: Length = Length { warm_up: Duration::from_millis(200), measured: Duration::from_secs(1) };
+
+/// The most that any of the architectures serves.
 fn peak(place: &Place) -> io::Result<f64> {
     let mut best = 0_f64;
     for architecture in Architecture::ALL {
-        let peak = place.peak_per_s(architecture, QUICK)?;
-        eprintln!("{:22} {peak:8.0} /s closed loop", architecture.label());
+        let peak = place.peak_per_s(architecture, PEAK_LENGTH)?;
+        eprintln!("{:20} {peak:8.0} /s in a closed loop", architecture.label());
         best = best.max(peak);
     }
     Ok(best)
