@@ -13,3 +13,6 @@ mod websockets;
 
 #[path = "quick/docs.rs"]
 mod docs;
+
+#[path = "quick/bench_support.rs"]
+mod bench_support;

@@ -1,7 +1,6 @@
 //! One cell of the comparison: an architecture under one load from so many tethers.
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use wstether::io::affinity;
 
-use super::generator::{self, Offered};
+use super::generator::{self, Offered, Sender};
 use super::record::Run;
 use super::request::Cost;
 use super::server::{Architecture, Dropped};
@@ -48,9 +47,9 @@ pub(crate) struct Cell {
     pub(crate) p999_ms: Option<f64>,
     pub(crate) jain: Option<f64>,
     pub(crate) worst_share: Option<f64>,
-    /// Requests refused by the tether's socket, whose buffer was full.
-    pub(crate) socket_full: u64,
-    /// Requests dropped by the server's queues, in the whole of the cell.
+    /// Requests that were never read: lost because the tether's socket was full, or waiting there at the end.
+    pub(crate) unread: u64,
+    /// Requests dropped by the server's queues. These two are of the whole cell, warm-up included.
     pub(crate) dropped: Dropped,
     /// Seconds that were counted.
     pub(crate) measured_s: f64,
@@ -72,14 +71,14 @@ impl Place {
     /// The machine refuses so many threads or descriptors.
     pub(crate) fn cell(&self, of: Load, length: Length) -> io::Result<Cell> {
         let rate_per_s = of.load * of.peak_per_s;
-        let generate = move |sockets: &[UnixDatagram], run: &Run| generator::open_loop(sockets, run, rate_per_s);
+        let generate = move |sender: &Sender, run: &Run| generator::open_loop(sender, run, rate_per_s);
         let (run, offered, dropped) = self.run(of.architecture, of.tethers, length, generate)?;
         Ok(report(of, &run, offered, dropped, length))
     }
 
     /// What an architecture does when it is never idle and never swamped, in requests a second.
     pub(crate) fn peak_per_s(&self, architecture: Architecture, length: Length) -> io::Result<f64> {
-        let generate = |sockets: &[UnixDatagram], run: &Run| generator::closed_loop(sockets, run, PEAK_WINDOW);
+        let generate = |sender: &Sender, run: &Run| generator::closed_loop(sender, run, PEAK_WINDOW);
         let (run, (), _) = self.run(architecture, PEAK_TETHERS, length, generate)?;
         Ok(run.shares().total as f64 / length.measured.as_secs_f64())
     }
@@ -100,7 +99,7 @@ impl Place {
         architecture: Architecture,
         tethers: u32,
         length: Length,
-        generate: impl FnOnce(&[UnixDatagram], &Run) -> io::Result<G> + Send + 'static,
+        generate: impl FnOnce(&Sender, &Run) -> io::Result<G> + Send + 'static,
     ) -> io::Result<(Arc<Run>, G, Dropped)> {
         let (ours, theirs) = generator::sockets(tethers)?;
         // The server's threads inherit the cores of this one.
@@ -111,14 +110,11 @@ impl Place {
         let (core, theirs) = (self.generator_core, Arc::clone(&run));
         let generated = on_thread(move || {
             affinity::pin(&[core])?;
-            let generated = generate(&ours, &theirs)?;
-            // The sockets outlive the generator: a server that reads on must not see them closed.
-            Ok((generated, ours))
+            generate(&ours, &theirs)
         });
         let dropped = server.dropped();
         server.stop()?;
-        let (generated, _ours) = generated?;
-        Ok((run, generated, dropped))
+        Ok((run, generated?, dropped))
     }
 }
 
@@ -134,7 +130,7 @@ const PEAK_WINDOW: u64 = 64;
 fn report(of: Load, run: &Run, offered: Offered, dropped: Dropped, length: Length) -> Cell {
     let measured_s = length.measured.as_secs_f64();
     let shares = run.shares();
-    let (offered_per_s, delivered_per_s) = (offered.requests as f64 / measured_s, shares.total as f64 / measured_s);
+    let (offered_per_s, delivered_per_s) = (offered.counted as f64 / measured_s, shares.total as f64 / measured_s);
     let quantile_ms = |q| run.response().quantile(q).map(|time: Duration| time.as_secs_f64() * 1e3);
     Cell {
         architecture: of.architecture,
@@ -142,14 +138,14 @@ fn report(of: Load, run: &Run, offered: Offered, dropped: Dropped, length: Lengt
         load: of.load,
         offered_per_s,
         delivered_per_s,
-        goodput: (offered.requests > 0).then(|| delivered_per_s / offered_per_s.min(of.peak_per_s)),
+        goodput: (offered.counted > 0).then(|| delivered_per_s / offered_per_s.min(of.peak_per_s)),
         p50_ms: quantile_ms(0.5),
         p90_ms: quantile_ms(0.9),
         p99_ms: quantile_ms(0.99),
         p999_ms: quantile_ms(0.999),
         jain: shares.jain,
         worst_share: shares.worst,
-        socket_full: offered.socket_full,
+        unread: offered.ever.saturating_sub(run.served_ever() + dropped.queue_full + dropped.shed),
         dropped,
         measured_s,
     }

@@ -1,40 +1,56 @@
 //! The generator: open loop, on a core of its own. It sends when a request is due, whatever became of those before it.
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use socket2::SockRef;
 
 use super::record::Run;
 use super::request::{REQUEST_BYTES, Request};
 
-/// What a generator's socket may hold of the kernel's memory. The kernel doubles it, and a small datagram holds 768 bytes:
-/// eight wait in front of a server at most, whatever the machine's `net.unix.max_dgram_qlen` (10, or 512 under systemd).
-const SEND_BUFFER_BYTES: usize = 3_072;
+/// What a tether's socket may hold of the kernel's memory. The kernel doubles it, and a small datagram holds 768 bytes:
+/// eight wait in front of the server, and what comes on top is lost there.
+const RECEIVE_BUFFER_BYTES: usize = 3_072;
 
-/// The sockets of as many tethers: the generator's ends and the server's.
-///
-/// # Errors
-/// No descriptors left.
-pub(crate) fn sockets(tethers: u32) -> io::Result<(Vec<UnixDatagram>, Vec<UnixDatagram>)> {
-    let pair = |_| {
-        let (ours, theirs) = UnixDatagram::pair()?;
-        ours.set_nonblocking(true)?;
-        SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        Ok((ours, theirs))
-    };
-    (0..tethers).map(pair).collect()
+/// The generator's end: one socket that sends to every tether's, so that a machine which allows 20,000 open files has
+/// room for 10,000 tethers.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    socket: UdpSocket,
+    tethers: Vec<SocketAddr>,
 }
 
-/// What was offered in the counted part of a run.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// The generator's end, and the server's sockets, one a tether.
+///
+/// # Errors
+/// No descriptors or ports left.
+pub(crate) fn sockets(tethers: u32) -> io::Result<(Sender, Vec<UdpSocket>)> {
+    let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+    let tether = |_| {
+        let socket = bind()?;
+        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        Ok(socket)
+    };
+    let theirs: Vec<UdpSocket> = (0..tethers).map(tether).collect::<io::Result<_>>()?;
+    let tethers = theirs.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
+    Ok((Sender { socket: bind()?, tethers }, theirs))
+}
+
+impl Sender {
+    fn send(&self, request: Request) -> io::Result<()> {
+        self.socket.send_to(&request.encode(), self.tethers[request.tether as usize])?;
+        Ok(())
+    }
+}
+
+/// What was offered.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Offered {
-    /// Requests that were due and were offered.
-    pub(crate) requests: u64,
-    /// Of them, those for which the tether's socket had no room.
-    pub(crate) socket_full: u64,
+    /// In the counted part of the run.
+    pub(crate) counted: u64,
+    /// In the whole of it.
+    pub(crate) ever: u64,
 }
 
 /// Random numbers (splitmix64), the same in each run.
@@ -87,18 +103,9 @@ impl Turns {
     }
 }
 
-/// Whether the socket had room.
-fn send(sockets: &[UnixDatagram], request: Request) -> io::Result<bool> {
-    match sockets[request.tether as usize].send(&request.encode()) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Offers `rate_per_s` until the run's end, and waits by spinning: a sleep would be late by more than a gap.
-pub(crate) fn open_loop(sockets: &[UnixDatagram], run: &Run, rate_per_s: f64) -> io::Result<Offered> {
-    let (mut turns, mut offered) = (Turns::new(sockets.len()), Offered::default());
+pub(crate) fn open_loop(sender: &Sender, run: &Run, rate_per_s: f64) -> io::Result<Offered> {
+    let (mut turns, mut offered) = (Turns::new(sender.tethers.len()), Offered::default());
     let (mean_ns, mut due_ns) = (1e9 / rate_per_s, 0.0);
     loop {
         due_ns += turns.random.gap_ns(mean_ns);
@@ -111,11 +118,9 @@ pub(crate) fn open_loop(sockets: &[UnixDatagram], run: &Run, rate_per_s: f64) ->
             std::hint::spin_loop();
             now_ns = run.now_ns();
         }
-        let has_room = send(sockets, Request { intended_ns: due_ns as u64, tether: turns.next() })?;
-        if run.is_counted(now_ns) {
-            offered.requests += 1;
-            offered.socket_full += u64::from(!has_room);
-        }
+        sender.send(Request { intended_ns: due_ns as u64, tether: turns.next() })?;
+        offered.ever += 1;
+        offered.counted += u64::from(run.is_counted(now_ns));
     }
 }
 
@@ -123,8 +128,8 @@ pub(crate) fn open_loop(sockets: &[UnixDatagram], run: &Run, rate_per_s: f64) ->
 const LOST_AFTER: Duration = Duration::from_millis(50);
 
 /// Keeps `window` requests out until the run's end: the most that a server does when it is never idle and never swamped.
-pub(crate) fn closed_loop(sockets: &[UnixDatagram], run: &Run, window: u64) -> io::Result<()> {
-    let (mut turns, mut out_from, mut sent) = (Turns::new(sockets.len()), 0, 0);
+pub(crate) fn closed_loop(sender: &Sender, run: &Run, window: u64) -> io::Result<()> {
+    let (mut turns, mut out_from, mut sent) = (Turns::new(sender.tethers.len()), 0, 0);
     let (mut served, mut served_at) = (0, Instant::now());
     while run.now_ns() < run.end_ns() {
         if run.served_ever() != served {
@@ -133,7 +138,8 @@ pub(crate) fn closed_loop(sockets: &[UnixDatagram], run: &Run, window: u64) -> i
             (out_from, sent, served_at) = (served, 0, Instant::now());
         }
         if out_from + sent < served + window {
-            sent += u64::from(send(sockets, Request { intended_ns: run.now_ns(), tether: turns.next() })?);
+            sender.send(Request { intended_ns: run.now_ns(), tether: turns.next() })?;
+            sent += 1;
         } else {
             std::hint::spin_loop();
         }
@@ -142,17 +148,17 @@ pub(crate) fn closed_loop(sockets: &[UnixDatagram], run: &Run, window: u64) -> i
 }
 
 /// How many requests a second this generator can send, each of them to a socket that has room.
-pub(crate) fn own_rate_per_s(sockets: &[UnixDatagram], theirs: &[UnixDatagram]) -> io::Result<f64> {
-    let mut turns = Turns::new(sockets.len());
+pub(crate) fn own_rate_per_s(sender: &Sender, theirs: &[UdpSocket]) -> io::Result<f64> {
+    let mut turns = Turns::new(theirs.len());
     let (mut spent, mut sent) = (Duration::ZERO, 0_u32);
     let mut bytes = [0; REQUEST_BYTES];
     for _ in 0..OWN_RATE_ROUNDS {
         let started = Instant::now();
-        for _ in 0..sockets.len() {
-            send(sockets, Request { intended_ns: started.elapsed().as_nanos() as u64, tether: turns.next() })?;
+        for _ in 0..theirs.len() {
+            sender.send(Request { intended_ns: started.elapsed().as_nanos() as u64, tether: turns.next() })?;
         }
         spent += started.elapsed();
-        sent += sockets.len() as u32;
+        sent += theirs.len() as u32;
         // Emptied off the clock, so that each send is one that arrives.
         for socket in theirs {
             socket.recv(&mut bytes)?;

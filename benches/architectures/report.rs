@@ -69,7 +69,7 @@ fn median(times: &[Cell]) -> Option<Cell> {
         p999_ms: middle_of_known(&|cell| cell.p999_ms),
         jain: middle_of_known(&|cell| cell.jain),
         worst_share: middle_of_known(&|cell| cell.worst_share),
-        socket_full: count(&|cell| cell.socket_full),
+        unread: count(&|cell| cell.unread),
         dropped: Dropped { queue_full: count(&|cell| cell.dropped.queue_full), shed: count(&|cell| cell.dropped.shed) },
         measured_s: first.measured_s,
     })
@@ -80,7 +80,7 @@ fn show(cell: &Cell) {
     let figure =
         |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
     eprintln!(
-        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5}  socket full {}, queue full {}, shed {}",
+        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5}  unread {}, queue full {}, shed {}",
         cell.architecture.label(),
         cell.tethers,
         cell.load,
@@ -91,7 +91,7 @@ fn show(cell: &Cell) {
         figure(cell.p99_ms, 1),
         figure(cell.p999_ms, 1),
         figure(cell.jain, 3),
-        cell.socket_full,
+        cell.unread,
         cell.dropped.queue_full,
         cell.dropped.shed,
     );

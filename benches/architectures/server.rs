@@ -1,7 +1,7 @@
 //! The six architectures: the same handlers behind the same sockets.
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
@@ -53,7 +53,7 @@ impl Architecture {
     ///
     /// # Errors
     /// The machine refuses threads or descriptors.
-    pub(crate) fn start(self, sockets: Vec<UnixDatagram>, run: &Arc<Run>, cores: usize) -> io::Result<Server> {
+    pub(crate) fn start(self, sockets: Vec<UdpSocket>, run: &Arc<Run>, cores: usize) -> io::Result<Server> {
         let run = Arc::clone(run);
         match self {
             Self::Threads => threads::start(sockets, run),

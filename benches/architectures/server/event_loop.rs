@@ -1,14 +1,14 @@
 //! One event loop that runs every handler (SPED: single process, event driven).
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use super::{Server, spawn};
 use crate::inputs::{BATCH, Inputs};
 use crate::record::Run;
 
-pub(super) fn start(sockets: Vec<UnixDatagram>, run: Arc<Run>) -> io::Result<Server> {
+pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>) -> io::Result<Server> {
     let inputs = Inputs::new(sockets)?;
     let waker = inputs.waker()?;
     let theirs = Arc::clone(&run);

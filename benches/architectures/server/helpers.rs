@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::UdpSocket;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
@@ -57,7 +57,7 @@ impl Desk {
     }
 }
 
-pub(super) fn start(sockets: Vec<UnixDatagram>, run: Arc<Run>, cores: usize) -> io::Result<Server> {
+pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>, cores: usize) -> io::Result<Server> {
     let inputs = Inputs::new(sockets)?;
     let waker = inputs.waker()?;
     let desk = Arc::new(Desk {

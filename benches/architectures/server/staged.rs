@@ -2,7 +2,7 @@
 //! into a queue is dropped there.
 
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +22,8 @@ use crate::inputs::{BATCH, Inputs};
 use crate::record::Run;
 use crate::request::{HANDLERS, Request};
 
-/// Requests that may wait in front of a stage. The gateway's 4,096 packets are some 20 ms of its work; so is this.
+/// Requests that may wait in front of a stage. The gateway's 4,096 packets are some 20 ms of its work; this is about that
+/// of one handler's.
 const QUEUE_REQUESTS: u64 = 256;
 
 /// Which of the three.
@@ -75,7 +76,7 @@ impl Stages {
     }
 }
 
-pub(super) fn start(sockets: Vec<UnixDatagram>, run: Arc<Run>, cores: usize, kind: Kind) -> io::Result<Server> {
+pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>, cores: usize, kind: Kind) -> io::Result<Server> {
     let settings = kind.settings(sockets.len() as u32, cores);
     let inputs = Inputs::new(sockets)?;
     let waker = inputs.waker()?;

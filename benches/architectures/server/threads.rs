@@ -1,11 +1,12 @@
 //! A thread a tether: it blocks in its socket, and runs every handler itself.
 
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::UnixDatagram;
+use std::net::{Shutdown, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Builder;
+
+use socket2::SockRef;
 
 use super::Server;
 use crate::record::Run;
@@ -14,14 +15,13 @@ use crate::request::{REQUEST_BYTES, Request};
 /// Ten thousand of the default 2 MiB would not fit into every machine's address space limits; the handlers need little.
 const STACK_BYTES: usize = 64 << 10;
 
-pub(super) fn start(sockets: Vec<UnixDatagram>, run: Arc<Run>) -> io::Result<Server> {
-    let sockets: Arc<[UnixDatagram]> = sockets.into();
+pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>) -> io::Result<Server> {
+    let sockets: Arc<[UdpSocket]> = sockets.into();
     let all = Arc::clone(&sockets);
-    // A blocking read returns once its socket is shut.
+    // A blocking read returns once its socket is shut. That it is not connected is told, and makes no difference.
     let wake = Box::new(move || {
         for socket in all.iter() {
-            // One that is shut already has no reader left.
-            drop(socket.shutdown(Shutdown::Both));
+            drop(SockRef::from(socket).shutdown(Shutdown::Both));
         }
     });
     let mut server = Server { run: Arc::clone(&run), threads: Vec::new(), wake, stages: None };
@@ -39,7 +39,7 @@ pub(super) fn start(sockets: Vec<UnixDatagram>, run: Arc<Run>) -> io::Result<Ser
     Ok(server)
 }
 
-fn serve(socket: &UnixDatagram, run: &Run) -> io::Result<()> {
+fn serve(socket: &UdpSocket, run: &Run) -> io::Result<()> {
     let mut bytes = [0; REQUEST_BYTES];
     while !run.stopping.load(Ordering::Relaxed) {
         if socket.recv(&mut bytes)? == REQUEST_BYTES {
