@@ -1,12 +1,14 @@
 //! The command line: what can be typed, and no more.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
 use crate::http::url::WsUrl;
+use crate::load::mix::Mix;
+use crate::load::schedule::Surge;
 
 /// IP over WebSockets: a phone's mobile data for a laptop, by a page in the phone's browser.
 #[derive(Debug, Parser)]
@@ -40,6 +42,8 @@ pub enum Command {
     Client(Client),
     /// Do what the phone's page does, without a browser
     Relay(Relay),
+    /// Simulate tethers against a gateway, for load and overload tests
+    Load(Box<Load>),
     /// Make, list and revoke credentials
     Token(Token),
     /// Show what a gateway is doing now
@@ -215,6 +219,117 @@ pub struct Relay {
     pub ca: Option<PathBuf>,
 }
 
+/// `wstether load`
+#[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Packets are sent when their time comes, whatever became of those before (an open loop), and their latency is measured from \
+that time. They go through the gateway to a sink, \"wstether load sink\", which counts what arrives and is the source of \
+what comes back. Load and sink on one machine, in two network namespaces, have one clock; on two machines only the counts \
+mean something. No privilege is needed. docs/benchmarks.md tells what the figures mean.
+
+Kinds of tethers for --mix, each with =NUMBER where it shall not share the tethers with the others:
+  steady       packets evenly apart
+  bursty       as many, in bursts of 32
+  small        as many bytes, in packets of 64
+  bulk         as many packets of --bulk-size, in trains of 44
+  hog          --hog-factor times the packets
+  slow-reader  is sent packets, and does not read them
+  storm        connects --rate times a second, and hangs up once it is welcomed
+  half-open    never says who it is
+  idle         is welcomed and stays silent
+
+Examples:
+  wstether load sink --listen 198.18.0.2:9000
+  wstether load --gateway ws://198.51.100.1:8080/wstether --token-file token --sink 198.18.0.2:9000 --tethers 100 --json
+  wstether load --gateway ws://198.51.100.1:8080/wstether --token-file token --sink 198.18.0.2:9000 --tethers 101 \
+      --mix steady,hog=1 --rate 50 --direction down"
+)]
+pub struct Load {
+    /// The far end, in place of the load.
+    #[command(subcommand)]
+    pub end: Option<LoadEnd>,
+    /// The gateway's WebSocket (ws://)
+    #[arg(long, value_name = "URL", required = true)]
+    pub gateway: Option<WsUrl>,
+    /// The token. Other users can see it in the list of processes; --token-file hides it
+    #[arg(long, conflicts_with = "token_file", required_unless_present = "token_file")]
+    pub token: Option<String>,
+    /// The file that holds the token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The sink, as the internet sees it
+    #[arg(long, value_name = "ADDRESS:PORT", required = true)]
+    pub sink: Option<SocketAddrV4>,
+    /// How many tethers; the gateway's tethers.max and listen.links_max must allow them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub tethers: u32,
+    /// Kinds of tethers, with commas between them
+    #[arg(long, default_value = "steady", value_name = "KIND[=NUMBER]")]
+    pub mix: Mix,
+    /// Which way packets go
+    #[arg(long, value_enum, default_value_t = LoadDirection::Both)]
+    pub direction: LoadDirection,
+    /// Packets a second, of each tether and direction
+    #[arg(long, default_value_t = 10.0, value_name = "PACKETS", value_parser = positive)]
+    pub rate: f64,
+    /// Length of a packet, from the IP header on, in bytes
+    #[arg(long, default_value_t = 1_000, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..=1500))]
+    pub size: u16,
+    /// The same for bulk tethers: as much as the tunnel takes
+    #[arg(long, default_value_t = 1_400, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..=1500))]
+    pub bulk_size: u16,
+    /// How many times the rate a hog has
+    #[arg(long, default_value_t = 100.0, value_name = "TIMES", value_parser = positive)]
+    pub hog_factor: f64,
+    /// How long packets are offered, in seconds
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
+    pub seconds: f64,
+    /// So many times the load for a while: TIMES:FROM:UNTIL, in seconds after the start
+    #[arg(long, value_name = "TIMES:FROM:UNTIL", value_parser = surge)]
+    pub surge: Option<Surge>,
+    /// How long what is under way at the end may take, in seconds
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = positive)]
+    pub drain: f64,
+    /// How long the tethers may take to be welcomed, in seconds; the load then begins with those that were
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = positive)]
+    pub connect_max: f64,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Tell every tether's share, too
+    #[arg(long, requires = "json")]
+    pub each: bool,
+    /// Tell the course over time, too, in windows of 100 ms
+    #[arg(long, requires = "json")]
+    pub windows: bool,
+}
+
+/// The far end of a load.
+#[derive(Debug, Subcommand)]
+pub enum LoadEnd {
+    /// Count what arrives, and send what is asked for, until SIGTERM
+    #[command(after_help = "Example:\n  wstether load sink --listen 198.18.0.2:9000")]
+    Sink {
+        /// Where it is
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: SocketAddrV4,
+    },
+}
+
+/// Which way a load's packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadDirection {
+    /// From the tethers
+    Up,
+    /// To the tethers
+    Down,
+    /// Both
+    Both,
+}
+
 /// `wstether token`
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -372,6 +487,25 @@ fn given<'a>(texts: &'a [(&'a str, &'a str, &'a Option<String>)]) -> impl Iterat
 
 fn over(option: &str, path: &str, value: String) -> Override {
     Override { option: option.to_owned(), path: path.to_owned(), value }
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("it must be more than 0".to_owned()) }
+}
+
+/// Splits `times:from:until`.
+fn surge(text: &str) -> Result<Surge, String> {
+    let numbers: Vec<f64> = text.split(':').filter_map(|part| part.parse().ok()).collect();
+    let [factor, from_s, until_s] = numbers[..] else {
+        return Err("write it as 20:2:5, 20 times the load from second 2 to second 5".to_owned());
+    };
+    if factor <= 0.0 || from_s < 0.0 || until_s <= from_s || !until_s.is_finite() || !factor.is_finite() {
+        return Err("the first number must be more than 0, and the third more than the second".to_owned());
+    }
+    let [from_ns, until_ns] = [from_s, until_s].map(|seconds| (seconds * 1e9) as u64);
+    Ok(Surge { factor, from_ns, until_ns })
 }
 
 /// Splits `section.key=value`.

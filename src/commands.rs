@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod gateway;
+pub mod load;
 pub mod pipeline;
 pub mod relay;
 pub mod status;

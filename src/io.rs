@@ -5,6 +5,8 @@
 
 pub mod affinity;
 pub mod bpf;
+pub(crate) mod clock;
+pub(crate) mod datagrams;
 pub mod ethtool;
 pub mod link_socket;
 pub mod listeners;

@@ -51,6 +51,8 @@ pub mod lab;
 #[cfg(feature = "kernel")]
 pub mod link;
 #[cfg(feature = "kernel")]
+pub mod load;
+#[cfg(feature = "kernel")]
 pub mod log;
 #[cfg(feature = "kernel")]
 pub mod metrics_server;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args, &mut out).map_err(failed),
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
+        Command::Load(args) => commands::load::run(&args, &mut out).map_err(failed),
         Command::Client(args) => commands::client::run(&args).map_err(|error| (error.status(), error.to_string())),
         Command::Demo(args) => {
             commands::demo::run(&args, &mut out).map_err(|error| (error.status(), error.to_string()))

@@ -15,6 +15,8 @@ mod dashboards;
 mod journey;
 #[path = "root/kernel/mod.rs"]
 mod kernel;
+#[path = "root/load.rs"]
+mod load;
 #[path = "root/offload.rs"]
 mod offload;
 #[path = "root/page.rs"]

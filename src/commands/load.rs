@@ -1,0 +1,148 @@
+//! `wstether load`: simulated tethers, and the sink at the far end.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{self, LoadDirection, LoadEnd};
+use crate::load::sink::Sink;
+use crate::load::{self, Direction, Options, Report, Way};
+use crate::stop::Stop;
+use crate::wire::token::TokenError;
+
+/// Why there was no load.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadCommandError {
+    /// The token is none.
+    #[error("the token is wrong: {0}")]
+    Token(#[from] TokenError),
+    /// The file that holds the token.
+    #[error("{}: {source}; it should hold the token that \"wstether token new\" prints", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
+    /// The load.
+    #[error("{0}")]
+    Load(#[from] load::Error),
+    /// The sink's address.
+    #[error("{address}: {source}; --listen must be an address of this host, at a port that is free")]
+    Sink {
+        /// Where it should be.
+        address: SocketAddrV4,
+        /// Why it is not.
+        source: io::Error,
+    },
+    /// The output is gone, or signals cannot be caught.
+    #[error("{0}")]
+    Kernel(#[from] io::Error),
+}
+
+/// Runs the load, or its sink until a signal, and prints what it came to.
+///
+/// # Errors
+/// [`LoadCommandError`].
+pub fn run(args: &cli::Load, out: &mut dyn Write) -> Result<(), LoadCommandError> {
+    let stop = Stop::on_signals()?;
+    if let Some(LoadEnd::Sink { listen }) = args.end {
+        let sink = Sink::bind(listen).map_err(|source| LoadCommandError::Sink { address: listen, source })?;
+        writeln!(out, "{}", serde_json::json!({ "listens": sink.address()? }))?;
+        out.flush()?;
+        return Ok(writeln!(out, "{}", serde_json::json!(sink.serve(&stop)?))?);
+    }
+    let report = load::run(&options(args)?, &stop)?;
+    if args.json {
+        writeln!(out, "{}", serde_json::json!(report))?;
+    } else {
+        print(&report, out)?;
+    }
+    Ok(())
+}
+
+fn options(args: &cli::Load) -> Result<Options, LoadCommandError> {
+    // clap has seen to it that these are there.
+    let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+    let seconds = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    Ok(Options {
+        gateway: args.gateway.clone().ok_or_else(missing)?,
+        token: token(args)?.parse()?,
+        tethers: args.tethers,
+        mix: args.mix.clone(),
+        direction: match args.direction {
+            LoadDirection::Up => Direction::Up,
+            LoadDirection::Down => Direction::Down,
+            LoadDirection::Both => Direction::Both,
+        },
+        rate_pps: args.rate,
+        size_bytes: args.size,
+        bulk_bytes: args.bulk_size,
+        hog_factor: args.hog_factor,
+        surge: args.surge,
+        lasts: seconds(args.seconds),
+        drain: seconds(args.drain),
+        connect_max: seconds(args.connect_max),
+        sink: args.sink.ok_or_else(missing)?,
+        each: args.each,
+        windows: args.windows,
+    })
+}
+
+fn token(args: &cli::Load) -> Result<String, LoadCommandError> {
+    let from_file = |path: &PathBuf| {
+        fs::read_to_string(path).map_err(|source| LoadCommandError::TokenFile { path: path.clone(), source })
+    };
+    let text = args.token_file.as_ref().map(from_file).transpose()?.or_else(|| args.token.clone());
+    Ok(text.unwrap_or_default().trim().to_owned())
+}
+
+fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let tethers = &report.tethers;
+    writeln!(
+        out,
+        "tethers: {} of {} welcomed within {:.1} s",
+        tethers.welcomed, tethers.asked, tethers.connect_seconds
+    )?;
+    for (what, counted) in [("refused", &tethers.refused), ("lost again", &tethers.ended)] {
+        for (word, count) in counted {
+            writeln!(out, "  {what}: {count} ({word})")?;
+        }
+    }
+    writeln!(
+        out,
+        "\n{:<20}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}{:>10}{:>8}{:>8}",
+        "packets", "offered/s", "delivered/s", "lost", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "Jain", "worst"
+    )?;
+    let all = std::iter::once(("all", &report.up, &report.down));
+    let mixes = report.mixes.iter().map(|(kind, mix)| (*kind, &mix.up, &mix.down));
+    for (name, up, down) in all.chain(mixes) {
+        for (direction, way) in [("up", up), ("down", down)] {
+            way.as_ref().map_or(Ok(()), |way| print_way(&format!("{name} {direction}"), way, out))?;
+        }
+    }
+    if let Some(storm) = &report.storm {
+        let told = storm.latency_ms.map_or(String::new(), |took| format!(", p99 {:.1} ms", took.p99));
+        writeln!(out, "\nstorm: {} of {} connects welcomed{told}", storm.welcomed, storm.offered)?;
+        storm.refused.iter().try_for_each(|(word, count)| writeln!(out, "  refused: {count} ({word})"))?;
+    }
+    if !report.sink_answered {
+        writeln!(out, "\nThe sink did not tell all that it counted: figures of it are too small.")?;
+    }
+    Ok(())
+}
+
+fn print_way(name: &str, way: &Way, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "{name:<20}{:>12.0}{:>12.0}{:>12}", way.offered_pps, way.delivered_pps, way.lost)?;
+    let times = way.latency_ms.map(|took| [took.p50, took.p90, took.p99, took.p99_9]);
+    for time in times.map_or([None; 4], |times| times.map(Some)) {
+        write!(out, "{:>10}", time.map_or("-".to_owned(), |ms| format!("{ms:.2}")))?;
+    }
+    let shares = way.shares.map(|shares| [shares.jain, shares.worst]);
+    for share in shares.map_or([None; 2], |shares| shares.map(Some)) {
+        write!(out, "{:>8}", share.map_or("-".to_owned(), |share| format!("{share:.3}")))?;
+    }
+    writeln!(out)
+}

@@ -1,0 +1,124 @@
+//! `wstether load` against a real gateway, with a real sink behind it: each kind of tether, and every packet accounted for.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use wstether::cli::EgressMode;
+use wstether::lab::tethering::Setting;
+use wstether::lab::world::{self, INTERNET, Layout, World};
+use wstether::lab::{Isolation, Program, Scratch};
+
+use super::world::BINARY;
+
+const SINK_PORT: u16 = 9_000;
+
+/// A gateway, and a sink behind it. What runs is killed and what was written goes when it is dropped.
+struct Bench {
+    token: std::path::PathBuf,
+    _gateway: Program,
+    _sink: Program,
+    world: World,
+    scratch: Scratch,
+}
+
+impl Bench {
+    fn start(gateway: &[&str]) -> Self {
+        let (world, scratch) = (World::new(Layout { direct: true, offloads: None }).unwrap(), Scratch::new().unwrap());
+        let setting = Setting { binary: BINARY.as_ref(), world: &world, scratch: &scratch, tls: false };
+        let token = setting.token("load").unwrap();
+        let gateway = setting.gateway(EgressMode::Raw, gateway).unwrap();
+        let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
+        let mut sink = world.internet.command(BINARY, isolation).unwrap();
+        sink.args(["load", "sink", "--listen", &format!("{INTERNET}:{SINK_PORT}")]);
+        let mut sink = Program::start("sink", sink, scratch.file("sink.log")).unwrap();
+        setting
+            .until("does not listen", &mut sink, || {
+                std::fs::read_to_string(scratch.file("sink.log")).is_ok_and(|log| log.contains("listens"))
+            })
+            .unwrap();
+        Self { token, _gateway: gateway, _sink: sink, world, scratch }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.world.laptop.command(BINARY, Isolation::default()).unwrap();
+        let setting = Setting { binary: BINARY.as_ref(), world: &self.world, scratch: &self.scratch, tls: false };
+        command.args(["load", "--gateway", &setting.gateway_url(world::GATEWAY_DIRECT), "--token-file"]);
+        command.arg(&self.token).args(["--sink", &format!("{INTERNET}:{SINK_PORT}")]).args(args);
+        command
+    }
+
+    /// What a load tells in JSON.
+    fn load(&self, args: &[&str]) -> Value {
+        let output = self.command(args).arg("--json").stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["sink_answered"], true, "{report:#}");
+        for way in ["up", "down"].map(|way| &report[way]).into_iter().filter(|way| !way.is_null()) {
+            let [offered, sent, delivered, lost] = ["offered", "sent", "delivered", "lost"].map(|key| count(&way[key]));
+            assert_eq!(delivered + lost, offered, "{report:#}");
+            assert!(delivered <= sent && sent <= offered, "{report:#}");
+            assert_eq!(way["reordered"], 0, "{report:#}");
+        }
+        report
+    }
+}
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+#[test]
+fn a_light_load_arrives_whole_both_ways_and_is_shared_evenly() {
+    let bench = Bench::start(&[]);
+    let report = bench.load(&["--tethers", "20", "--rate", "20", "--seconds", "1", "--each", "--windows"]);
+    for way in ["up", "down"] {
+        let way = &report[way];
+        assert_eq!([&way["offered"], &way["delivered"]].map(count), [400, 400], "{report:#}");
+        assert_eq!(way["shares"]["jain"], 1.0, "{report:#}");
+        assert_eq!(way["each"].as_array().unwrap(), &vec![Value::from(20); 20], "{report:#}");
+        assert!(way["latency_ms"]["p50"].as_f64().unwrap() > 0.0, "{report:#}");
+    }
+    assert_eq!(report["tethers"]["welcomed"], 20);
+    let windows = report["windows"].as_array().unwrap();
+    assert_eq!(windows.iter().map(|window| count(&window["delivered"])).sum::<u64>(), 400, "{report:#}");
+}
+
+#[test]
+fn every_kind_of_tether_does_what_it_is_named_for() {
+    let bench = Bench::start(&["--set", "listen.handshake_timeout=1s"]);
+    let mix = "steady=4,bursty=2,small=2,bulk=2,hog=1,slow-reader=2,storm=1,half-open=2,idle=2";
+    let report = bench.load(&["--tethers", "18", "--rate", "10", "--mix", mix, "--seconds", "3", "--size", "640"]);
+    let of = |kind: &str, way: &str, key: &str| count(&report["mixes"][kind][way][key]);
+    assert_eq!(report["mixes"].as_object().unwrap().len(), 9, "{report:#}");
+    assert_eq!(report["tethers"]["welcomed"], 15, "{report:#}");
+    for way in ["up", "down"] {
+        assert_eq!(of("steady", way, "offered"), 4 * 30);
+        assert_eq!(of("small", way, "offered"), 2 * 30 * 640 / 64);
+        assert_eq!(of("hog", way, "offered"), 30 * 100);
+        assert!([of("bursty", way, "offered") % 32, of("bulk", way, "offered") % 44] == [0, 0], "{report:#}");
+        assert!(report["mixes"]["idle"][way].is_null(), "{report:#}");
+    }
+    assert_eq!(report["storm"]["offered"], 30, "{report:#}");
+    assert!(count(&report["storm"]["welcomed"]) > 0, "{report:#}");
+    assert!(count(&report["half_open_closed"]) > 0, "{report:#}");
+}
+
+#[test]
+fn tethers_beyond_the_gateways_limit_are_refused_and_the_others_go_on() {
+    let bench = Bench::start(&["--set", "tethers.max=5"]);
+    let report = bench.load(&["--tethers", "8", "--direction", "up", "--connect-max", "1", "--seconds", "1"]);
+    assert_eq!((&report["tethers"]["asked"], &report["tethers"]["welcomed"]), (&8.into(), &5.into()), "{report:#}");
+    let refused: u64 = report["tethers"]["refused"].as_object().unwrap().values().map(count).sum();
+    assert!(refused >= 3, "{report:#}");
+    assert_eq!((count(&report["up"]["offered"]), &report["down"]), (50, &Value::Null), "{report:#}");
+}
+
+#[test]
+fn a_load_without_a_sink_says_what_is_missing() {
+    let mut bench = Bench::start(&[]);
+    bench._sink = Program::start("nothing", Command::new("true"), bench.scratch.file("nothing.log")).unwrap();
+    let output = bench.command(&["--tethers", "1", "--json"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("load sink"), "{told}");
+    assert!(output.stdout.is_empty());
+}
