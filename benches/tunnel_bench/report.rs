@@ -1,0 +1,69 @@
+//! The rows for a person: ratios, and a table in Markdown.
+
+use crate::row::{KEYS, Row};
+
+/// The speeds that ratios are made of.
+const SPEEDS: [&str; 2] = ["tcp1_up_gbit_s", "tcp1_down_gbit_s"];
+const PEERS: [&str; 3] = ["wireguard-go", "OpenVPN", "ocserv"];
+
+/// Puts the ratios into every row: one TCP stream, the lower of the two directions' ratios. The best peer is the best of
+/// each direction.
+pub(crate) fn compare(rows: &mut [Row]) {
+    let best = |is_this: &dyn Fn(&Row) -> bool, key: &str| {
+        rows.iter().filter(|row| is_this(row)).filter_map(|row| row.get(key)).reduce(f64::max)
+    };
+    let limits = |is_this: &dyn Fn(&Row) -> bool| SPEEDS.map(|key| best(is_this, key));
+    let against = [
+        ("of_roofline", limits(&|row| row.system == "roofline")),
+        ("of_kernel", limits(&|row| row.system == "kernel")),
+        ("of_best_peer", limits(&|row| PEERS.contains(&row.system))),
+    ];
+    for row in rows {
+        for (key, limits) in against {
+            let ratio = |(speed, limit): (&str, Option<f64>)| Some(row.get(speed)? / limit?);
+            let ratios: Option<Vec<f64>> = SPEEDS.into_iter().zip(limits).map(ratio).collect();
+            match ratios.and_then(|ratios| ratios.into_iter().reduce(f64::min)) {
+                Some(lower) => row.set(key, lower),
+                None => row.lacks(key, "one of the two was not measured"),
+            }
+        }
+    }
+}
+
+/// The table, and below it what is to be said of single values.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let columns: Vec<_> = KEYS.iter().filter(|key| !key.head.is_empty()).collect();
+    let mut text = String::from("| system | path |");
+    columns.iter().for_each(|column| text.extend([" ", column.head, " |"]));
+    text.extend(["\n| --- | --- |", &" ---: |".repeat(columns.len()), "\n"]);
+    for row in rows {
+        let version = row.version.as_deref().unwrap_or("-");
+        text += &format!("| {} {version} | {} |", row.system, row.path);
+        for column in &columns {
+            let value = row.get(column.name).map_or("-".to_owned(), |value| format!("{value:.*}", column.decimals));
+            text.extend([" ", &value, " |"]);
+        }
+        text.push('\n');
+    }
+    text + &notes(rows)
+}
+
+/// The reasons that columns of the table have, each once a row.
+fn notes(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
+        let shown = |name: &str| KEYS.iter().any(|key| key.name == name && !key.head.is_empty());
+        for (key, why) in row.reasons().filter(|(key, _)| shown(key)) {
+            match said.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, keys)) => keys.push(key),
+                None => said.push((why, vec![key])),
+            }
+        }
+        for (why, keys) in said {
+            let of = if keys.len() > 6 { "all".to_owned() } else { keys.join(", ") };
+            text += &format!("- {} {} ({of}): {why}\n", row.system, row.path);
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
+}

@@ -1,0 +1,132 @@
+//! A row of the table: the same keys for every system and path, each with a value or a reason.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::site::Error;
+
+/// A key of every row, and how a person reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// The head of its column; empty where only the JSON has it.
+    pub(crate) head: &'static str,
+    pub(crate) decimals: usize,
+}
+
+const fn key(name: &'static str, head: &'static str, decimals: usize) -> Key {
+    Key { name, head, decimals }
+}
+
+/// All keys, in the order of the columns.
+pub(crate) const KEYS: [Key; 31] = [
+    key("tcp1_up_gbit_s", "TCP 1 up", 2),
+    key("tcp1_down_gbit_s", "down", 2),
+    key("tcp4_up_gbit_s", "TCP 4 up", 2),
+    key("tcp4_down_gbit_s", "down", 2),
+    key("tcp16_up_gbit_s", "TCP 16 up", 2),
+    key("tcp16_down_gbit_s", "down", 2),
+    key("tunnel_cpu_up_s_per_gb", "CPU s/GB up", 1),
+    key("tunnel_cpu_down_s_per_gb", "down", 1),
+    key("tunnel_cpu_s_per_gb", "", 1),
+    key("client_cpu_s_per_gb", "", 1),
+    key("gateway_cpu_s_per_gb", "", 1),
+    key("relay_cpu_s_per_gb", "", 1),
+    key("machine_cpu_s_per_gb", "machine", 1),
+    key("softirq_cpu_s_per_gb", "", 1),
+    key("udp64_up_kpps", "UDP kpps up", 0),
+    key("udp64_down_kpps", "down", 0),
+    key("udp64_kpps", "", 0),
+    key("ping_p50_ms", "ping p50", 2),
+    key("ping_p99_ms", "p99 ms", 2),
+    key("slow_ping_p50_ms", "slow p50", 0),
+    key("slow_ping_p99_ms", "p99 ms", 0),
+    key("slow_goodput_mbit_s", "Mbit/s", 1),
+    key("gateway_peak_mib", "MiB gateway", 1),
+    key("client_peak_mib", "client", 1),
+    key("relay_peak_mib", "", 1),
+    key("peak_mib", "", 1),
+    key("gateway64_up_kpps_per_cpu_s", "", 0),
+    key("gateway64_down_kpps_per_cpu_s", "", 0),
+    key("of_roofline", "of roofline", 2),
+    key("of_kernel", "of kernel", 2),
+    key("of_best_peer", "of best peer", 2),
+];
+
+/// What is known of one system and path.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) system: &'static str,
+    pub(crate) path: String,
+    pub(crate) version: Option<String>,
+    values: BTreeMap<&'static str, f64>,
+    reasons: BTreeMap<&'static str, String>,
+}
+
+impl Row {
+    pub(crate) fn new(system: &'static str, path: String, version: Option<String>) -> Self {
+        Self { system, path, version, values: BTreeMap::new(), reasons: BTreeMap::new() }
+    }
+
+    /// The row of a system that does not run here.
+    pub(crate) fn lacking(system: &'static str, path: String, version: Option<String>, why: &str) -> Self {
+        let mut row = Self::new(system, path, version);
+        KEYS.iter().for_each(|key| row.lacks(key.name, why));
+        row
+    }
+
+    pub(crate) fn set(&mut self, key: &'static str, value: f64) {
+        self.values.insert(key, value);
+    }
+
+    /// Why there is no value, or what is to be said of it.
+    pub(crate) fn lacks(&mut self, key: &'static str, why: &str) {
+        self.reasons.insert(key, why.to_owned());
+    }
+
+    /// Takes several values at once, or the one reason why there are none.
+    pub(crate) fn take(&mut self, keys: &[&'static str], measured: Result<Vec<f64>, Error>) {
+        match measured {
+            Ok(values) => keys.iter().zip(values).for_each(|(key, value)| self.set(key, value)),
+            Err(error) => keys.iter().for_each(|key| self.lacks(key, &error.to_string())),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<f64> {
+        self.values.get(key).copied()
+    }
+
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.reasons.iter().map(|(key, why)| (*key, why.as_str()))
+    }
+
+    /// The medians of one system's rows. A value that one round lacks is the median of the others.
+    pub(crate) fn median(rounds: &[Self]) -> Option<Self> {
+        let mut median = rounds.last()?.clone();
+        for key in KEYS {
+            let mut values: Vec<f64> = rounds.iter().filter_map(|row| row.get(key.name)).collect();
+            values.sort_by(f64::total_cmp);
+            let middle = values.len() / 2;
+            let value = match values.len() {
+                0 => continue,
+                even if even % 2 == 0 => (values[middle - 1] + values[middle]) / 2.0,
+                _ => values[middle],
+            };
+            median.set(key.name, value);
+        }
+        Some(median)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let mut row = Map::new();
+        row.insert("system".to_owned(), json!(self.system));
+        row.insert("path".to_owned(), json!(self.path));
+        row.insert("version".to_owned(), json!(self.version));
+        for key in KEYS {
+            row.insert(key.name.to_owned(), json!(self.get(key.name)));
+        }
+        row.insert("reasons".to_owned(), json!(self.reasons));
+        Value::Object(row)
+    }
+}

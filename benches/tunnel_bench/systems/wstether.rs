@@ -1,0 +1,155 @@
+//! wstether by each of its paths: direct, through `wstether relay`, through the page in a headless Chromium.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wstether::cli::{EgressMode, RelayKind};
+use wstether::lab::tethering::{PAGE_PORT, Setting};
+use wstether::lab::world::{GATEWAY, GATEWAY_DIRECT, LAPTOP};
+
+use super::{Role, Running, SlowLink, System};
+use crate::chromium::Chromium;
+use crate::measures::cpu;
+use crate::site::{Error, Site};
+
+/// What joins laptop and gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Relay,
+    Chromium,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wstether {
+    binary: PathBuf,
+    way: Way,
+    tls: bool,
+    egress: EgressMode,
+    is_quick: bool,
+}
+
+/// Every path that is measured. A browser trusts no certificate of the bench's, so it has no wss.
+pub(crate) fn variants(binary: &Path) -> impl Iterator<Item = Wstether> {
+    let variant = |(way, tls, egress, is_quick)| Wstether { binary: binary.to_owned(), way, tls, egress, is_quick };
+    [
+        (Way::Direct, false, EgressMode::Raw, true),
+        (Way::Direct, false, EgressMode::Tun, true),
+        (Way::Direct, true, EgressMode::Raw, true),
+        (Way::Direct, true, EgressMode::Tun, false),
+        (Way::Relay, false, EgressMode::Raw, true),
+        (Way::Relay, false, EgressMode::Tun, false),
+        (Way::Relay, true, EgressMode::Raw, false),
+        (Way::Chromium, false, EgressMode::Raw, true),
+        (Way::Chromium, false, EgressMode::Tun, false),
+    ]
+    .into_iter()
+    .map(variant)
+}
+
+impl System for Wstether {
+    fn name(&self) -> (&'static str, String) {
+        let way = match self.way {
+            Way::Direct => "direct",
+            Way::Relay => "relay",
+            Way::Chromium => "chromium",
+        };
+        ("wstether", format!("{way} {} {}", if self.tls { "wss" } else { "ws" }, self.egress.word()))
+    }
+
+    fn version(&self) -> Result<String, Error> {
+        if self.way == Way::Chromium {
+            super::version_of("chromium", &["--version"])?;
+            super::version_of("chromedriver", &["--version"])?;
+        }
+        Ok(super::version_of(&self.binary.display().to_string(), &["--version"])?.replace("wstether ", ""))
+    }
+
+    fn start(&self, site: &Site) -> Result<Running, Error> {
+        let setting = Setting { binary: &self.binary, world: &site.world, scratch: &site.scratch, tls: self.tls };
+        let trust = if self.tls { Some(Trust::new(site)?) } else { None };
+        let args = |of: fn(&Trust) -> Vec<String>| trust.as_ref().map(of).unwrap_or_default();
+        let gateway = setting.gateway(self.egress, &words(&args(Trust::gateway)))?;
+        let token = setting.token("laptop")?;
+        let relay = if self.way == Way::Direct { RelayKind::Direct } else { RelayKind::Headless };
+        let mut client = setting.client(relay, &token, &words(&args(Trust::client)))?;
+        let mut running = Running::default();
+        match self.way {
+            Way::Direct => {}
+            Way::Relay => {
+                if let Some(program) = setting.relay(relay, &words(&args(Trust::relay)))? {
+                    running.keep(Role::Relay, program.id(), program);
+                }
+            }
+            Way::Chromium => {
+                let served = || site.reaches(&site.world.phone, LAPTOP, PAGE_PORT);
+                site.until("does not serve the page", &mut client, served)?;
+                let browser = browse(site)?;
+                running.keep(Role::Relay, cpu::child("chromedriver").ok_or("the browser has gone")?, browser);
+            }
+        }
+        setting.connected(&mut client)?;
+        running.add(Role::Client, client);
+        running.add(Role::Gateway, gateway);
+        Ok(running)
+    }
+
+    fn slow_link(&self) -> SlowLink {
+        if self.way == Way::Direct { SlowLink::LaptopToGateway } else { SlowLink::PhoneToGateway }
+    }
+
+    fn is_quick(&self) -> bool {
+        self.is_quick
+    }
+}
+
+/// Opens the client's page on the phone. The browser's driver panics where it fails.
+fn browse(site: &Site) -> Result<Chromium, Error> {
+    let opened = site.world.phone.run(|| {
+        std::panic::catch_unwind(|| {
+            let mut chromium = Chromium::launch(|program| Command::new(program));
+            chromium.open(&format!("http://{LAPTOP}:{PAGE_PORT}/"));
+            chromium.wait("#gateway-state", "data-state", "connected");
+            chromium
+        })
+    })?;
+    opened.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.unwrap_or_else(|| "the browser does not open the page".to_owned()).into()
+    })
+}
+
+fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// A certificate of the gateway's own, and who trusts it.
+#[derive(Debug)]
+struct Trust {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Trust {
+    fn new(site: &Site) -> Result<Self, Error> {
+        let names = [GATEWAY, GATEWAY_DIRECT].map(|address| address.to_string());
+        let certified = rcgen::generate_simple_self_signed(names)?;
+        let trust = Self { certificate: site.scratch.file("certificate.pem"), key: site.scratch.file("key.pem") };
+        std::fs::write(&trust.certificate, certified.cert.pem())?;
+        std::fs::write(&trust.key, certified.signing_key.serialize_pem())?;
+        Ok(trust)
+    }
+
+    fn gateway(&self) -> Vec<String> {
+        let set = |key, file: &Path| ["--set".to_owned(), format!("{key}={}", file.display())];
+        [set("tls.certificate", &self.certificate), set("tls.key", &self.key)].concat()
+    }
+
+    fn client(&self) -> Vec<String> {
+        vec!["--set".to_owned(), format!("client.ca={}", self.certificate.display())]
+    }
+
+    fn relay(&self) -> Vec<String> {
+        vec!["--ca".to_owned(), self.certificate.display().to_string()]
+    }
+}
