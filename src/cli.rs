@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
+use crate::config::values::{Congestion, Value};
 use crate::http::url::WsUrl;
 use crate::load::mix::Mix;
 use crate::load::schedule::Surge;
@@ -217,6 +218,13 @@ pub struct Relay {
     /// Trust the certificate authorities in this PEM file as well
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// The congestion control of both connections [default: bbr where the kernel has it]
+    #[arg(long, value_name = "NAME", value_parser = congestion)]
+    pub congestion: Option<Congestion>,
+}
+
+fn congestion(text: &str) -> Result<Congestion, String> {
+    text.parse().map_err(|_| format!("must be {}", <Congestion as Value>::allowed()))
 }
 
 /// `wstether load`

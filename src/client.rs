@@ -18,7 +18,7 @@ use crate::metrics::{GatewayMetrics, Metrics};
 use crate::metrics_server::MetricsServer;
 use crate::stop::Stop;
 use crate::table::Table;
-use crate::transport::Transport;
+use crate::transport::{TcpOptions, Transport};
 use crate::wire::capsule::Features;
 use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::token::Token;
@@ -191,15 +191,17 @@ struct Session {
 /// [`ClientError`].
 pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &Stop) -> Result<(), ClientError> {
     let events = channel();
+    let tcp = TcpOptions::new(&config.client.congestion, config.client.unsent_max);
     let way = match config.client.via {
         Via::Direct => Way::Direct(Dialler::start(
             identity.gateway.clone(),
             config.client.ca.as_deref(),
+            tcp,
             stop.clone(),
             events.0.clone(),
         )?),
         Via::Phone => {
-            let server = PageServer::start(&config.phone, &identity.gateway, events.0.clone())?;
+            let server = PageServer::start(&config.phone, &tcp, &identity.gateway, events.0.clone())?;
             server.announce(&config.phone, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
             Way::Phone

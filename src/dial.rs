@@ -15,7 +15,7 @@ use crate::http::upgrade::{Asked, UpgradeError, check_upgrade_response, upgrade_
 use crate::http::url::WsUrl;
 use crate::io::ready::{self, Watched};
 use crate::stop::Stop;
-use crate::transport::Transport;
+use crate::transport::{TcpOptions, Transport};
 use crate::wire::frame::Subprotocol;
 
 mod tls;
@@ -44,6 +44,8 @@ pub struct DialSettings<'a> {
     pub timeout: Duration,
     /// Called with each socket before it connects.
     pub before_connect: Option<BeforeConnect<'a>>,
+    /// How TCP is to send.
+    pub tcp: Option<&'a TcpOptions>,
     /// Ends a dial early.
     pub stop: Option<&'a Stop>,
     /// The host's addresses where they are known; the resolver is asked where this is empty.
@@ -58,7 +60,7 @@ impl std::fmt::Debug for DialSettings<'_> {
 
 impl Default for DialSettings<'_> {
     fn default() -> Self {
-        Self { timeout: TIMEOUT, before_connect: None, stop: None, addresses: &[] }
+        Self { timeout: TIMEOUT, before_connect: None, tcp: None, stop: None, addresses: &[] }
     }
 }
 
@@ -310,6 +312,9 @@ impl Dial<'_> {
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        if let Some(tcp) = self.settings.tcp {
+            tcp.apply(&socket)?;
+        }
         if let Some(before_connect) = self.settings.before_connect {
             before_connect(&socket)?;
         }

@@ -24,6 +24,7 @@ use crate::runtime::lanes::LaneId;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
 use crate::steer;
+use crate::transport::TcpOptions;
 use crate::wire::capsule::Features;
 use crate::wire::token::Token;
 use egress::{Egress, EgressError, Surroundings, Way};
@@ -147,8 +148,10 @@ impl Gateway {
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
         let started = || -> io::Result<_> {
             pipeline.keeper.start()?;
-            let poller =
-                Poller::bind(&config.listen.address, Arc::clone(&registry), tls, pipeline.accept, pipeline.ws_decode)?;
+            let (accept, ws_decode) = (pipeline.accept, pipeline.ws_decode);
+            let (listen, registry_of_poller) = (&config.listen, Arc::clone(&registry));
+            let tcp = TcpOptions::new(&listen.congestion, listen.unsent_max);
+            let poller = Poller::bind(&listen.address, &tcp, registry_of_poller, tls, accept, ws_decode)?;
             let server = config.metrics.listen.map(|address| bind_metrics(address, &metrics)).transpose()?;
             let pool = registry.pool.clone();
             let source = match &egress.way {

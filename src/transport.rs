@@ -13,6 +13,10 @@ use mio::event::Source;
 use mio::net::TcpStream;
 use rustls::Connection;
 
+mod tcp;
+
+pub use tcp::TcpOptions;
+
 /// Ciphertext that rustls may hold for a socket that does not take it. Two full records: enough to keep the socket
 /// busy, little enough that the queue stands where it is managed.
 const TLS_BUFFER_BYTES: usize = 2 * 16_640;

@@ -31,6 +31,9 @@ const WHOLE_MIN: Duration = Duration::from_millis(20);
 /// Rates are taken over at least so long, or a batch more or less would change them.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 
+/// A rate above so much of an earlier one has grown; below it may be the same with noise.
+const GROWS: f64 = 1.1;
+
 /// A message takes about so long to send: more of it would hold up what comes behind, and a message counts as received
 /// only when it is whole.
 const BURST_S: f64 = 0.0015;
@@ -87,6 +90,8 @@ pub struct Window {
     was_blocked: bool,
     /// Rounds in a row in which a full window made no queue.
     short_rounds: u32,
+    /// The rates of the last two rounds, the newer one first.
+    rates: [f64; 2],
     /// The window while the queue is let run dry.
     drain_bytes: Option<u64>,
     /// The smallest round trip when the last drain began, and whether it found one that is clearly shorter.
@@ -112,6 +117,7 @@ impl Window {
             was_full: false,
             was_blocked: false,
             short_rounds: 0,
+            rates: [0.0; 2],
             drain_bytes: None,
             drained: (Duration::ZERO, false),
             judged_from_bytes: 0,
@@ -247,24 +253,44 @@ impl Window {
         if self.was_full || self.was_blocked || has_queue {
             self.rate = Some(rate);
         }
-        if self.was_full {
-            self.short_rounds = if has_queue { 0 } else { self.short_rounds + 1 };
-            let found = target_bytes(rate, smallest);
-            self.bytes = match self.short_rounds {
-                0 => found.clamp(self.bytes / 2, self.bytes * 2),
-                // It may be a little too short only.
-                1 => found.clamp(self.bytes, self.bytes + self.bytes / 4 + PACKET_BYTES),
-                2 => self.bytes * 2,
-                // The path is another one, and may be a thousand times as fast.
-                _ => self.bytes * 3,
-            };
-        }
-        self.bytes = self.bytes.max(BYTES_MIN).min(self.bytes_max);
+        self.resize(rate, smallest, queue, has_queue);
         if self.drained.1 {
             // What was taken for the path was a queue in part: there may be more of it.
             return self.drain();
         }
         self.begin_round(now);
+    }
+
+    fn resize(&mut self, rate: f64, smallest: Duration, queue: Duration, has_queue: bool) {
+        let found = target_bytes(rate, smallest);
+        let bytes = if !self.was_full {
+            // What others made wait, or a path that became slower: as long as little is sent, it may be noise.
+            let waits = queue >= queue_of(rate, smallest);
+            if waits { found.max(self.bytes / 2).max(BEGIN_BYTES).min(self.bytes) } else { self.bytes }
+        } else if has_queue {
+            self.short_rounds = 0;
+            found.clamp(self.bytes / 2, self.bytes * 2)
+        } else {
+            self.grown(rate, found)
+        };
+        self.bytes = bytes.max(BYTES_MIN).min(self.bytes_max);
+        self.rates = [rate, self.rates[0]];
+    }
+
+    /// A full window without a queue is too short: a little, or by far where the path has become another one.
+    fn grown(&mut self, rate: f64, found: u64) -> u64 {
+        self.short_rounds += 1;
+        // What a round brings was sent in the one before, by the window of the one before that.
+        let helps = rate > GROWS * self.rates[1];
+        match self.short_rounds {
+            1 => self.bytes + self.bytes / 4 + PACKET_BYTES,
+            2 => self.bytes * 2,
+            _ if helps => self.bytes * 3,
+            _ => {
+                self.short_rounds = 0;
+                found.clamp(self.bytes / 2, self.bytes)
+            }
+        }
     }
 
     fn begin_round(&mut self, now: Instant) {

@@ -10,6 +10,7 @@ use super::{Connection, Event};
 use crate::dial::{DialError, DialSettings, Dialled, TlsClient, TlsClientError, dial};
 use crate::http::url::WsUrl;
 use crate::stop::Stop;
+use crate::transport::TcpOptions;
 use crate::wire::frame::{Role, Subprotocol};
 
 /// The thread's handle. The thread ends with it.
@@ -26,12 +27,13 @@ impl Dialler {
     pub(super) fn start(
         gateway: WsUrl,
         extra_ca: Option<&Path>,
+        tcp: TcpOptions,
         stop: Stop,
         events: Sender<Event>,
     ) -> Result<Self, TlsClientError> {
         let tls = TlsClient::new(extra_ca)?;
         let (asked, asks) = channel();
-        let work = move || work(&gateway, &tls, &stop, &asks, &events);
+        let work = move || work(&gateway, &tls, &tcp, &stop, &asks, &events);
         if let Err(error) = std::thread::Builder::new().name("dial".to_owned()).spawn(work) {
             error!(%error, "the dialling thread cannot be started");
         }
@@ -46,7 +48,14 @@ impl Dialler {
     }
 }
 
-fn work(gateway: &WsUrl, tls: &TlsClient, stop: &Stop, asks: &Receiver<Duration>, events: &Sender<Event>) {
+fn work(
+    gateway: &WsUrl,
+    tls: &TlsClient,
+    tcp: &TcpOptions,
+    stop: &Stop,
+    asks: &Receiver<Duration>,
+    events: &Sender<Event>,
+) {
     // The resolver may be asked through the tunnel, which a redial is about to bring back: every other attempt goes to
     // where the gateway was.
     let (mut known, mut uses_known) = (None, false);
@@ -58,7 +67,7 @@ fn work(gateway: &WsUrl, tls: &TlsClient, stop: &Stop, asks: &Receiver<Duration>
         }
         info!("connecting to {gateway}");
         let addresses = if uses_known { known.as_slice() } else { &[] };
-        let settings = DialSettings { stop: Some(stop), addresses, ..DialSettings::default() };
+        let settings = DialSettings { stop: Some(stop), tcp: Some(tcp), addresses, ..DialSettings::default() };
         uses_known = !uses_known;
         let event = match dial(gateway, &Subprotocol::ALL, tls, &settings) {
             Ok(Dialled { transport, subprotocol, rest }) => {

@@ -20,7 +20,7 @@ use crate::http::url::WsUrl;
 use crate::http::{Head, HeadError, Response, Status, not_found, parse_head};
 use crate::io::netlink::{self, Netlink};
 use crate::relay::page;
-use crate::transport::Transport;
+use crate::transport::{TcpOptions, Transport};
 use crate::wire::PATH;
 use crate::wire::frame::{Role, Subprotocol};
 
@@ -74,9 +74,15 @@ impl PageServer {
     ///
     /// # Errors
     /// [`PhoneError::Listen`].
-    pub fn start(config: &Config, gateway: &WsUrl, events: Sender<Event>) -> Result<Self, PhoneError> {
+    pub fn start(
+        config: &Config,
+        tcp: &TcpOptions,
+        gateway: &WsUrl,
+        events: Sender<Event>,
+    ) -> Result<Self, PhoneError> {
         let failed = |source| PhoneError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).map_err(failed)?;
+        tcp.apply(&listener).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let settings = page::settings(gateway, false);
         let shared = Arc::new(Shared { settings, events, connections: AtomicUsize::new(0) });
@@ -251,7 +257,7 @@ mod tests {
         let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
         let (sender, events) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
-        (PageServer::start(&config, &gateway, sender).unwrap(), events)
+        (PageServer::start(&config, &TcpOptions::default(), &gateway, sender).unwrap(), events)
     }
 
     fn ask(server: &PageServer, request: &str) -> String {

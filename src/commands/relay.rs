@@ -4,10 +4,12 @@ use std::io::{self, Write};
 
 use crate::cli::Relay;
 use crate::config::shared::{Log, LogFormat, LogLevel};
+use crate::config::values::Auto;
 use crate::dial::{TlsClient, TlsClientError};
 use crate::log;
 use crate::relay::headless::{self, RelayError, RelaySettings};
 use crate::stop::Stop;
+use crate::transport::TcpOptions;
 
 /// Why the relay ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,7 @@ pub fn run(args: &Relay, out: &mut dyn Write) -> Result<(), RelayCommandError> {
         base64: args.base64,
         once: args.once,
         tls: TlsClient::new(args.ca.as_deref())?,
+        tcp: TcpOptions { congestion: args.congestion.clone().map_or(Auto::Auto, Auto::Is), ..TcpOptions::default() },
     };
     let traffic = headless::run(&settings, &Stop::on_signals()?)?;
     Ok(writeln!(out, "{traffic}")?)

@@ -9,7 +9,7 @@ use super::Role;
 use super::document::{Document, Item};
 use super::schema::{Reader, settings};
 use super::shared::{Log, Runtime};
-use super::values::{Auto, GatewayUrl, InterfaceName, NotOfThisKind, Prefix, Value, choices};
+use super::values::{Auto, Bytes, Congestion, GatewayUrl, InterfaceName, NotOfThisKind, Prefix, Value, choices};
 
 /// A client's configuration that was judged as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Role for Client {
 impl Client {
     /// Judges values that are each right by themselves.
     fn judge(&self, reader: &mut Reader) {
-        let Identity { gateway, token, token_file, via, ca: _ } = &self.client;
+        let Identity { gateway, token, token_file, via, ca: _, congestion: _, unsent_max: _ } = &self.client;
         if *via == Via::Direct && gateway.is_none() {
             reader
                 .object(&["client.via"], "\"direct\" needs client.gateway, such as \"wss://gateway.example/wstether\"");
@@ -91,6 +91,12 @@ settings! {
         /// A file of certificates (PEM) to trust beside the public ones, for a gateway with a certificate of its own. It
         /// counts for "direct"; through a phone the browser judges.
         ca: Option<PathBuf> = "",
+        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the kernel has it, since it
+        /// does not fill the network's buffers; else the kernel's own.
+        congestion: Auto<Congestion> = "auto",
+        /// How many bytes a socket may hold that TCP has not sent yet (TCP_NOTSENT_LOWAT). What waits there waits in no
+        /// order but its own.
+        unsent_max: Bytes = "32KiB" in "4KiB"..="16MiB",
     }
 }
 

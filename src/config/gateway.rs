@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::Role;
 use super::schema::{Reader, settings};
 use super::shared::{Log, Metrics, Runtime};
-use super::values::{Auto, Bytes, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath, choices};
+use super::values::{
+    Auto, Bytes, Congestion, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath, choices,
+};
 
 mod checks;
 mod stages;
@@ -119,6 +121,12 @@ settings! {
         links_max: usize = 1024 in 1..=1000000,
         /// How often an idle link is asked whether it still lives. One that is silent three times as long is closed.
         keepalive: Duration = "20s" in "1s"..="10m",
+        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the kernel has it, since it
+        /// does not fill the network's buffers; else the kernel's own.
+        congestion: Auto<Congestion> = "auto",
+        /// How many bytes a socket may hold that TCP has not sent yet (TCP_NOTSENT_LOWAT). What waits there waits in no
+        /// order but its own.
+        unsent_max: Bytes = "32KiB" in "4KiB"..="16MiB",
     }
 }
 

@@ -9,7 +9,7 @@ use super::document::Item;
 mod network;
 mod quantity;
 
-pub use network::{GatewayUrl, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath};
+pub use network::{Congestion, GatewayUrl, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath};
 pub use quantity::Bytes;
 
 /// Something a setting can be.
@@ -68,6 +68,7 @@ text_values! {
     Prefix4: "an IPv4 prefix such as \"100.64.0.0/16\", with no bit set behind its length",
     PortRange: "a range of ports such as \"20480-53247\", the lower first",
     InterfaceName: "the name of a network interface, of 1 to 15 characters",
+    Congestion: "the name of a TCP congestion control, such as \"bbr\" or \"cubic\"",
     UrlPath: "a path that begins with \"/\", of letters, digits and -._~/",
     GatewayUrl: "an address such as \"wss://gateway.example/wstether\"",
 }

@@ -19,7 +19,7 @@ use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Signal;
 use crate::stages::accept::{Pending, RETRY_AFTER_MS, Reason};
 use crate::stages::ws_decode::LinkKeeper as _;
-use crate::transport::Transport;
+use crate::transport::{TcpOptions, Transport};
 use crate::wire::frame::Role;
 
 /// Events taken at once. A thousand ready links are looked at in a few turns.
@@ -52,12 +52,13 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Binds `addresses`.
+    /// Binds `addresses`. What is accepted there sends as `tcp` says.
     ///
     /// # Errors
-    /// An address that cannot be had.
+    /// An address or an option that cannot be had.
     pub(super) fn bind(
         addresses: &[SocketAddr],
+        tcp: &TcpOptions,
         registry: Arc<Registry>,
         tls: Option<Arc<ServerConfig>>,
         accept: Inlet<Signal>,
@@ -68,6 +69,7 @@ impl Poller {
         for address in addresses {
             let mut listener = TcpListener::bind(*address)
                 .map_err(|error| io::Error::new(error.kind(), format!("listening on {address}: {error}")))?;
+            tcp.apply(&listener)?;
             poll.registry().register(&mut listener, Token(LISTENERS + listeners.len()), Interest::READABLE)?;
             listeners.push(listener);
         }

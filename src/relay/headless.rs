@@ -12,6 +12,7 @@ use crate::http::upgrade::UpgradeError;
 use crate::http::url::WsUrl;
 use crate::relay::ended::Ended;
 use crate::stop::Stop;
+use crate::transport::TcpOptions;
 use crate::wire::frame::Subprotocol;
 use crate::wire::frame::close_code::GOING_AWAY;
 
@@ -39,6 +40,8 @@ pub struct RelaySettings {
     pub once: bool,
     /// Whom to trust.
     pub tls: TlsClient,
+    /// How TCP is to send, both ways.
+    pub tcp: TcpOptions,
 }
 
 /// What was passed on.
@@ -168,7 +171,7 @@ pub fn run(settings: &RelaySettings, stop: &Stop) -> Result<Traffic, RelayError>
 /// Dials both sides and passes messages until one ends.
 fn join(settings: &RelaySettings, stop: &Stop, total: &mut Traffic) -> Result<(), RelayError> {
     let subprotocol = if settings.base64 { Subprotocol::Base64 } else { Subprotocol::Binary };
-    let dial_settings = DialSettings { stop: Some(stop), ..DialSettings::default() };
+    let dial_settings = DialSettings { stop: Some(stop), tcp: Some(&settings.tcp), ..DialSettings::default() };
     let reach = |url, side| {
         dial(url, &[subprotocol], &settings.tls, &dial_settings).map_err(|source| RelayError::Dial { side, source })
     };

@@ -108,6 +108,7 @@ impl Path {
         }
     }
 
+    #[expect(dead_code)]
     fn set_rate(&mut self, bit_s: f64) {
         self.settle();
         self.rate = bit_s / 8.0;

@@ -13,6 +13,7 @@ use tungstenite::protocol::CloseFrame;
 use wstether::dial::TlsClient;
 use wstether::relay::headless::{self, PENDING_BYTES_MAX, RelayError, RelaySettings, Traffic};
 use wstether::stop::Stop;
+use wstether::transport::TcpOptions;
 
 use super::websockets::{Authority, Server, Socket, closed_with, no_extra_trust, receive};
 
@@ -27,7 +28,14 @@ struct Joined {
 impl Joined {
     fn new(gateway: Server, tls: TlsClient, base64: bool, once: bool) -> Self {
         let (laptop, stop) = (Server::plain(), Stop::new().unwrap());
-        let settings = RelaySettings { client: laptop.url(), gateway: gateway.url(), base64, once, tls };
+        let settings = RelaySettings {
+            client: laptop.url(),
+            gateway: gateway.url(),
+            base64,
+            once,
+            tls,
+            tcp: TcpOptions::default(),
+        };
         let relay = thread::spawn({
             let stop = stop.clone();
             move || headless::run(&settings, &stop)
@@ -237,8 +245,14 @@ fn a_gateway_that_cannot_be_reached_is_told_to_the_laptop() {
     let url = gateway.url();
     drop(gateway);
     let laptop = Server::plain();
-    let settings =
-        RelaySettings { client: laptop.url(), gateway: url, base64: false, once: true, tls: no_extra_trust() };
+    let settings = RelaySettings {
+        client: laptop.url(),
+        gateway: url,
+        base64: false,
+        once: true,
+        tls: no_extra_trust(),
+        tcp: TcpOptions::default(),
+    };
     let relay = thread::spawn(move || headless::run(&settings, &Stop::new().unwrap()));
     let (code, reason) = closed_with(&mut laptop.accept());
     assert_eq!(code, 4920);
@@ -289,6 +303,7 @@ fn the_word_to_stop_ends_a_dial() {
         base64: false,
         once: false,
         tls: no_extra_trust(),
+        tcp: TcpOptions::default(),
     };
     let relay = thread::spawn({
         let stop = stop.clone();

@@ -190,6 +190,24 @@ impl FromStr for InterfaceName {
     }
 }
 
+/// The name of a TCP congestion control, as the kernel knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Congestion(String);
+text_newtype!(Congestion);
+
+/// The longest name (TCP_CA_NAME_MAX without the closing zero).
+const CONGESTION_BYTES_MAX: usize = 15;
+
+impl FromStr for Congestion {
+    type Err = NotOfThisKind;
+
+    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = (1..=CONGESTION_BYTES_MAX).contains(&text.len()) && text.bytes().all(plain);
+        if fits { Ok(Self(text.to_owned())) } else { Err(NotOfThisKind) }
+    }
+}
+
 /// The path of a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UrlPath(String);
