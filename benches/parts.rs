@@ -9,11 +9,12 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use wstether::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
 use wstether::offload::{Merger, segment};
+use wstether::overload::Overload;
 use wstether::packet::{BufPool, Packet, Raw};
 use wstether::policy::{Policy, Prefix};
 use wstether::runtime::hand_over::Rule;
 use wstether::runtime::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
-use wstether::runtime::queue::Fifo;
+use wstether::runtime::queue::{Fifo, Shed};
 use wstether::stages::ip_parse::{self, Guard, Parsed};
 use wstether::stages::{Verdict, nat_rewrite};
 use wstether::tether_id::TetherId;
@@ -129,6 +130,7 @@ fn nat(pool: &BufPool) -> Nat {
         mappings_max: 1_024,
         mappings_per_second: 1_024,
         remotes_max: 16,
+        overload: Overload::default(),
         pool: pool.clone(),
     };
     Nat::new(TetherId(0), Arc::new(rules), 1).expect("a lease")
@@ -182,9 +184,10 @@ fn queue_hop(bencher: Bencher<'_, '_>, lanes_busy: u32) {
         Entry { origin: lane, lane, item }
     };
     let mut items: Vec<_> = packets(&pool, SMALL, BATCH).into_iter().enumerate().map(entry).collect();
-    let (mut batch, mut entered, mut refused, mut shed) = (Batch::default(), Batch::default(), Vec::new(), Vec::new());
+    let (mut batch, mut entered, mut refused, mut shed) =
+        (Batch::default(), Batch::default(), Vec::new(), Shed::default());
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
-        lanes.offer(now, HandOver::Queue, &mut items, &mut entered, &mut refused);
+        lanes.offer(now, HandOver::Queue, &mut items, &mut entered, &mut refused, &mut shed);
         while lanes.take(now, quota, 1, &mut batch, &mut shed).is_some() {
             for lane in batch.lanes.drain(..) {
                 lanes.done(lane, Outcome::default());
@@ -192,7 +195,7 @@ fn queue_hop(bencher: Bencher<'_, '_>, lanes_busy: u32) {
             items.append(&mut batch.items);
         }
     });
-    assert!(items.len() == BATCH && refused.is_empty() && shed.is_empty());
+    assert!(items.len() == BATCH && refused.is_empty() && shed.dropped.is_empty());
 }
 
 /// Segments of one super-packet, as a peer without offload sends them.

@@ -11,28 +11,39 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::budget::{Budget, Part};
 use crate::config;
+use crate::config::gateway::{EgressMode, StageName};
 use crate::credentials::CredentialStore;
+use crate::io::packet_socket::RawReceiver;
+use crate::link::read_buffer_bytes;
 use crate::metrics::{Egress as EgressInfo, GatewayMetrics, Metrics, labels};
 use crate::metrics_server::MetricsServer;
 use crate::nat::{self, AddressPlan};
-use crate::packet::{BufPool, Packet, Raw};
+use crate::overload::Overload;
+use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 use crate::pipeline::{self, FLOW_LANES};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
-use crate::runtime::lanes::LaneId;
+use crate::runtime::lanes::{Entry, LaneId};
+use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
 use crate::steer;
+use crate::table::PLACE_BYTES;
 use crate::transport::TcpOptions;
+use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::Features;
 use crate::wire::token::Token;
 use egress::{Egress, EgressError, Surroundings, Way};
+use overseer::Overseer;
 use poller::Poller;
 use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
 
 mod census;
 pub mod egress;
+pub mod ladder;
+mod overseer;
 mod poller;
 pub mod registry;
 mod resolver;
@@ -44,8 +55,8 @@ const TIDY_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked whether the peers of closed links have hung up.
 const SEE_OFF_EVERY: Duration = Duration::from_millis(5);
 
-/// The part of the memory budget that packet buffers may hold. The rest is for queues, links and mappings.
-const POOL_SHARE_PERCENT: u64 = 75;
+/// What one packet's place in a stage's queue costs beside its buffer.
+const QUEUE_PLACE_BYTES: usize = size_of::<Entry<Packet<Parsed>>>();
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +72,11 @@ pub enum StartError {
         /// What is wrong.
         what: String,
     },
+    /// The memory budget does not hold what is there before anybody comes.
+    #[error(
+        "memory.budget is too small: with these settings, on this machine, tables, queues and read buffers alone take {0} MiB of it"
+    )]
+    Memory(u64),
     /// A socket or a thread.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -93,8 +109,12 @@ impl Gateway {
         let around = Surroundings::look(config)?;
         let plan = Arc::new(egress::address_plan(config, &around)?);
         let mtu_bytes = around.lease_mtu_bytes(&config.lease.mtu)?;
-        let budget = config.memory.budget.0;
-        let pool = BufPool::new(budget / 100 * POOL_SHARE_PERCENT);
+        let budget = Budget::new(config.memory.budget.0);
+        let (mut fixed, fixed_bytes) = (budget.share(Part::Fixed), fixed_bytes(config));
+        if !fixed.set(fixed_bytes) {
+            return Err(StartError::Memory(fixed_bytes.div_ceil(1 << 20)));
+        }
+        let (pool, overload) = (BufPool::drawing_on(&budget), Overload::default());
         let gateway_metrics = GatewayMetrics::new(&labels::<accept::Reason>());
         let registry = Registry::new(Parts {
             terms: terms(config, mtu_bytes),
@@ -106,8 +126,10 @@ impl Gateway {
                 mtu_bytes,
                 pool: pool.clone(),
             }),
-            nat_rules: Arc::new(nat_rules(config, &plan, mtu_bytes, &pool)),
-            pool: pool.clone(),
+            nat_rules: Arc::new(nat_rules(config, &plan, mtu_bytes, (&pool, &overload))),
+            pool,
+            overload,
+            fixed,
             metrics: Arc::clone(&gateway_metrics),
         });
         let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
@@ -206,9 +228,11 @@ impl Gateway {
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
+        let (metrics, mut overseer) = (Arc::clone(&self.metrics), Overseer::default());
         self.housekeepers.push(spawn("tidy", move || {
             while !over.load(Ordering::Acquire) {
                 let now = Instant::now();
+                overseer.look(now, &registry, &metrics);
                 registry.tidy(now);
                 // While links leave they are looked after more often.
                 while registry.see_off(Instant::now()) > 0 && now.elapsed() < TIDY_EVERY {
@@ -350,11 +374,18 @@ fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
         linger: config.tethers.linger,
         handshake_timeout: config.listen.handshake_timeout,
         handshakes_max: config.listen.handshakes_max,
+        handshakes_per_address: config.listen.handshakes_per_address,
         tethers_max: config.tethers.max,
+        tethers_per_credential_max: config.tethers.max_per_credential,
     }
 }
 
-fn nat_rules(config: &config::Gateway, plan: &Arc<AddressPlan>, mtu_bytes: u16, pool: &BufPool) -> nat::Rules {
+fn nat_rules(
+    config: &config::Gateway,
+    plan: &Arc<AddressPlan>,
+    mtu_bytes: u16,
+    (pool, overload): (&BufPool, &Overload),
+) -> nat::Rules {
     let nat = &config.nat;
     let resolver = resolver::find(&config.dns.upstream);
     match resolver {
@@ -382,7 +413,24 @@ fn nat_rules(config: &config::Gateway, plan: &Arc<AddressPlan>, mtu_bytes: u16, 
         mappings_per_second: nat.mappings_per_second,
         remotes_max: REMOTES_A_MAPPING,
         pool: pool.clone(),
+        overload: overload.clone(),
     }
+}
+
+/// Memory that is there, or will be, whoever comes: the tables' places, the stages' queues, the read buffers of threads
+/// with as much again for what a decoder gathers in one turn, the packet socket's areas.
+fn fixed_bytes(config: &config::Gateway) -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let queues: usize =
+        StageName::ALL.iter().map(|&name| config.stages.get(name).queue_packets * QUEUE_PLACE_BYTES).sum();
+    let readers = *config.stages.get(StageName::WsDecode).threads(cores).end();
+    let message_bytes = config.tethers.message_max.as_len();
+    let reading = readers * (read_buffer_bytes(message_bytes) + message_bytes);
+    let accepting =
+        config.stages.get(StageName::Accept).threads(cores).end() * read_buffer_bytes(HANDSHAKE_MESSAGE_BYTES_MAX);
+    let tables = 2 * (config.listen.links_max + config.tethers.max) * PLACE_BYTES;
+    let areas = if config.egress.mode() == EgressMode::Raw { RawReceiver::AREAS_BYTES } else { PACKET_BYTES_MAX };
+    (queues + reading + accepting + tables + areas) as u64
 }
 
 /// Remotes that a mapping remembers. A browser's socket has one; a peer-to-peer program's some dozens at a time.
@@ -400,6 +448,13 @@ fn figures(registry: &Arc<Registry>, egress: &Egress, stages: Vec<Arc<crate::met
         gateway.buffers_held_bytes.set(pool.held_bytes());
         gateway.buffers_limit_bytes.set(pool.limit_bytes());
         gateway.buffers_refused.follow(pool.refused());
+        let budget = pool.budget();
+        for (gauge, part) in gateway.memory_held_bytes.iter().zip(Part::ALL) {
+            gauge.set(budget.held_by(part));
+        }
+        gateway.memory_spare_bytes.set(budget.held_bytes().saturating_sub(budget.needed_bytes()));
+        gateway.memory_budget_bytes.set(budget.limit_bytes());
+        gateway.memory_refused.follow(budget.refused());
         if let Some(Ok(drops)) = receiver.as_ref().map(|receiver| receiver.kernel_drops()) {
             gateway.packet_socket_drops.follow(drops);
         }

@@ -4,6 +4,7 @@
 //! injected and no I/O.
 
 pub mod bucket;
+pub mod budget;
 pub mod checksum;
 pub mod config;
 pub mod icmp;
@@ -11,6 +12,7 @@ mod ipv4;
 pub mod metrics;
 pub mod nat;
 pub mod offload;
+pub mod overload;
 pub mod packet;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(fuzzing, allow(dead_code, reason = "the unit tests need more of it"))]

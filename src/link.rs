@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::budget::Share;
 use crate::packet::{Buf, BufPool, Offload};
 use crate::runtime::lanes::LaneId;
 use crate::tether_links::TetherLinks;
@@ -62,6 +63,7 @@ pub struct Link {
     /// The same for when the peer was last asked for a sign of life.
     asked_ms: AtomicU64,
     ack_is_scheduled: AtomicBool,
+    _memory: Option<Share>,
 }
 
 /// Bytes of DATAGRAM capsules since the link began.
@@ -84,15 +86,27 @@ struct Inbox {
     decoder: Option<Decoder>,
     /// The start of a frame whose rest has not come.
     tail: Vec<u8>,
+    /// What tail and unfinished messages hold of a memory budget, where there is one.
+    memory: Option<Share>,
 }
 
 impl Inbox {
-    /// An empty tail gives its memory back, but for a little.
-    fn keep(&mut self, tail: Vec<u8>) {
-        self.tail = tail;
-        if self.tail.is_empty() {
-            self.tail.shrink_to(TAIL_KEPT_BYTES);
+    /// Keeps `rest` in `tail`'s memory. An empty tail gives its memory back, but for a little; what is held beyond that,
+    /// by the decoder too, is drawn from the budget.
+    fn keep(&mut self, mut tail: Vec<u8>, rest: &[u8]) -> Result<(), LinkError> {
+        tail.clear();
+        if rest.is_empty() {
+            tail.shrink_to(TAIL_KEPT_BYTES);
         }
+        let unfinished = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
+        let held = unfinished + tail.capacity().max(rest.len()).saturating_sub(TAIL_KEPT_BYTES);
+        if self.memory.as_mut().is_some_and(|memory| !memory.set(held as u64)) {
+            return Err(LinkError::NoMemory);
+        }
+        tail.reserve_exact(rest.len());
+        tail.extend_from_slice(rest);
+        self.tail = tail;
+        Ok(())
     }
 }
 
@@ -123,6 +137,9 @@ pub enum LinkError {
     /// The socket failed.
     #[error("{0}")]
     Socket(#[from] io::Error),
+    /// There is no memory for the part of a message that has come.
+    #[error("the gateway is out of memory for unfinished messages")]
+    NoMemory,
     /// The peer broke a rule of RFC 6455.
     #[error("{0}")]
     Frame(#[from] FrameError),
@@ -138,7 +155,7 @@ impl Link {
             subprotocol: OnceLock::new(),
             owner: OnceLock::new(),
             features: OnceLock::new(),
-            inbox: Mutex::new(Inbox { decoder: None, tail: Vec::new() }),
+            inbox: Mutex::new(Inbox { decoder: None, tail: Vec::new(), memory: None }),
             outbox: Mutex::new(Outbox::default()),
             open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -149,7 +166,16 @@ impl Link {
             heard_ms: AtomicU64::new(0),
             asked_ms: AtomicU64::new(0),
             ack_is_scheduled: AtomicBool::new(false),
+            _memory: None,
         }
+    }
+
+    /// Has the link hold `itself` of a memory budget, and draw what it keeps of unfinished messages through `messages`.
+    #[must_use]
+    pub fn drawing_on(mut self, itself: Share, messages: Share) -> Self {
+        self.inbox.get_mut().unwrap_or_else(PoisonError::into_inner).memory = Some(messages);
+        self._memory = Some(itself);
+        self
     }
 
     /// The link's lane, which is its place in the table of links.
@@ -243,8 +269,8 @@ impl Link {
             // In place: a handshake that stopped within a large read may have left more than this buffer takes.
             let mut tail = std::mem::take(&mut inbox.tail);
             let done = self.decode(&mut inbox.decoder, &mut tail, &mut messages_left, &mut each)?;
-            tail.drain(..done);
-            inbox.keep(tail);
+            let rest = tail.split_off(done);
+            inbox.keep(tail, &rest)?;
         }
         while read_bytes < READ_BUDGET_BYTES && messages_left > 0 {
             let start = inbox.tail.len();
@@ -259,10 +285,8 @@ impl Link {
             read_bytes += count;
             let bytes = &mut buffer[..start + count];
             let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, &mut each)?;
-            let mut tail = std::mem::take(&mut inbox.tail);
-            tail.clear();
-            tail.extend_from_slice(&bytes[done..]);
-            inbox.keep(tail);
+            let tail = std::mem::take(&mut inbox.tail);
+            inbox.keep(tail, &bytes[done..])?;
         }
         Ok(Turn::More)
     }

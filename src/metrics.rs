@@ -16,6 +16,8 @@ mod figures;
 mod process;
 mod readiness;
 
+use crate::budget::Part;
+use crate::overload::Cause;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -250,6 +252,18 @@ pub struct GatewayMetrics {
     pub buffers_limit_bytes: Gauge,
     /// Buffers refused because the pool was at its limit.
     pub buffers_refused: Counter,
+    /// Memory on the books of the budget, by [`Part`].
+    pub memory_held_bytes: [Gauge; Part::ALL.len()],
+    /// Memory of it that could be given back at once.
+    pub memory_spare_bytes: Gauge,
+    /// The budget.
+    pub memory_budget_bytes: Gauge,
+    /// How often the budget refused.
+    pub memory_refused: Counter,
+    /// The rung of the overload ladder.
+    pub overload_rung: Gauge,
+    /// Steps on it, by the index of their cause.
+    pub overload_steps: Labelled,
     /// Packets that the kernel dropped because a packet socket's ring or buffer was full.
     pub packet_socket_drops: Counter,
     /// Errors from the egress' reads.
@@ -296,6 +310,12 @@ impl GatewayMetrics {
             buffers_held_bytes: Gauge::default(),
             buffers_limit_bytes: Gauge::default(),
             buffers_refused: Counter::default(),
+            memory_held_bytes: Default::default(),
+            memory_spare_bytes: Gauge::default(),
+            memory_budget_bytes: Gauge::default(),
+            memory_refused: Counter::default(),
+            overload_rung: Gauge::default(),
+            overload_steps: Labelled::new(&Cause::LABELS),
             packet_socket_drops: Counter::default(),
             egress_read_errors: Counter::default(),
             decisions: Arc::default(),

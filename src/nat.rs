@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bucket::Bucket;
+use crate::budget::Part;
 use crate::icmp::{Error, Errors};
+use crate::overload::Overload;
 use crate::packet::{BufPool, Packet};
 use crate::stages::ip_parse::{DNS_PORT, FiveTuple, Kind, Parsed, TcpFlags, Transport};
 use crate::stages::nat_rewrite::Reason;
@@ -16,7 +18,7 @@ use mapping::{Behaviour, Key, Peer};
 pub use mapping::{Filtering, Timers};
 pub use plan::{AddressPlan, PlanError, PortBlock, Translation};
 use random::Random;
-use table::{Slot, Table};
+use table::{Full, Slot, Table};
 
 mod mapping;
 mod plan;
@@ -43,8 +45,10 @@ pub struct Rules {
     pub mappings_per_second: u32,
     /// Remotes that a mapping remembers: filter entries, and TCP sessions (RFC 6888 REQ-5).
     pub remotes_max: usize,
-    /// Where buffers for ICMP errors are from.
+    /// Where buffers for ICMP errors are from, whose budget mappings draw on too.
     pub pool: BufPool,
+    /// Whether the gateway makes mappings at present.
+    pub overload: Overload,
 }
 
 /// What a translation holds, by transport: TCP, UDP, queries.
@@ -102,7 +106,7 @@ impl Nat {
             lease: rules.plan.lease(tether)?,
             gateway: rules.plan.gateway(),
             block: rules.plan.block(tether),
-            table: Table::default(),
+            table: Table::new(rules.pool.budget().share(Part::Mappings)),
             making: Bucket::new(rules.mappings_per_second, Duration::from_secs(1)),
             made: [0; Transport::COUNT],
             identification: random.next() as u16,
@@ -219,14 +223,17 @@ impl Nat {
         if at_limit && self.table.expire(now, self.rules.mappings_max) == 0 {
             return Err(Reason::MappingLimit);
         }
-        if self.rules.pool.is_nearly_full() {
-            return Err(Reason::MemoryLimit);
+        if self.rules.overload.refuses_mappings() {
+            return Err(Reason::Overload);
         }
         if !self.making.has_room(now) {
             return Err(Reason::MappingRate);
         }
         let ports = self.block.map_or(0, |block| block.len);
-        let slot = self.table.create(key, ports, &mut self.random, now).map_err(|_| Reason::PortLimit)?;
+        let slot = self.table.create(key, ports, &mut self.random, now).map_err(|full| match full {
+            Full::Ports => Reason::PortLimit,
+            Full::Memory => Reason::MemoryLimit,
+        })?;
         self.making.take(now);
         self.made[key.transport as usize] += 1;
         Ok(slot)

@@ -5,10 +5,12 @@
 //! [`Translated`](crate::stages::nat_rewrite::Translated) once its addresses are those of the side it leaves to.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::queue::ArrayQueue;
+
+use crate::budget::{Budget, Part, Spare};
 
 /// Free bytes kept in front of a packet, so that a link header (14), a virtio-net header (12), or a capsule and
 /// WebSocket header (8 + 1 + 14) is put there without moving the packet.
@@ -17,13 +19,18 @@ pub const HEADROOM_BYTES: usize = 64;
 /// The largest IP packet: the IPv4 total length field has 16 bits (RFC 791, 3.1).
 pub const PACKET_BYTES_MAX: usize = 65_535;
 
-/// Capacities of the buffer classes. The smallest takes an Ethernet-sized packet with its headroom, the middle one a
-/// jumbo frame or a few merged segments, the largest any IP packet. Few classes keep the pools warm; a small packet
+/// Capacities of the buffer classes. The smallest takes what interactive traffic and acknowledgements are made of, so
+/// that a flood of tiny packets holds a few times its bytes and not thirty times; then an Ethernet-sized packet with its
+/// headroom, a jumbo frame or a few merged segments, and any IP packet. Few classes keep the pools warm; a small packet
 /// never pins a large buffer.
-const CLASS_BYTES: [usize; 3] = [2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
+const CLASS_BYTES: [usize; 4] = [256, 2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
 
-/// The part of its limit from which on a pool is nearly full. The rest is for those who are in already.
-const NEARLY_FULL_PERCENT: u64 = 90;
+/// Spare buffers may hold the limit divided by this; the rest goes back to the allocator, for other parts to have.
+const SPARE_DIVISOR: u64 = 4;
+
+/// The most spare buffers of a class: the list of them is made at the start. More than are in use at once on a fast
+/// machine would never be reached for.
+const SPARES_MAX: u64 = 8_192;
 
 /// A bounded pool of packet buffers, shared by all threads. Cloning gives another handle to the same pool.
 #[derive(Clone)]
@@ -31,48 +38,56 @@ pub struct BufPool(Arc<Pool>);
 
 struct Pool {
     spare: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
-    held_bytes: AtomicU64,
-    limit_bytes: u64,
+    /// Memory of the buffers in use. What the budget has on its books beyond it is spare.
+    in_use_bytes: AtomicU64,
+    allocated_bytes: AtomicU64,
     refused: AtomicU64,
+    budget: Budget,
 }
 
 impl fmt::Debug for BufPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BufPool")
             .field("held_bytes", &self.held_bytes())
-            .field("limit_bytes", &self.0.limit_bytes)
+            .field("limit_bytes", &self.limit_bytes())
             .finish()
     }
 }
 
 impl BufPool {
-    /// A pool whose buffers in use never hold more than `limit_bytes`, and whose spare ones never more than a quarter
-    /// of it beside them.
+    /// A pool with a budget of its own: its buffers, in use and spare, never hold more than `limit_bytes`.
     pub fn new(limit_bytes: u64) -> Self {
-        let spares = |class: usize| {
-            let spare = limit_bytes / 4 / CLASS_BYTES.len() as u64 / CLASS_BYTES[class] as u64;
-            ArrayQueue::new((spare as usize).max(1))
-        };
-        Self(Arc::new(Pool {
-            spare: [spares(0), spares(1), spares(2)],
-            held_bytes: AtomicU64::new(0),
-            limit_bytes,
-            refused: AtomicU64::new(0),
-        }))
+        Self::drawing_on(&Budget::undivided(limit_bytes))
     }
 
-    /// An empty buffer with [`HEADROOM_BYTES`] in front and room for `len` bytes; `None` when the pool is at its limit
-    /// or no buffer is as large.
+    /// A pool whose buffers are on the books of `budget`, which gets spare ones back when it needs them.
+    pub fn drawing_on(budget: &Budget) -> Self {
+        let spares = |class: usize| {
+            let spare = budget.limit_bytes() / SPARE_DIVISOR / CLASS_BYTES.len() as u64 / CLASS_BYTES[class] as u64;
+            ArrayQueue::new(spare.clamp(1, SPARES_MAX) as usize)
+        };
+        let pool = Arc::new(Pool {
+            spare: std::array::from_fn(spares),
+            in_use_bytes: AtomicU64::new(0),
+            allocated_bytes: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            budget: budget.clone(),
+        });
+        let as_spare: Weak<Pool> = Arc::downgrade(&pool);
+        budget.spares_from(as_spare);
+        Self(pool)
+    }
+
+    /// An empty buffer with [`HEADROOM_BYTES`] in front and room for `len` bytes; `None` when the budget is used up or no
+    /// buffer is as large.
     pub fn take(&self, len: usize) -> Option<Buf> {
         let pool = &*self.0;
         let class = CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)?;
-        let bytes = CLASS_BYTES[class] as u64;
-        if pool.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > pool.limit_bytes {
-            pool.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let Some(data) = pool.spare[class].pop().or_else(|| pool.allocate(class)) else {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return None;
-        }
-        let data = pool.spare[class].pop().unwrap_or_else(|| vec![0; CLASS_BYTES[class]].into_boxed_slice());
+        };
+        pool.in_use_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         Some(Buf {
             data,
             start: HEADROOM_BYTES,
@@ -92,22 +107,66 @@ impl BufPool {
 
     /// Memory held by buffers in use, in bytes.
     pub fn held_bytes(&self) -> u64 {
-        self.0.held_bytes.load(Ordering::Relaxed)
+        self.0.in_use_bytes.load(Ordering::Relaxed)
     }
 
-    /// Memory that buffers in use may hold, in bytes.
+    /// Memory of the budget, in bytes.
     pub fn limit_bytes(&self) -> u64 {
-        self.0.limit_bytes
+        self.0.budget.limit_bytes()
     }
 
-    /// Whether so much is in use that what would bring more traffic is better refused.
-    pub fn is_nearly_full(&self) -> bool {
-        self.held_bytes() > self.0.limit_bytes / 100 * NEARLY_FULL_PERCENT
+    /// The budget that it draws on.
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
     }
 
-    /// How often a buffer was refused because the pool was at its limit.
+    /// How often a buffer was refused because the budget was used up.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Pool {
+    fn allocate(&self, class: usize) -> Option<Box<[u8]>> {
+        let bytes = CLASS_BYTES[class];
+        if !self.budget.draw(Part::Buffers, bytes as u64) {
+            return None;
+        }
+        self.allocated_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Some(vec![0; bytes].into_boxed_slice())
+    }
+
+    fn free(&self, data: Box<[u8]>) {
+        let bytes = data.len() as u64;
+        // Freed first: what is on the books is never less than what is held.
+        drop(data);
+        self.allocated_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.give_back(Part::Buffers, bytes);
+    }
+}
+
+impl Spare for Pool {
+    fn spare_bytes(&self) -> u64 {
+        let allocated = self.allocated_bytes.load(Ordering::Relaxed);
+        allocated.saturating_sub(self.in_use_bytes.load(Ordering::Relaxed))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut freed_bytes = 0;
+        // The largest first, since they bring the most for an allocation lost.
+        for spare in self.spare.iter().rev() {
+            while freed_bytes < bytes {
+                let Some(data) = spare.pop() else { break };
+                freed_bytes += data.len() as u64;
+                self.free(data);
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.budget.give_back(Part::Buffers, self.allocated_bytes.load(Ordering::Relaxed));
     }
 }
 
@@ -117,6 +176,7 @@ impl BufPool {
 pub struct Account {
     entered: AtomicU64,
     left: AtomicU64,
+    held: AtomicU64,
 }
 
 impl Account {
@@ -130,6 +190,11 @@ impl Account {
         // What left is read first: read later it could hold what entered in between, and too little would seem inside.
         let left = self.left.load(Ordering::Acquire);
         self.entered.load(Ordering::Relaxed).saturating_sub(left)
+    }
+
+    /// Memory that the buffers of what is inside hold: for small packets several times their bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -221,12 +286,14 @@ impl Buf {
     /// Charges `bytes` to `account` until this buffer is given back.
     pub fn charge(&mut self, account: &Arc<Account>, bytes: u64) {
         account.entered.fetch_add(bytes, Ordering::Relaxed);
+        account.held.fetch_add(self.data.len() as u64, Ordering::Relaxed);
         self.discharge();
         self.charge = Some(Charge { account: Arc::clone(account), bytes });
     }
 
     fn discharge(&mut self) {
         if let Some(charge) = self.charge.take() {
+            charge.account.held.fetch_sub(self.data.len() as u64, Ordering::Relaxed);
             charge.account.left.fetch_add(charge.bytes, Ordering::Relaxed);
         }
     }
@@ -236,9 +303,12 @@ impl Drop for Buf {
     fn drop(&mut self) {
         self.discharge();
         let pool = &*self.pool.0;
-        pool.held_bytes.fetch_sub(CLASS_BYTES[self.class] as u64, Ordering::Relaxed);
-        // A full pool of spares means that this one is surplus: it goes back to the allocator.
-        drop(pool.spare[self.class].push(std::mem::take(&mut self.data)));
+        let data = std::mem::take(&mut self.data);
+        pool.in_use_bytes.fetch_sub(data.len() as u64, Ordering::Relaxed);
+        // A full list of spares means that this one is surplus: it goes back to the allocator.
+        if let Err(surplus) = pool.spare[self.class].push(data) {
+            pool.free(surplus);
+        }
     }
 }
 
@@ -385,13 +455,13 @@ mod tests {
 
     #[test]
     fn a_pool_at_its_limit_refuses_and_serves_again_after_a_buffer_came_back() {
-        let pool = BufPool::new(3 * CLASS_BYTES[0] as u64);
-        let held: Vec<Buf> = (0..3).map(|_| pool.take(100).expect("within the limit")).collect();
-        assert!(pool.take(100).is_none());
-        assert_eq!((pool.held_bytes(), pool.refused()), (3 * CLASS_BYTES[0] as u64, 1));
+        let pool = BufPool::new(3 * CLASS_BYTES[1] as u64);
+        let held: Vec<Buf> = (0..3).map(|_| pool.take(1_400).expect("within the limit")).collect();
+        assert!(pool.take(1_400).is_none());
+        assert_eq!((pool.held_bytes(), pool.refused()), (3 * CLASS_BYTES[1] as u64, 1));
         drop(held);
         assert_eq!(pool.held_bytes(), 0);
-        assert!(pool.take(100).is_some());
+        assert!(pool.take(1_400).is_some());
     }
 
     #[test]
@@ -401,11 +471,13 @@ mod tests {
             (1, 0),
             (CLASS_BYTES[0] - HEADROOM_BYTES, 0),
             (CLASS_BYTES[0] - HEADROOM_BYTES + 1, 1),
-            (PACKET_BYTES_MAX, 2),
+            (1_500, 1),
+            (9_000, 2),
+            (PACKET_BYTES_MAX, 3),
         ] {
             assert_eq!(pool.take(len).expect("a class").held_bytes(), CLASS_BYTES[held], "for {len} bytes");
         }
-        assert!(pool.take(CLASS_BYTES[2]).is_none());
+        assert!(pool.take(CLASS_BYTES[3]).is_none());
     }
 
     #[test]
@@ -425,8 +497,9 @@ mod tests {
         let mut buf = pool.copy(&[0; 100]).expect("room");
         buf.charge(&account, 103);
         assert_eq!((account.inside_bytes(), account.left_bytes()), (103, 0));
+        assert_eq!(account.held_bytes(), CLASS_BYTES[0] as u64);
         drop(buf);
-        assert_eq!((account.inside_bytes(), account.left_bytes()), (0, 103));
+        assert_eq!((account.inside_bytes(), account.left_bytes(), account.held_bytes()), (0, 103, 0));
     }
 
     #[test]

@@ -1,20 +1,24 @@
 //! A table of what lives at a lane: links by their number, tethers by theirs. Each place has a lock of its own.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::runtime::lanes::LaneId;
+
+/// Memory of one place, with its entry among the free ones.
+pub const PLACE_BYTES: usize = size_of::<RwLock<Option<Arc<()>>>>() + size_of::<u32>();
 
 /// A fixed number of places.
 #[derive(Debug)]
 pub struct Table<T> {
     places: Box<[RwLock<Option<Arc<T>>>]>,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<VecDeque<u32>>,
 }
 
 impl<T> Table<T> {
     /// `count` empty places.
     pub fn new(count: u32) -> Self {
-        Self { places: (0..count).map(|_| RwLock::new(None)).collect(), free: Mutex::new((0..count).rev().collect()) }
+        Self { places: (0..count).map(|_| RwLock::new(None)).collect(), free: Mutex::new((0..count).collect()) }
     }
 
     /// How many places there are.
@@ -22,10 +26,10 @@ impl<T> Table<T> {
         self.places.len() as u32
     }
 
-    /// Reserves a free place: the one that was freed longest ago would be best for NAT, the newest is warm; the order
-    /// is last in, first out. `None` when the table is full.
+    /// Reserves the place that was freed longest ago, so that what comes late for its last owner meets nobody. `None` when
+    /// the table is full.
     pub fn reserve(&self) -> Option<LaneId> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().map(LaneId)
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front().map(LaneId)
     }
 
     /// Puts `value` at a reserved place.
@@ -55,7 +59,7 @@ impl<T> Table<T> {
 
     /// Frees a place whose lanes have been cleared.
     pub fn release(&self, lane: LaneId) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane.0);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push_back(lane.0);
     }
 
     /// All that there is.

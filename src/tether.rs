@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::budget::Share;
 use crate::link::Link;
 use crate::nat::Nat;
 use crate::runtime::lanes::LaneId;
@@ -33,6 +34,8 @@ pub struct Tether {
     pub guard: Mutex<Guard>,
     /// Its translation.
     pub nat: Mutex<Nat>,
+    /// What it holds of the memory budget.
+    _memory: Share,
     /// Changes together with the links, or one that comes would meet one that goes.
     service: Mutex<Service>,
 }
@@ -57,10 +60,12 @@ impl Tether {
         credential: CredentialId,
         links: Arc<TetherLinks>,
         (guard, nat): (Guard, Nat),
+        memory: Share,
         now: Instant,
     ) -> Self {
         let (guard, nat) = (Mutex::new(guard), Mutex::new(nat));
-        Self { id, session, credential, ticket, links, guard, nat, service: Mutex::new(Service::Unlinked(now)) }
+        let service = Mutex::new(Service::Unlinked(now));
+        Self { id, session, credential, ticket, links, guard, nat, _memory: memory, service }
     }
 
     /// Its lane in every stage whose lanes are tethers.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::link::Link;
+use crate::overload::Squeeze;
 use crate::packet::Account;
 use crate::runtime::lanes::LaneId;
 
@@ -25,6 +26,8 @@ pub struct TetherLinks {
     links: Mutex<Vec<Arc<Link>>>,
     waits_for_window: AtomicBool,
     cut_bytes: AtomicU64,
+    /// What credit is cut by where memory is short; `None` where this end grants none.
+    squeeze: Option<Squeeze>,
 }
 
 impl TetherLinks {
@@ -37,7 +40,14 @@ impl TetherLinks {
             links: Mutex::default(),
             waits_for_window: AtomicBool::new(false),
             cut_bytes: AtomicU64::new(u64::MAX),
+            squeeze: None,
         }
+    }
+
+    /// Grants less credit where `squeeze` says so.
+    #[must_use]
+    pub fn squeezed_by(self, squeeze: Squeeze) -> Self {
+        Self { squeeze: Some(squeeze), ..self }
     }
 
     /// The tether's lane.
@@ -86,14 +96,22 @@ impl TetherLinks {
     pub fn grant(&self, link: &Link) -> Option<u64> {
         // In this order: what is counted as received by now is inside or has left.
         let received = link.received_bytes();
-        let free = self.windows.credit_bytes?.saturating_sub(self.account.inside_bytes());
-        Some(received + free)
+        // Of bytes and of memory, whichever is more: small packets hold several times their bytes.
+        let inside = self.account.inside_bytes().max(self.account.held_bytes());
+        Some(received + self.credit_bytes()?.saturating_sub(inside))
     }
 
     /// Whether the peer was last told of less than half of its credit, so that it may be waiting for more.
     pub fn owes_credit(&self, link: &Link) -> bool {
         let left = link.credit_told_bytes().saturating_sub(link.received_bytes());
-        self.windows.credit_bytes.is_some_and(|credit| left < credit / 2)
+        self.credit_bytes().is_some_and(|credit| left < credit / 2)
+    }
+
+    /// Its credit at present.
+    fn credit_bytes(&self) -> Option<u64> {
+        let full = self.windows.credit_bytes?;
+        let squeezed = |squeeze: &Squeeze| squeeze.credit_bytes(full, self.account.held_bytes());
+        Some(self.squeeze.as_ref().map_or(full, squeezed))
     }
 
     /// Nothing could be sent because the window was full.

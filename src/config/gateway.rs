@@ -117,6 +117,10 @@ settings! {
         handshake_timeout: Duration = "10s" in "1s"..="5m",
         /// How many connections may be in that state at once. Further ones are refused with 503.
         handshakes_max: usize = 256 in 1..=65536,
+        /// How many of these may come from one address (IPv6: one /64). Clients behind one carrier's translation share an
+        /// address, but are in that state for a moment only. Connections from the host itself, as from a proxy on it, are
+        /// not counted.
+        handshakes_per_address: usize = 32 in 1..=65536,
         /// How many WebSockets may be open at once, with those that are in that state. Further ones are refused with 503.
         links_max: usize = 1024 in 1..=1000000,
         /// How often an idle link is asked whether it still lives. One that is silent three times as long is closed.
@@ -155,6 +159,8 @@ settings! {
     pub struct Tethers {
         /// How many there may be at once. Further ones are refused, with a time to try again.
         max: usize = 64 in 1..=100000,
+        /// How many of them one credential may have. 0: as many as there may be.
+        max_per_credential: usize = 0 in 0..=100000,
         /// How long a tether whose last link broke keeps its address and its connections.
         linger: Duration = "5m" in "0s"..="1d",
         /// How many bytes a client may send ahead of what the gateway has passed on.
@@ -355,10 +361,10 @@ settings! {
 }
 
 settings! {
-    /// The memory for packets, queues and translation state, all together.
+    /// The memory for packets, queues, clients and translation state, all together.
     pub struct Memory {
-        /// Three quarters of it are for packets. Nearing them, new tethers and then new mappings are refused; at them,
-        /// packets are dropped.
+        /// It is never passed. At 80 % of it new tethers are refused, at 85 % new mappings, and at 90 % those who hold most
+        /// get less credit; at 95 % packets are dropped.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Census {
     credit_in_use_bytes: u64,
     window_bytes: u64,
     in_flight_bytes: u64,
+    held_bytes: u64,
+    holders: u64,
 }
 
 impl Census {
@@ -25,10 +27,18 @@ impl Census {
 
     pub(super) fn add_links(&mut self, links: &TetherLinks) {
         self.credit_in_use_bytes += links.account().inside_bytes();
+        let held = links.account().held_bytes();
+        self.held_bytes += held;
+        self.holders += u64::from(held > 0);
         for link in links.all() {
             self.window_bytes += link.window_bytes();
             self.in_flight_bytes += link.in_flight_bytes();
         }
+    }
+
+    /// What the packets of a tether hold on average, of those that hold any.
+    pub(super) fn held_mean_bytes(&self) -> u64 {
+        self.held_bytes / self.holders.max(1)
     }
 
     pub(super) fn publish(&self, metrics: &GatewayMetrics) {
@@ -65,6 +75,7 @@ mod tests {
 
     use super::*;
     use crate::nat::{Filtering, Rules, Timers, Translation};
+    use crate::overload::Overload;
     use crate::packet::BufPool;
     use crate::packet_builder::{Builder, SYN, ip, query, tcp, udp};
     use crate::runtime::lanes::LaneId;
@@ -91,6 +102,7 @@ mod tests {
             mappings_per_second: 100,
             remotes_max: 4,
             pool: BufPool::new(1 << 20),
+            overload: Overload::default(),
         };
         let mut nat = Nat::new(TetherId(tether), Arc::new(rules), 1).expect("a lease");
         for packet in packets {
@@ -137,6 +149,8 @@ mod tests {
         let mut census = Census::default();
         census.add_links(&links);
         census.publish(&metrics);
+        census.add_links(&TetherLinks::new(LaneId(1), links.windows()));
+        assert_eq!(census.held_mean_bytes(), 256, "one holds a buffer, and the other nothing");
         assert_eq!((metrics.credit_in_use_bytes.get(), metrics.window_bytes.get()), (9, 0), "no link, no window");
     }
 }

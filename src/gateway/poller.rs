@@ -1,7 +1,7 @@
 //! The poller: who is ready. It accepts connections and turns readiness into signals; it reads and writes nothing.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,14 @@ use rustls::{ServerConfig, ServerConnection};
 use tracing::{debug, warn};
 
 use super::registry::Registry;
+use crate::budget::{Part, Share};
 use crate::http::HEAD_BYTES_MAX;
 use crate::http::upgrade::Refusal;
 use crate::link::Link;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Signal;
-use crate::stages::accept::{Pending, RETRY_AFTER_MS, Reason};
+use crate::stages::accept::{Guest, Pending, RETRY_AFTER_MS, Reason, overload_retry_ms};
 use crate::stages::ws_decode::LinkKeeper as _;
 use crate::transport::{TcpOptions, Transport};
 use crate::wire::frame::Role;
@@ -30,6 +31,16 @@ const ACCEPTS_A_TURN: usize = 32;
 
 /// How long a listener rests after an error that trying again at once would only repeat (no file descriptors).
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// Under overload so many times fewer handshakes may be under way at once.
+const OVERLOAD_HANDSHAKES_DIVISOR: usize = 4;
+
+/// What a link holds of the memory budget while it is idle: itself, its places in the tables and lanes, and the little
+/// that is kept of its buffers.
+const LINK_BYTES: u64 = 6_144;
+
+/// The same over TLS: rustls keeps a session, and up to a record each way.
+const LINK_BYTES_TLS: u64 = LINK_BYTES + 40_960;
 
 /// Tokens from here on are listeners; below it they are links' lanes.
 const LISTENERS: usize = 1 << 32;
@@ -145,7 +156,7 @@ impl Poller {
         for _ in 0..ACCEPTS_A_TURN {
             let Some(listener) = self.listeners.get(index) else { return };
             match listener.accept() {
-                Ok((stream, _)) => self.take_in(stream),
+                Ok((stream, peer)) => self.take_in(stream, peer.ip()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -166,18 +177,19 @@ impl Poller {
         }
     }
 
-    fn take_in(&mut self, stream: TcpStream) {
+    fn take_in(&mut self, stream: TcpStream, peer: IpAddr) {
         self.registry.metrics.connections_accepted.inc();
-        let is_full = self.registry.metrics.handshakes.get() >= self.registry.terms.handshakes_max as u64;
-        let place = if is_full { None } else { self.registry.links.reserve() };
-        let Some(lane) = place else {
-            self.registry.count_refused(Reason::Full);
-            return refuse_busy(stream, self.tls.is_some());
+        let (guest, memory, lane) = match self.room_for(peer) {
+            Ok(room) => room,
+            Err(reason) => {
+                self.registry.count_refused(reason);
+                return refuse_busy(stream, self.tls.is_some(), retry_after_ms(reason));
+            }
         };
-        match self.open(lane, stream) {
+        match self.open(lane, stream, memory) {
             Ok(link) => {
                 self.registry.metrics.handshakes.add(1);
-                self.registry.pending.put(lane, Arc::new(Pending::new(Arc::clone(&link))));
+                self.registry.pending.put(lane, Arc::new(Pending::new(Arc::clone(&link)).counted_as(guest)));
                 // Last, since a link that is found can be ended.
                 self.registry.links.put(lane, link);
             }
@@ -188,7 +200,24 @@ impl Poller {
         }
     }
 
-    fn open(&self, lane: LaneId, stream: TcpStream) -> io::Result<Arc<Link>> {
+    /// What a connection from `peer` needs: a place among those of its address, memory, and a lane.
+    fn room_for(&self, peer: IpAddr) -> Result<(Guest, Share, LaneId), Reason> {
+        let (registry, is_overloaded) = (&self.registry, self.registry.overload.refuses_tethers());
+        let max = registry.terms.handshakes_max;
+        // Under overload who comes back to a tether is still let in, which only the hello tells: a few are heard.
+        let max = if is_overloaded { (max / OVERLOAD_HANDSHAKES_DIVISOR).max(1) } else { max };
+        if registry.metrics.handshakes.get() >= max as u64 {
+            return Err(if is_overloaded { Reason::Overload } else { Reason::Full });
+        }
+        let guest = registry.guests.come(peer).ok_or(Reason::AddressLimit)?;
+        let mut memory = registry.pool.budget().share(Part::Links);
+        if !memory.set(if self.tls.is_some() { LINK_BYTES_TLS } else { LINK_BYTES }) {
+            return Err(Reason::Overload);
+        }
+        Ok((guest, memory, registry.links.reserve().ok_or(Reason::Full)?))
+    }
+
+    fn open(&self, lane: LaneId, stream: TcpStream, memory: Share) -> io::Result<Arc<Link>> {
         let tls = match &self.tls {
             Some(config) => Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into()),
             None => None,
@@ -196,14 +225,19 @@ impl Poller {
         let mut transport = Transport::new(stream, tls)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(transport.source(), Token(lane.0 as usize), interest)?;
-        Ok(Arc::new(Link::new(lane, transport, Role::Server, Instant::now())))
+        let messages = self.registry.pool.budget().share(Part::Messages);
+        Ok(Arc::new(Link::new(lane, transport, Role::Server, Instant::now()).drawing_on(memory, messages)))
     }
 }
 
+fn retry_after_ms(reason: Reason) -> u32 {
+    if reason == Reason::Overload { overload_retry_ms() } else { RETRY_AFTER_MS }
+}
+
 /// Says in plain HTTP that there is no room; over TLS a handshake would cost more than the refusal is worth.
-fn refuse_busy(stream: TcpStream, is_encrypted: bool) {
+fn refuse_busy(stream: TcpStream, is_encrypted: bool, retry_after_ms: u32) {
     if !is_encrypted {
-        let refusal = Refusal::Busy { retry_after_s: RETRY_AFTER_MS.div_ceil(1_000) };
+        let refusal = Refusal::Busy { retry_after_s: retry_after_ms.div_ceil(1_000) };
         // Who cannot be told is closed without a word.
         drop(io::Write::write(&mut &stream, &refusal.response()));
         drop(stream.shutdown(std::net::Shutdown::Write));

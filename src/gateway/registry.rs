@@ -2,22 +2,24 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
 use super::census::{self, Census};
+use crate::budget::{Part, Share};
 use crate::credentials::CredentialStore;
 use crate::link::{Link, LinkError};
 use crate::metrics::GatewayMetrics;
 use crate::nat::{self, AddressPlan, Nat};
+use crate::overload::{Overload, Squeeze};
 use crate::packet::BufPool;
 use crate::runtime::attend::Attend;
 use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
-use crate::stages::accept::{self, Doorkeeper, Pending, RETRY_AFTER_MS};
+use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, overload_retry_ms};
 use crate::stages::ip_parse::{self, Guard};
 use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
@@ -29,7 +31,7 @@ use crate::wire::capsule::{
     Welcome, append_address_assign, append_close, append_routes,
 };
 use crate::wire::frame::close_code;
-use crate::wire::proof::Verifier;
+use crate::wire::proof::{CredentialId, Verifier};
 
 /// What every client is told, and what holds for all.
 #[derive(Debug)]
@@ -54,8 +56,12 @@ pub struct Terms {
     pub handshake_timeout: Duration,
     /// How many handshakes may be under way at once.
     pub handshakes_max: usize,
+    /// How many of them may be of one address.
+    pub handshakes_per_address: usize,
     /// How many tethers there may be.
     pub tethers_max: usize,
+    /// How many of them may be of one credential; 0: as many as there may be.
+    pub tethers_per_credential_max: usize,
 }
 
 /// The stages that the registry attends to. They hold the registry, so the registry does not hold them.
@@ -103,13 +109,24 @@ pub struct Registry {
     pub tether_links: Arc<Table<TetherLinks>>,
     /// Figures.
     pub metrics: Arc<GatewayMetrics>,
-    /// Buffers.
+    /// Buffers, and the memory budget.
     pub pool: BufPool,
+    /// What the gateway does without at present.
+    pub overload: Overload,
+    /// Who is at the door.
+    pub guests: Arc<Guests>,
     credentials: CredentialStore,
     plan: Arc<AddressPlan>,
     guard_rules: Arc<ip_parse::Rules>,
     nat_rules: Arc<nat::Rules>,
     by_ticket: Mutex<HashMap<[u8; TICKET_BYTES], LaneId>>,
+    by_credential: Mutex<HashMap<CredentialId, usize>>,
+    /// Places of tethers that have ended, and since when.
+    resting: Mutex<Vec<(Instant, LaneId)>>,
+    /// What the packets of a tether hold on average, of those that hold any, when last looked.
+    held_mean_bytes: AtomicU64,
+    /// What is there before anybody comes.
+    _fixed: Share,
     stages: OnceLock<Stages>,
     acks: Acks,
     /// Links that were closed with a word, until their peers have hung up, and since when.
@@ -137,8 +154,12 @@ pub struct Parts {
     pub guard_rules: Arc<ip_parse::Rules>,
     /// Rules of nat-rewrite.
     pub nat_rules: Arc<nat::Rules>,
-    /// Buffers.
+    /// Buffers, and the memory budget.
     pub pool: BufPool,
+    /// What the gateway does without at present.
+    pub overload: Overload,
+    /// What is there before anybody comes.
+    pub fixed: Share,
     /// Figures.
     pub metrics: Arc<GatewayMetrics>,
 }
@@ -151,6 +172,7 @@ impl Registry {
         parts.metrics.handshakes_limit.set(parts.terms.handshakes_max as u64);
         census::publish_limits(&plan, &parts.metrics);
         Arc::new(Self {
+            guests: Guests::new(parts.terms.handshakes_per_address),
             terms: parts.terms,
             links: Arc::new(Table::new(parts.links_max)),
             pending: Arc::new(Table::new(parts.links_max)),
@@ -158,11 +180,16 @@ impl Registry {
             tether_links: Arc::new(Table::new(tethers_max)),
             metrics: parts.metrics,
             pool: parts.pool,
+            overload: parts.overload,
             credentials: parts.credentials,
             plan,
             guard_rules: parts.guard_rules,
             nat_rules: parts.nat_rules,
             by_ticket: Mutex::default(),
+            by_credential: Mutex::default(),
+            resting: Mutex::default(),
+            held_mean_bytes: AtomicU64::new(0),
+            _fixed: parts.fixed,
             stages: OnceLock::new(),
             acks: Acks::default(),
             leaving: Mutex::default(),
@@ -219,13 +246,27 @@ impl Registry {
                 "as many clients as this gateway has room for are connected",
             )
         };
-        if self.pool.is_nearly_full() {
-            return Err(refusal(RefusalReason::Busy, RETRY_AFTER_MS, "the gateway is short of memory"));
+        let busy = |text| refusal(RefusalReason::Busy, overload_retry_ms(), text);
+        if self.overload.refuses_tethers() {
+            return Err(busy("the gateway has too much to do"));
+        }
+        let mut memory = self.pool.budget().share(Part::Tethers);
+        if !memory.set(TETHER_BYTES) {
+            return Err(busy("the gateway is short of memory"));
         }
         let lane = self.tethers.reserve().ok_or_else(no_address)?;
+        if !self.count_in(&hello.credential) {
+            self.tethers.release(lane);
+            return Err(refusal(
+                RefusalReason::AlreadyConnected,
+                0,
+                "as many clients as this token may have are connected",
+            ));
+        }
         let id = TetherId(lane.0);
-        let made = self.make_tether(now, hello, id).filter(|tether| tether.join(link).is_some());
+        let made = self.make_tether(now, hello, id, memory).filter(|tether| tether.join(link).is_some());
         let Some(tether) = made else {
+            self.count_out(&hello.credential);
             self.tethers.release(lane);
             return Err(no_address());
         };
@@ -238,17 +279,39 @@ impl Registry {
         Ok(tether)
     }
 
-    fn make_tether(&self, now: Instant, hello: &Hello, id: TetherId) -> Option<Arc<Tether>> {
+    /// One tether more of `credential`; `false` where it has as many as it may have.
+    fn count_in(&self, credential: &CredentialId) -> bool {
+        let max = self.terms.tethers_per_credential_max;
+        let mut counts = self.by_credential.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(*credential).or_default();
+        let has_room = max == 0 || *count < max;
+        *count += usize::from(has_room);
+        has_room
+    }
+
+    fn count_out(&self, credential: &CredentialId) {
+        let mut counts = self.by_credential.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(credential) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(credential);
+            }
+        }
+    }
+
+    fn make_tether(&self, now: Instant, hello: &Hello, id: TetherId, memory: Share) -> Option<Arc<Tether>> {
         let (mut session, mut ticket, mut seed) = ([0; 16], [0; TICKET_BYTES], [0; 8]);
         for bytes in [&mut session[..], &mut ticket[..], &mut seed[..]] {
             getrandom::fill(bytes).ok()?;
         }
         let windows =
             Windows { send_bytes_max: self.terms.window_bytes_max, credit_bytes: Some(self.terms.credit_bytes) };
-        let links = Arc::new(TetherLinks::new(LaneId(id.0), windows));
+        let squeeze = Squeeze { budget: self.pool.budget().clone(), overload: self.overload.clone() };
+        let links = Arc::new(TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
-        Some(Arc::new(Tether::new(id, (SessionId(session), ticket), hello.credential, links, (guard, nat), now)))
+        let names = (SessionId(session), ticket);
+        Some(Arc::new(Tether::new(id, names, hello.credential, links, (guard, nat), memory, now)))
     }
 
     fn verifier(&self, hello: &Hello) -> Verifier {
@@ -307,7 +370,7 @@ impl Registry {
     }
 
     /// Clears up after a tether that has ended: its lanes, its lease.
-    fn forget_tether(&self, tether: &Tether) {
+    fn forget_tether(&self, now: Instant, tether: &Tether) {
         let lane = tether.lane();
         for link in tether.links.all() {
             self.close_with(&link, CloseReason::Done, "the session has ended");
@@ -321,8 +384,21 @@ impl Registry {
         }
         self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
-        self.tethers.release(lane);
+        self.count_out(&tether.credential);
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).push((now, lane));
         info!(tether = tether.id.0, "tether ended");
+    }
+
+    /// Gives the places of tethers that ended some time ago to others.
+    fn free_places(&self, now: Instant) {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|&(since, lane)| {
+            let rests = now.saturating_duration_since(since) < PLACE_REST;
+            if !rests {
+                self.tethers.release(lane);
+            }
+            rests
+        });
     }
 
     fn leaving(&self) -> MutexGuard<'_, Vec<(Instant, Arc<Link>)>> {
@@ -352,6 +428,7 @@ impl Registry {
     /// What is to be done now and then: handshakes that take too long, links that went silent, tethers without links,
     /// mappings whose time is over.
     pub fn tidy(&self, now: Instant) {
+        self.free_places(now);
         for pending in self.pending.all() {
             let is_late = now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
             if is_late && pending.give_up() {
@@ -372,7 +449,7 @@ impl Registry {
         let mut census = Census::default();
         for tether in self.tethers.all() {
             if tether.end(now, self.terms.linger) {
-                self.forget_tether(&tether);
+                self.forget_tether(now, &tether);
                 continue;
             }
             let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
@@ -382,7 +459,13 @@ impl Registry {
             drop(nat);
             census.add_links(&tether.links);
         }
+        self.held_mean_bytes.store(census.held_mean_bytes(), Ordering::Relaxed);
         census.publish(&self.metrics);
+    }
+
+    /// A tether whose packets hold this is one of the largest: the average of those that hold any.
+    pub fn large_bytes(&self) -> u64 {
+        self.held_mean_bytes.load(Ordering::Relaxed)
     }
 
     /// Mappings are counted where they are made, and brought to the figures from there.
@@ -455,6 +538,14 @@ pub const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Links that are waited for after their end, so that who is refused again and again takes no more descriptors.
 const LEAVING_MAX: usize = 1_024;
+
+/// How long the place of a tether that has ended stays empty, so that a batch which was on its way meets nobody, and not
+/// the next owner of lease and ports. No batch is on its way as long.
+const PLACE_REST: Duration = Duration::from_secs(1);
+
+/// What a tether holds of the memory budget while it is idle: itself, its places in the tables and lanes. Its link,
+/// mappings and packets are counted apart.
+const TETHER_BYTES: u64 = 6_144;
 
 /// What is read from links that leave is thrown away in pieces of this many bytes.
 const SCRATCH_BYTES: usize = 16_384;
@@ -560,5 +651,7 @@ impl Doorkeeper for Registry {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

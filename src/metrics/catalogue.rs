@@ -3,6 +3,7 @@
 use super::families::Value;
 use super::figures::{Buckets, Counter, Gauge};
 use super::{ByProtocol, GatewayMetrics, Process, StageMetrics, buckets};
+use crate::budget::Part;
 
 /// What kind of figure an instrument is, in Prometheus' words.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +177,10 @@ fn protocols<T>(figures: &ByProtocol<T>, get: fn(&T) -> u64) -> Vec<(&'static st
     PROTOCOLS.into_iter().zip(figures.each().map(get)).collect()
 }
 
+fn memory(gateway: &GatewayMetrics) -> Vec<(&'static str, u64)> {
+    Part::ALL.iter().map(|part| part.label()).zip(gateway.memory_held_bytes.iter().map(Gauge::get)).collect()
+}
+
 fn drops(stage: &StageMetrics) -> Vec<(&'static str, u64)> {
     stage.reasons.iter().copied().zip(stage.drops.iter().map(Counter::get)).collect()
 }
@@ -252,6 +257,12 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_buffers_held_bytes", G, Bytes, "Memory held by packet buffers in use.", |g| (&g.buffers_held_bytes).into()),
     whole("wstether_buffers_limit_bytes", G, Bytes, "Memory that packet buffers in use may hold.", |g| (&g.buffers_limit_bytes).into()),
     whole("wstether_buffers_refused_total", C, Count, "Buffers refused because the pool was at its limit.", |g| (&g.buffers_refused).into()),
+    Instrument { name: "wstether_memory_held_bytes", kind: G, unit: Bytes, labels: &["part"], help: "Memory on the books of the budget, by what it is held for; that of buffers includes spare ones.", read: Read::GatewayBy(memory) },
+    whole("wstether_memory_spare_bytes", G, Bytes, "Memory of spare buffers, which is given back when the budget needs it.", |g| (&g.memory_spare_bytes).into()),
+    whole("wstether_memory_budget_bytes", G, Bytes, "The memory budget: what all parts together never pass.", |g| (&g.memory_budget_bytes).into()),
+    whole("wstether_memory_refused_total", C, Count, "How often the budget refused memory, to whichever part.", |g| (&g.memory_refused).into()),
+    whole("wstether_overload_rung", G, Count, "The rung of the overload ladder: 0 calm, 1 no new tethers, 2 no new mappings, 3 the largest are trimmed.", |g| (&g.overload_rung).into()),
+    whole_by("wstether_overload_steps_total", C, &["reason"], "Steps on the overload ladder, by reason: memory and shedding lead up, calm leads down.", |g| g.overload_steps.counts()),
     whole("wstether_packet_socket_drops_total", C, Count, "Packets that the kernel dropped because a packet socket's buffer was full.", |g| (&g.packet_socket_drops).into()),
     whole("wstether_egress_read_errors_total", C, Count, "Errors from reading the packet socket or the TUN device. What could not be written is among the drops of raw-send or tun-write.", |g| (&g.egress_read_errors).into()),
     // What runs.

@@ -474,6 +474,26 @@ fn process() -> Vec<Panel> {
             .query(sum("wstether_buffers_limit_bytes", ""), "limit"),
         Panel::graph("Buffers refused", "ops", "Buffers that the pool refused because it was at its limit.")
             .query(or_zero(&rate("wstether_buffers_refused_total", "")), "refused"),
+        Panel::graph(
+            "Memory budget",
+            "bytes",
+            "What the budget has on its books, by part, and the budget, which is never passed.",
+        )
+        .query("sum by (part) (wstether_memory_held_bytes{instance=~\"$instance\"})", "{{part}}")
+        .query(sum("wstether_memory_spare_bytes", ""), "spare (of buffers)")
+        .query(sum("wstether_memory_budget_bytes", ""), "budget"),
+        Panel::graph("Memory refused", "ops", "How often the budget refused memory, to whichever part.")
+            .query(or_zero(&rate("wstether_memory_refused_total", "")), "refused"),
+        Panel::graph(
+            "Overload ladder",
+            "short",
+            "The rung (0 calm, 1 no new tethers, 2 no new mappings, 3 the largest are trimmed), and steps by reason.",
+        )
+        .query("max(wstether_overload_rung{instance=~\"$instance\"})", "rung")
+        .query(
+            "sum by (reason) (increase(wstether_overload_steps_total{instance=~\"$instance\"}[$__rate_interval]))",
+            "steps: {{reason}}",
+        ),
         Panel::graph("Threads", "short", "Threads of the process.")
             .query(sum("process_threads", "job=\"wstether\""), "threads"),
         Panel::graph("Descriptors", "short", "Open file descriptors, and how many there may be.")

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::budget::Share;
 use crate::stages::ip_parse::{TcpFlags, Transport};
 
 /// Which packets from the internet pass a mapping (RFC 4787 REQ-8, RFC 5382 REQ-3).
@@ -154,6 +155,9 @@ struct Remote {
     deadline: Instant,
 }
 
+/// Memory of one remote.
+pub(super) const REMOTE_BYTES: u64 = size_of::<Remote>() as u64;
+
 /// A live mapping. Its place in the table's lists is the table's.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -177,7 +181,14 @@ impl Mapping {
     }
 
     /// A packet from inside went to `peer`.
-    pub(super) fn sent(&mut self, peer: Peer, flags: Option<TcpFlags>, behaviour: &Behaviour, now: Instant) {
+    pub(super) fn sent(
+        &mut self,
+        peer: Peer,
+        flags: Option<TcpFlags>,
+        behaviour: &Behaviour,
+        memory: &mut Share,
+        now: Instant,
+    ) {
         match self.remotes.iter().position(|remote| self.is_same(remote.peer, peer, behaviour.filtering)) {
             Some(at) => self.refresh(at, peer, flags, From::Inside, behaviour, now),
             None => {
@@ -186,7 +197,7 @@ impl Mapping {
                     true => Tcp::default().after(flags, From::Inside),
                     false => Tcp(Tcp::BOTH_SYN).after(flags, From::Inside),
                 });
-                self.remember(Remote { peer, tcp, deadline: now }, behaviour, now);
+                self.remember(Remote { peer, tcp, deadline: now }, behaviour, memory, now);
             }
         }
     }
@@ -197,6 +208,7 @@ impl Mapping {
         peer: Peer,
         flags: Option<TcpFlags>,
         behaviour: &Behaviour,
+        memory: &mut Share,
         now: Instant,
     ) -> bool {
         if !self.permits(peer, behaviour.filtering, now) {
@@ -207,7 +219,7 @@ impl Mapping {
                 Some(at) => self.refresh(at, peer, Some(flags), From::Outside, behaviour, now),
                 None if flags.syn() => {
                     let tcp = Tcp::default().after(flags, From::Outside);
-                    self.remember(Remote { peer, tcp, deadline: now }, behaviour, now);
+                    self.remember(Remote { peer, tcp, deadline: now }, behaviour, memory, now);
                 }
                 None => {}
             }
@@ -257,16 +269,12 @@ impl Mapping {
         }
     }
 
-    /// Keeps a new entry. At the limit the one that would end first gives way: an entry is never worth more than a newer
+    /// Keeps a new entry. At the limit, or without memory for one more, the one that would end first gives way: an entry is never worth more than a newer
     /// one that lives longer, the mapping itself stays, and the next packet from inside brings the entry back.
-    fn remember(&mut self, remote: Remote, behaviour: &Behaviour, now: Instant) {
+    fn remember(&mut self, remote: Remote, behaviour: &Behaviour, memory: &mut Share, now: Instant) {
         let class = self.class_of(remote.peer, remote.tcp);
         let remote = Remote { deadline: now + behaviour.timers.of(class), ..remote };
-        if self.remotes.len() < behaviour.remotes_max.max(1) {
-            if self.remotes.is_empty() {
-                // Most mappings have one remote.
-                self.remotes.reserve_exact(1);
-            }
+        if self.remotes.len() < behaviour.remotes_max.max(1) && self.make_room(memory) {
             self.remotes.push(remote);
         } else if let Some(first) = self.remotes.iter_mut().min_by_key(|remote| remote.deadline) {
             *first = remote;
@@ -274,6 +282,25 @@ impl Mapping {
         if remote.deadline >= self.deadline {
             (self.class, self.deadline) = (class, remote.deadline);
         }
+    }
+
+    /// Makes room for one more remote; `false` where there is no memory for it. The first is on the books with the
+    /// mapping's place: most mappings have no other.
+    fn make_room(&mut self, memory: &mut Share) -> bool {
+        let room = self.remotes.capacity();
+        if self.remotes.len() < room {
+            return true;
+        }
+        let has_memory = room == 0 || memory.grow(room as u64 * REMOTE_BYTES);
+        if has_memory {
+            self.remotes.reserve_exact(room.max(1));
+        }
+        has_memory
+    }
+
+    /// Memory of its remotes beyond the first.
+    pub(super) fn more_remotes_bytes(&self) -> u64 {
+        self.remotes.capacity().saturating_sub(1) as u64 * REMOTE_BYTES
     }
 
     /// Finds the latest deadline again after it moved nearer.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use super::mapping::{Behaviour, Key, Mapping, Peer, TimerClass};
+use super::mapping::{Behaviour, Key, Mapping, Peer, REMOTE_BYTES, TimerClass};
 use super::random::Random;
+use crate::budget::Share;
 use crate::stages::ip_parse::{TcpFlags, Transport};
 
 /// No slot.
@@ -22,9 +23,22 @@ const MOVE_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(u32);
 
-/// Every port of the block is taken.
+/// Why there is no room for another mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) enum Full {
+    /// Every port of the block is taken.
+    Ports,
+    /// The memory budget is used up.
+    Memory,
+}
+
+/// What a place for a mapping costs, with its entry in the free list, its first remote, and its part of the look-up by
+/// key: that has a byte more an entry, has room for 8/7 as many, rounded up to a power of two.
+const PLACE_BYTES: u64 =
+    (size_of::<Option<Node>>() + size_of::<u32>()) as u64 + REMOTE_BYTES + 3 * (size_of::<(Key, u32)>() + 1) as u64;
+
+/// Places that a table begins with.
+const PLACES_MIN: usize = 4;
 
 #[derive(Debug)]
 struct Node {
@@ -42,6 +56,8 @@ struct List {
     last: u32,
 }
 
+const EMPTY: List = List { first: NONE, last: NONE };
+
 /// The mappings of one tether. Empty it holds no memory beyond itself.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -52,23 +68,25 @@ pub(super) struct Table {
     by_port: [Box<[u32]>; Transport::COUNT],
     used: [u16; Transport::COUNT],
     mapped: [u32; Transport::COUNT],
+    /// What the table holds of the memory budget.
+    memory: Share,
 }
 
-impl Default for Table {
-    fn default() -> Self {
+impl Table {
+    /// An empty table, which draws its memory through `memory`.
+    pub(super) fn new(memory: Share) -> Self {
         Self {
             nodes: Vec::new(),
             free: Vec::new(),
-            lists: [List { first: NONE, last: NONE }; TimerClass::COUNT],
+            lists: [EMPTY; TimerClass::COUNT],
             by_inside: HashMap::new(),
             by_port: Default::default(),
             used: [0; Transport::COUNT],
             mapped: [0; Transport::COUNT],
+            memory,
         }
     }
-}
 
-impl Table {
     pub(super) fn len(&self) -> usize {
         self.by_inside.len()
     }
@@ -109,6 +127,10 @@ impl Table {
         now: Instant,
     ) -> Result<Slot, Full> {
         let offset = if block_ports == 0 { 0 } else { self.free_port(key.transport, block_ports, random, now)? };
+        if let Err(full) = self.make_place() {
+            self.forget_when_empty();
+            return Err(full);
+        }
         let slot = self.insert(Mapping::new(key, offset, now));
         self.by_inside.insert(key, slot);
         self.mapped[key.transport as usize] += 1;
@@ -128,8 +150,8 @@ impl Table {
         behaviour: &Behaviour,
         now: Instant,
     ) {
-        if let Some(node) = self.node_mut(slot.0) {
-            node.mapping.sent(peer, flags, behaviour, now);
+        if let Some(Some(node)) = self.nodes.get_mut(slot.0 as usize) {
+            node.mapping.sent(peer, flags, behaviour, &mut self.memory, now);
             self.relist(slot.0);
         }
     }
@@ -143,8 +165,8 @@ impl Table {
         behaviour: &Behaviour,
         now: Instant,
     ) -> bool {
-        let Some(node) = self.node_mut(slot.0) else { return false };
-        let passes = node.mapping.received(peer, flags, behaviour, now);
+        let Some(Some(node)) = self.nodes.get_mut(slot.0 as usize) else { return false };
+        let passes = node.mapping.received(peer, flags, behaviour, &mut self.memory, now);
         self.relist(slot.0);
         passes
     }
@@ -186,20 +208,35 @@ impl Table {
         now: Instant,
     ) -> Result<u16, Full> {
         let space = transport as usize;
-        if self.by_port[space].is_empty() {
-            self.by_port[space] = vec![NONE; block_ports.into()].into_boxed_slice();
-        }
         if self.used[space] == block_ports && self.expire(now, usize::from(block_ports)) == 0 {
-            return Err(Full);
+            return Err(Full::Ports);
         }
         // What has ended may have been the last mapping, and the ports' table with it.
         if self.by_port[space].is_empty() {
+            if !self.memory.grow(u64::from(block_ports) * size_of::<u32>() as u64) {
+                return Err(Full::Memory);
+            }
             self.by_port[space] = vec![NONE; block_ports.into()].into_boxed_slice();
         }
         let ports = &self.by_port[space];
         let start = random.below(block_ports.into()) as usize;
         let offset = (start..ports.len()).chain(0..start).find(|&offset| ports[offset] == NONE);
-        offset.and_then(|offset| u16::try_from(offset).ok()).ok_or(Full)
+        offset.and_then(|offset| u16::try_from(offset).ok()).ok_or(Full::Ports)
+    }
+
+    /// Makes room for one more mapping, twice as much as there is when there is none.
+    fn make_place(&mut self) -> Result<(), Full> {
+        if !self.free.is_empty() || self.nodes.len() < self.nodes.capacity() {
+            return Ok(());
+        }
+        let places = self.nodes.capacity().max(PLACES_MIN);
+        if !self.memory.grow(places as u64 * PLACE_BYTES) {
+            return Err(Full::Memory);
+        }
+        self.nodes.reserve_exact(places);
+        self.free.reserve_exact(self.nodes.capacity());
+        self.by_inside.reserve(places);
+        Ok(())
     }
 
     fn node(&self, slot: u32) -> Option<&Node> {
@@ -238,9 +275,16 @@ impl Table {
             self.used[transport as usize] -= 1;
         }
         self.free.push(slot);
+        self.memory.shrink(node.mapping.more_remotes_bytes());
+        self.forget_when_empty();
+    }
+
+    /// An idle tether gives its memory back.
+    fn forget_when_empty(&mut self) {
         if self.by_inside.is_empty() {
-            // An idle tether gives its memory back.
-            *self = Self::default();
+            (self.nodes, self.free, self.by_inside) = Default::default();
+            (self.lists, self.by_port) = ([EMPTY; TimerClass::COUNT], Default::default());
+            self.memory.clear();
         }
     }
 
@@ -288,7 +332,9 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::{Filtering, Timers};
     use super::*;
+    use crate::budget::{Budget, Part};
 
     /// What a mapping may cost, in bytes, with its places in the look-ups; the lists and its first remote are in it.
     const MAPPING_BYTES_MAX: usize = 160;
@@ -297,12 +343,50 @@ mod tests {
     fn a_mapping_stays_within_its_memory_and_an_idle_table_has_none() {
         let look_ups = 2 * (size_of::<Key>() + size_of::<u32>() + 1) + size_of::<u32>();
         assert!(size_of::<Option<Node>>() + look_ups <= MAPPING_BYTES_MAX, "{} bytes", size_of::<Option<Node>>());
-        let (table, now) = (Table::default(), Instant::now());
+        let (budget, now) = (Budget::undivided(4_096), Instant::now());
+        let mut table = Table::new(budget.share(Part::Mappings));
         assert_eq!((table.nodes.capacity(), table.by_inside.capacity(), table.next_deadline()), (0, 0, None));
-        let mut table = table;
-        let key = Key { transport: Transport::Udp, port: 1, dns: false };
-        table.create(key, 100, &mut Random::new(1), now).expect("a free port");
+        table.create(key(1), 100, &mut Random::new(1), now).expect("a free port");
+        assert_eq!(budget.held_bytes(), 100 * 4 + PLACES_MIN as u64 * PLACE_BYTES);
         assert_eq!(table.expire(now, 1), 1);
         assert_eq!((table.nodes.capacity(), table.by_inside.capacity(), table.by_port[1].len()), (0, 0, 0));
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_table_holds_is_on_the_books_and_without_memory_live_mappings_stay() {
+        let (budget, now) = (Budget::undivided(100_000), Instant::now());
+        let mut table = Table::new(budget.share(Part::Mappings));
+        let mut random = Random::new(1);
+        let made = (1..).take_while(|&port| table.create(key(port), 1_000, &mut random, now).is_ok()).count();
+        assert_eq!(table.create(key(9_999), 1_000, &mut random, now), Err(Full::Memory));
+        let held = table.nodes.capacity() * size_of::<Option<Node>>()
+            + table.free.capacity() * size_of::<u32>()
+            + table.by_inside.allocation_size()
+            + table.by_port[1].len() * size_of::<u32>();
+        assert!(held as u64 + made as u64 * REMOTE_BYTES <= budget.held_bytes(), "{held} of {budget:?}");
+        assert_eq!((table.len(), table.by_inside(key(9_999), now)), (made, None));
+        assert_eq!(table.expire(now, made), made);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn without_memory_a_mapping_remembers_its_newest_remotes() {
+        let (budget, now) = (Budget::undivided(PLACES_MIN as u64 * PLACE_BYTES + REMOTE_BYTES), Instant::now());
+        let behaviour = Behaviour { timers: Timers::default(), filtering: Filtering::default(), remotes_max: 64 };
+        let mut table = Table::new(budget.share(Part::Mappings));
+        let slot = table.create(key(1), 0, &mut Random::new(1), now).expect("room");
+        let peer = |last: u8| Peer { address: [192, 0, 2, last].into(), port: 443 };
+        for last in 1..=3 {
+            table.sent(slot, peer(last), None, &behaviour, now + Duration::from_secs(last.into()));
+        }
+        let passes = [1, 2, 3].map(|last| table.received(slot, peer(last), None, &behaviour, now));
+        assert_eq!(passes, [false, true, true], "there was memory for two");
+        table.expire(now + Duration::from_secs(1_000), 1);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    fn key(port: u16) -> Key {
+        Key { transport: Transport::Udp, port, dns: false }
     }
 }

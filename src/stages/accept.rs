@@ -14,11 +14,14 @@ use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::{Capsule, Capsules, Challenge, Hello, Refusal, RefusalReason};
-use crate::wire::frame::Subprotocol;
+use crate::wire::frame::{Subprotocol, close_code};
 use crate::wire::proof::Nonce;
 
+mod guests;
 #[cfg(test)]
 mod tests;
+
+pub use guests::{Guest, Guests};
 
 crate::reasons! {
     /// Why a connection comes to nothing.
@@ -35,6 +38,12 @@ crate::reasons! {
         BadCredential = "bad_credential",
         /// No address or place is free.
         NoAddress = "no_address",
+        /// The gateway has too much to do, or is nearly out of memory.
+        Overload = "overload",
+        /// As many connections from this address as may be before they have proven who they are.
+        AddressLimit = "address_limit",
+        /// The credential has as many tethers as it may have.
+        AlreadyConnected = "already_connected",
         /// The peer left, TLS failures included.
         PeerLeft = "peer_left",
     }
@@ -44,13 +53,21 @@ crate::reasons! {
 #[derive(Debug)]
 pub struct Pending {
     link: Arc<Link>,
+    /// Its place among those of its address.
+    _guest: Option<Guest>,
     state: Mutex<State>,
 }
 
 impl Pending {
     /// A connection that has said nothing.
     pub fn new(link: Arc<Link>) -> Self {
-        Self { link, state: Mutex::new(State::Head(Vec::new())) }
+        Self { link, _guest: None, state: Mutex::new(State::Head(Vec::new())) }
+    }
+
+    /// Has the connection take the place of `guest` until it is judged.
+    #[must_use]
+    pub fn counted_as(self, guest: Guest) -> Self {
+        Self { _guest: Some(guest), ..self }
     }
 
     /// Ends the wait for its hello; `false` where it was judged already. What is judged now is judged before or not at
@@ -205,6 +222,10 @@ impl<D: Doorkeeper> Accept<D> {
                 link.close(error.close_code(), &error.to_string(), &self.pool);
                 Reason::BadHandshake
             }
+            Stop::Link(error @ LinkError::NoMemory) => {
+                link.close(close_code::TRY_AGAIN_LATER, &error.to_string(), &self.pool);
+                Reason::Full
+            }
             Stop::Link(LinkError::Ended | LinkError::Socket(_)) => Reason::PeerLeft,
         };
         *state = State::Over;
@@ -216,7 +237,9 @@ impl<D: Doorkeeper> Accept<D> {
         link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
         match refusal.reason {
             RefusalReason::BadCredential => Reason::BadCredential,
-            RefusalReason::NoAddress | RefusalReason::Busy | RefusalReason::AlreadyConnected => Reason::NoAddress,
+            RefusalReason::NoAddress => Reason::NoAddress,
+            RefusalReason::Busy => Reason::Overload,
+            RefusalReason::AlreadyConnected => Reason::AlreadyConnected,
             RefusalReason::UnsupportedVersion
             | RefusalReason::ShuttingDown
             | RefusalReason::BadHandshake
@@ -231,6 +254,19 @@ fn busy(text: &str) -> Refusal {
 
 /// When a client that was refused for lack of something may try again: a second or so frees a place.
 pub const RETRY_AFTER_MS: u32 = 1_000;
+
+/// The least time until a client that was refused under overload may try again: no rung of the ladder is left sooner.
+const OVERLOAD_RETRY_MS_MIN: u32 = 2_000;
+
+/// How far those times are spread, so that who was refused together does not come back together.
+const OVERLOAD_RETRY_SPREAD_MS: u32 = 4_000;
+
+/// When a client that was refused under overload may try again.
+pub fn overload_retry_ms() -> u32 {
+    // A system without random numbers has told so at the start; everybody then comes at the latest time.
+    let drawn = getrandom::u32().unwrap_or(u32::MAX);
+    OVERLOAD_RETRY_MS_MIN + ((u64::from(drawn) * u64::from(OVERLOAD_RETRY_SPREAD_MS)) >> 32) as u32
+}
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

@@ -11,7 +11,7 @@ use crate::metrics::StageMetrics;
 use crate::offload;
 use crate::packet::{BufPool, Packet};
 use crate::runtime::lanes::{Batch, Entry, LaneId};
-use crate::runtime::port::{Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
 use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::Reason as _;
 use crate::stages::ws_encode::Reason;
@@ -98,11 +98,11 @@ impl<P: Copy + Send + Sync> Port<Packet<P>> for Cut<P> {
         items: &mut Vec<Entry<Packet<P>>>,
         entered: &mut Batch<Packet<P>>,
         refused: &mut Vec<Entry<Packet<P>>>,
-    ) {
+    ) -> Dropped {
         if items.iter().any(|entry| entry.item.segments() > 1) {
             self.cut(items);
         }
-        self.next.offer(now, offer, items, entered, refused);
+        self.next.offer(now, offer, items, entered, refused)
     }
 
     fn run(&self, now: Instant, behind: bool, entered: &mut Batch<Packet<P>>) {

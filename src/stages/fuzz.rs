@@ -9,6 +9,7 @@ use crate::checksum;
 use crate::icmp::{Error, Errors};
 use crate::ipv4;
 use crate::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
+use crate::overload::Overload;
 use crate::packet::{BufPool, Offload, Packet, Raw};
 use crate::packet_builder::{Builder, icmp_error, other, query, tcp, udp};
 use crate::policy::Policy;
@@ -66,6 +67,7 @@ impl World {
             mappings_per_second: 5,
             remotes_max: 2,
             pool: pool.clone(),
+            overload: Overload::default(),
         };
         Self {
             guard: Guard::new(TetherId(0), Arc::new(guard_rules)).expect("a lease"),

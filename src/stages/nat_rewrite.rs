@@ -25,8 +25,10 @@ crate::reasons! {
         MappingLimit = "mapping_limit",
         /// The tether makes mappings faster than it may.
         MappingRate = "mapping_rate",
-        /// The memory for packets is nearly used up: nobody gets new mappings.
+        /// The memory budget has no room for another mapping.
         MemoryLimit = "memory_limit",
+        /// The gateway has too much to do, or is nearly out of memory: nobody gets new mappings.
+        Overload = "overload",
         /// The mapping's filter does not let the sender in.
         Filtered = "filtered",
         /// A protocol without ports, which an external address cannot be shared for.
@@ -102,7 +104,8 @@ fn refuse(
 ) -> Verdict<Packet<Translated>, Reason> {
     let error = match reason {
         Reason::PortLimit | Reason::MappingLimit | Reason::MappingRate | Reason::MemoryLimit => Error::HostUnreachable,
-        Reason::NoResolver => Error::Prohibited,
+        // A program that is told so gives up at once, where one that waits would send again and again.
+        Reason::NoResolver | Reason::Overload => Error::Prohibited,
         Reason::NoMapping | Reason::Filtered | Reason::UnsupportedProtocol => return Verdict::Drop(reason),
     };
     let bytes = packet.bytes_mut();

@@ -14,6 +14,7 @@ use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::tether_links::TetherLinks;
 use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, append_close};
+use crate::wire::frame::close_code;
 
 #[cfg(test)]
 mod tests;
@@ -215,6 +216,9 @@ impl<K: LinkKeeper> WsDecode<K> {
         match stop {
             Stop::Link(LinkError::Frame(error)) => self.keeper.close(link, error.close_code(), &error.to_string()),
             Stop::Link(error @ (LinkError::Ended | LinkError::Socket(_))) => self.keeper.ended(link, error),
+            Stop::Link(error @ LinkError::NoMemory) => {
+                self.keeper.close(link, close_code::TRY_AGAIN_LATER, &error.to_string());
+            }
             Stop::Capsule(error) => self.break_off(link, &error.to_string()),
             Stop::Unexpected(what) => self.break_off(link, what),
             Stop::Close(reason) => self.keeper.closed(link, *reason),

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use wstether::budget::Part;
 use wstether::checksum;
 use wstether::link::{Link, LinkError};
 use wstether::metrics::{StageMetrics, labels};
 use wstether::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
+use wstether::overload::Overload;
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 use wstether::pipeline::FLOW_LANES;
 use wstether::policy::{Policy, Prefix};
@@ -577,13 +579,15 @@ fn tether(id: TetherId, plan: &Arc<AddressPlan>, pool: &BufPool, links: &Arc<Tet
         mappings_max: 1_024,
         mappings_per_second: 1_024,
         remotes_max: 16,
+        overload: Overload::default(),
         pool: pool.clone(),
     };
     let guard = Guard::new(id, Arc::new(guard_rules)).expect("a lease");
     let nat = Nat::new(id, Arc::new(nat_rules), 1).expect("a lease");
     let name = (SessionId([0; 16]), [0; TICKET_BYTES]);
     let credential = CredentialId::random().expect("random bytes");
-    Tether::new(id, name, credential, Arc::clone(links), (guard, nat), Instant::now())
+    let memory = pool.budget().share(Part::Tethers);
+    Tether::new(id, name, credential, Arc::clone(links), (guard, nat), memory, Instant::now())
 }
 
 /// A message of these packets, masked as a client's are.

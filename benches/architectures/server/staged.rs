@@ -4,7 +4,7 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wstether::metrics::StageMetrics;
 use wstether::runtime::cores::Cores;
@@ -25,6 +25,9 @@ use crate::request::{HANDLERS, Request};
 /// Requests that may wait in front of a stage. The gateway's 4,096 packets are some 20 ms of its work; this is about that
 /// of one handler's.
 const QUEUE_REQUESTS: u64 = 256;
+
+/// The gateway's default bound on the wait in a stage.
+const SOJOURN_MAX: Duration = Duration::from_millis(5);
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,8 @@ impl Kind {
             quota: Quota { segments: BATCH as u32, lane_bytes: u64::MAX },
             threads,
             hand_over,
+            // Shedding is a controller's work too.
+            sojourn_max: matches!(self, Self::Controllers).then_some(SOJOURN_MAX),
             when_full: WhenFull::Drop,
         }
     }
@@ -67,7 +72,7 @@ impl Stages {
             });
             drops.sum()
         };
-        Dropped { queue_full: count("queue_full"), shed: count("shed") }
+        Dropped { queue_full: count("queue_full"), shed: count("not_admitted") }
     }
 
     pub(super) fn stop(self) -> io::Result<()> {

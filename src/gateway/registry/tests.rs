@@ -17,6 +17,7 @@ fn registry() -> Arc<Registry> {
     let translation = Translation::Gateway { addresses, ports: 10_000..=19_999, block_ports: 1_000 };
     let plan = AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan");
     let (plan, pool) = (Arc::new(plan), BufPool::new(1 << 20));
+    let fixed = pool.budget().share(Part::Fixed);
     let nowhere = std::env::temp_dir().join(format!("wstether-nobody-{}", std::process::id()));
     Registry::new(Parts {
         terms: Terms {
@@ -30,7 +31,9 @@ fn registry() -> Arc<Registry> {
             linger: LINGER,
             handshake_timeout: Duration::from_secs(10),
             handshakes_max: 4,
+            handshakes_per_address: 4,
             tethers_max: 4,
+            tethers_per_credential_max: 0,
         },
         links_max: 4,
         credentials: CredentialStore::load(&nowhere).expect("no credential is a store too"),
@@ -50,8 +53,11 @@ fn registry() -> Arc<Registry> {
             mappings_per_second: 100,
             remotes_max: 4,
             pool: pool.clone(),
+            overload: Overload::default(),
         }),
         pool,
+        overload: Overload::default(),
+        fixed,
         metrics: GatewayMetrics::new(&labels::<accept::Reason>()),
     })
 }
@@ -87,15 +93,17 @@ fn hello(ticket: &[u8]) -> Hello {
 fn a_link_that_ends_twice_takes_nothing_of_the_one_that_got_its_place() {
     let (registry, now) = (registry(), Instant::now());
     let (first, _peer) = come(&registry, now);
+    // The place that was freed longest ago is given first: with all others taken, it is this one.
+    let _others = [(); 3].map(|()| come(&registry, now));
     registry.ended(&first, &LinkError::Ended);
-    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (0, 0));
+    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (3, 3));
     let (second, _other) = come(&registry, now);
     assert_eq!(second.lane(), first.lane());
     registry.ended(&first, &LinkError::Ended);
     registry.opened(&first);
     assert!(registry.links.get(second.lane()).is_some_and(|link| Arc::ptr_eq(&link, &second)));
     assert!(registry.pending.get(second.lane()).is_some());
-    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (1, 1));
+    assert_eq!((registry.links.len(), registry.metrics.handshakes.get()), (4, 4));
 }
 
 #[test]

@@ -38,6 +38,9 @@ struct Lengths {
 }
 
 impl RawReceiver {
+    /// Memory of its read areas, which are no pool's.
+    pub const AREAS_BYTES: usize = BATCH * (PACKET_BYTES_MAX + HEADER_BYTES_MAX);
+
     pub(super) fn open(settings: &EgressSettings, link: &Link) -> Result<Self, Error> {
         let link_bytes = link_header_bytes(link);
         let filter = bpf::capture_filter(link_bytes as u32, &settings.addresses, &settings.ports);

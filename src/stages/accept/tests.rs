@@ -163,8 +163,8 @@ fn whom_the_door_refuses_is_told_why_and_counted_by_it() {
     for (refused, reason) in [
         (RefusalReason::BadCredential, Reason::BadCredential),
         (RefusalReason::NoAddress, Reason::NoAddress),
-        (RefusalReason::Busy, Reason::NoAddress),
-        (RefusalReason::AlreadyConnected, Reason::NoAddress),
+        (RefusalReason::Busy, Reason::Overload),
+        (RefusalReason::AlreadyConnected, Reason::AlreadyConnected),
         (RefusalReason::ShuttingDown, Reason::BadHandshake),
     ] {
         let refusal = Refusal { reason: refused, retry_after_ms: 7, text: "no".into() };

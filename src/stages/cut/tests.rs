@@ -22,8 +22,9 @@ impl Port<Packet<Raw>> for Offered {
         items: &mut Vec<Entry<Packet<Raw>>>,
         _entered: &mut Batch<Packet<Raw>>,
         _refused: &mut Vec<Entry<Packet<Raw>>>,
-    ) {
+    ) -> Dropped {
         self.0.lock().unwrap().append(items);
+        Dropped::default()
     }
 
     fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}

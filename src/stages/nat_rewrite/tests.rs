@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::budget::{Budget, Part};
 use crate::nat::{AddressPlan, Count, Filtering, Rules, Timers, Translation};
+use crate::overload::{Overload, Rung};
 use crate::packet::{BufPool, Checksum, Offload, Raw};
 use crate::packet_builder::*;
 use crate::stages::ip_parse;
@@ -41,6 +43,7 @@ fn rules(translation: Translation, change: impl FnOnce(&mut Rules)) -> Arc<Rules
         mappings_per_second: 10_000,
         remotes_max: 4,
         pool: BufPool::new(1 << 20),
+        overload: Overload::default(),
     };
     change(&mut rules);
     Arc::new(rules)
@@ -356,13 +359,29 @@ fn a_mapping_refused_for_want_of_ports_costs_none_of_the_rate() {
 
 #[test]
 fn while_memory_is_short_live_mappings_serve_and_new_ones_are_refused() {
-    let pool = BufPool::new(1 << 20);
-    let mut world = translating(|rules| rules.pool = pool.clone());
-    world.sent(&question(1));
-    let held: Vec<_> = std::iter::repeat_with(|| pool.take(60_000).expect("a buffer")).take(15).collect();
-    assert_eq!(as_sent_with_ttl_of(&mut world, &question(2)).0, Reason::MemoryLimit);
+    let budget = Budget::new(1 << 20);
+    let mut world = translating(|rules| rules.pool = BufPool::drawing_on(&budget));
+    (1..=4).for_each(|port| drop(world.sent(&question(port))));
+    let mut held = budget.share(Part::Messages);
+    assert!(held.set(budget.limit_bytes() * 9 / 10));
+    assert_eq!(as_sent_with_ttl_of(&mut world, &question(5)).0, Reason::MemoryLimit);
     world.sent(&question(1));
     drop(held);
+    world.sent(&question(5));
+}
+
+#[test]
+fn under_overload_live_mappings_serve_and_new_ones_are_refused_for_good() {
+    let overload = Overload::default();
+    let mut world = translating(|rules| rules.overload = overload.clone());
+    world.sent(&question(1));
+    overload.set(Rung::NoNewMappings, 0);
+    let (reason, error) = as_sent_with_ttl_of(&mut world, &question(2));
+    assert_eq!(reason, Reason::Overload);
+    // Communication administratively prohibited (RFC 1812, 5.2.7.1).
+    assert_packet(&error, &icmp_error(GATEWAY, LEASE, 3, 13, &question(2).bytes()));
+    world.sent(&question(1));
+    overload.set(Rung::NoNewTethers, 0);
     world.sent(&question(2));
 }
 

@@ -138,7 +138,7 @@ fn what_is_beyond_the_credit_is_dropped_until_something_has_left() {
 #[test]
 fn without_a_buffer_a_packet_is_dropped_and_the_link_goes_on() {
     let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
-    let mut world = world_with(windows, BufPool::new(2_048));
+    let mut world = world_with(windows, BufPool::new(256));
     world.peer.send(Opcode::Binary, &[datagram(&packet()), datagram(&packet())].concat());
     world.receive(2);
     assert_eq!((world.work.out.len(), world.drops()), (1, [0, 0, 1]));

@@ -1,59 +1,10 @@
 //! Whom the registry refuses for lack of something.
 
 use super::super::*;
+use crate::gateway::registry::testing::{TIMEOUT, registry};
 use crate::link::testing::connected;
-use crate::metrics::labels;
-use crate::nat::{Filtering, Timers, Translation};
-use crate::policy::Policy;
+use crate::overload::Rung;
 use crate::wire::proof::{CredentialId, Nonce, Proof};
-
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-fn registry(name: &str) -> Arc<Registry> {
-    let addresses = vec![IpAddr::from([198, 51, 100, 1])];
-    let translation = Translation::Gateway { addresses, ports: 10_000..=10_999, block_ports: 100 };
-    let plan = Arc::new(AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan"));
-    let pool = BufPool::new(1 << 20);
-    let file = std::env::temp_dir().join(format!("wstether-{name}-{}.toml", std::process::id()));
-    let (credentials, _) = CredentialStore::load_or_make(&file, crate::gateway::fresh).expect("credentials");
-    std::fs::remove_file(&file).expect("it was made");
-    Registry::new(Parts {
-        terms: Terms {
-            mtu_bytes: 1_500,
-            path: "/".into(),
-            features: Features::default(),
-            credit_bytes: 1 << 20,
-            window_bytes_max: 1 << 20,
-            message_bytes_max: 1 << 18,
-            keep_alive: TIMEOUT,
-            linger: TIMEOUT,
-            handshake_timeout: TIMEOUT,
-            handshakes_max: 4,
-            tethers_max: 4,
-        },
-        links_max: 8,
-        credentials,
-        guard_rules: Arc::new(ip_parse::Rules {
-            plan: Arc::clone(&plan),
-            policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-            mtu_bytes: 1_500,
-            pool: pool.clone(),
-        }),
-        nat_rules: Arc::new(nat::Rules {
-            plan,
-            timers: Timers::default(),
-            filtering: Filtering::default(),
-            resolver: None,
-            mtu_bytes: 1_500,
-            mappings_max: 100,
-            mappings_per_second: 100,
-            remotes_max: 4,
-            pool: pool.clone(),
-        }),
-        pool,
-        metrics: GatewayMetrics::new(&labels::<accept::Reason>()),
-    })
-}
 
 fn refused(registry: &Registry, reason: accept::Reason) -> u64 {
     registry.metrics.connections_refused.at(reason.index()).expect("a counter").get()
@@ -73,7 +24,7 @@ fn hello() -> Hello {
 
 #[test]
 fn a_handshake_that_takes_too_long_is_turned_away_and_counted() {
-    let registry = registry("slow");
+    let registry = registry("slow", |_| {});
     let (link, _peer) = connected();
     let lane = std::iter::from_fn(|| registry.links.reserve()).find(|&lane| lane == link.lane()).expect("a place");
     registry.links.put(lane, Arc::clone(&link));
@@ -88,9 +39,10 @@ fn a_handshake_that_takes_too_long_is_turned_away_and_counted() {
 
 #[test]
 fn while_memory_is_short_no_tether_is_opened() {
-    let registry = registry("short");
+    let registry = registry("short", |_| {});
     let now = Instant::now();
-    let held: Vec<_> = std::iter::repeat_with(|| registry.pool.take(60_000).expect("a buffer")).take(15).collect();
+    let mut held = registry.pool.budget().share(Part::Messages);
+    assert!(held.set(registry.pool.limit_bytes() * 4 / 5));
     let (link, _peer) = connected();
     let refusal = registry.new_tether(now, &link, &hello()).expect_err("no memory");
     assert_eq!((refusal.reason, registry.metrics.tethers.get()), (RefusalReason::Busy, 0));
@@ -103,4 +55,52 @@ fn while_memory_is_short_no_tether_is_opened() {
     registry.tidy(now);
     registry.tidy(now);
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.nat_blocks_in_use.get()), (0, 0));
+    drop(tether);
+    assert_eq!(registry.pool.budget().held_bytes(), 0);
+}
+
+#[test]
+fn under_overload_nobody_new_is_let_in_and_who_comes_back_is() {
+    let (registry, now) = (registry("overload", |_| {}), Instant::now());
+    let ((first, _a), (second, _b)) = (connected(), connected());
+    let (tether, _) = registry.tether_for(now, &first, &hello()).expect("a tether");
+    tether.leave(&first, now);
+    registry.overload.set(Rung::NoNewTethers, 0);
+    let refusals: Vec<_> =
+        (0..64).map(|_| registry.tether_for(now, &second, &hello()).expect_err("nobody new")).collect();
+    assert!(refusals.iter().all(|refusal| refusal.reason == RefusalReason::Busy));
+    assert!(refusals.iter().all(|refusal| (2_000..6_000).contains(&refusal.retry_after_ms)));
+    assert!(refusals.iter().any(|refusal| refusal.retry_after_ms != refusals[0].retry_after_ms), "not all at once");
+    let back = Hello { ticket: tether.ticket.to_vec(), ..hello() };
+    let (same, _) = registry.tether_for(now, &second, &back).expect("its tether");
+    assert!(Arc::ptr_eq(&same, &tether));
+    registry.overload.set(Rung::Calm, 0);
+    registry.tether_for(now, &first, &hello()).expect("another tether");
+}
+
+#[test]
+fn a_credential_has_as_many_tethers_as_it_may() {
+    let registry = registry("credential", |terms| terms.tethers_per_credential_max = 2);
+    let (now, (link, _peer)) = (Instant::now(), connected());
+    let other = Hello { credential: CredentialId::new(*b"efgh5678").expect("its letters"), ..hello() };
+    let tethers: Vec<_> = (0..2).map(|_| registry.new_tether(now, &link, &hello()).expect("a tether")).collect();
+    let refusal = registry.new_tether(now, &link, &hello()).expect_err("two are enough");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, 0));
+    registry.new_tether(now, &link, &other).expect("another's tether");
+    tethers[0].finish();
+    registry.tidy(now);
+    registry.new_tether(now, &link, &hello()).expect("a tether again");
+}
+
+#[test]
+fn the_place_of_a_tether_rests_before_another_gets_it() {
+    let (registry, now) = (registry("rest", |terms| terms.tethers_max = 1), Instant::now());
+    let (link, _peer) = connected();
+    registry.new_tether(now, &link, &hello()).expect("a tether").finish();
+    registry.tidy(now);
+    assert_eq!(registry.metrics.tethers.get(), 0);
+    let refusal = registry.new_tether(now, &link, &hello()).expect_err("its place rests");
+    assert_eq!(refusal.reason, RefusalReason::NoAddress);
+    registry.tidy(now + PLACE_REST);
+    registry.new_tether(now, &link, &hello()).expect("the place");
 }

@@ -1,0 +1,214 @@
+//! The ladder: what a gateway goes without under lasting overload, a rung at a time, and when it takes it up again.
+//!
+//! Pure: it is shown what is, with `now`, and says which step is taken.
+
+use std::time::{Duration, Instant};
+
+use crate::overload::{Cause, Rung};
+
+/// How long stages must have shed without a break before the next rung is taken: longer than a burst, which the queues'
+/// own controllers deal with in a tenth of that.
+pub const CLIMB_AFTER: Duration = Duration::from_secs(1);
+
+/// How long it must have been calm before a rung is left. Twice as long as it takes to climb, so that a load that comes
+/// and goes does not make newcomers come and go with it.
+pub const LEAVE_AFTER: Duration = Duration::from_secs(2);
+
+/// The part of the budget, in percent, from which on a rung is taken at once: memory does not wait a second. Each is
+/// below the ceiling where the budget itself would refuse what the rung refuses, or at it.
+const MEMORY_PERCENT: [u64; 3] = [80, 85, 90];
+
+/// A rung is left only once so much less is held, in percent of the budget.
+const MEMORY_MARGIN_PERCENT: u64 = 5;
+
+/// What the ladder is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Memory that could not be given back at once.
+    pub memory_bytes: u64,
+    /// The budget.
+    pub memory_limit_bytes: u64,
+    /// Whether a stage sheds.
+    pub sheds: bool,
+}
+
+/// A step by one rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The rung that is left.
+    pub from: Rung,
+    /// The rung that is taken.
+    pub to: Rung,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The ladder.
+#[derive(Debug)]
+pub struct Ladder {
+    rung: Rung,
+    /// Since when stages shed without a break, or since the last step that this led to.
+    sheds_since: Option<Instant>,
+    /// Since when there is enough for the rung below, or since the last step that this led to.
+    calm_since: Option<Instant>,
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self { rung: Rung::Calm, sheds_since: None, calm_since: None }
+    }
+}
+
+impl Ladder {
+    /// The rung now.
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Looks at what is, and takes at most one step. It is asked again until it takes none.
+    pub fn look(&mut self, now: Instant, seen: Observation) -> Option<Step> {
+        let percent = percent(seen);
+        self.sheds_since = if seen.sheds { Some(self.sheds_since.unwrap_or(now)) } else { None };
+        if let Some(above) = self.rung.above() {
+            if percent >= threshold(above) {
+                return Some(self.step(above, Cause::Memory));
+            }
+            if has_lasted(self.sheds_since, now, CLIMB_AFTER) {
+                self.sheds_since = Some(now);
+                return Some(self.step(above, Cause::Shedding));
+            }
+        }
+        let below = self.rung.below()?;
+        let is_calm = !seen.sheds && percent + MEMORY_MARGIN_PERCENT < threshold(self.rung);
+        self.calm_since = if is_calm { Some(self.calm_since.unwrap_or(now)) } else { None };
+        has_lasted(self.calm_since, now, LEAVE_AFTER).then(|| {
+            let step = self.step(below, Cause::Calm);
+            self.calm_since = Some(now);
+            step
+        })
+    }
+
+    fn step(&mut self, to: Rung, cause: Cause) -> Step {
+        self.calm_since = None;
+        Step { from: std::mem::replace(&mut self.rung, to), to, cause }
+    }
+}
+
+fn has_lasted(since: Option<Instant>, now: Instant, time: Duration) -> bool {
+    since.is_some_and(|since| now.saturating_duration_since(since) >= time)
+}
+
+fn percent(seen: Observation) -> u64 {
+    (u128::from(seen.memory_bytes) * 100 / u128::from(seen.memory_limit_bytes.max(1))) as u64
+}
+
+/// From which percentage on `rung` is taken.
+fn threshold(rung: Rung) -> u64 {
+    (rung as usize).checked_sub(1).map_or(0, |at| MEMORY_PERCENT[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const QUIET: Observation = Observation { memory_bytes: 10, memory_limit_bytes: 100, sheds: false };
+    const SHEDS: Observation = Observation { sheds: true, ..QUIET };
+
+    fn holding(memory_bytes: u64) -> Observation {
+        Observation { memory_bytes, ..QUIET }
+    }
+
+    /// Looks four times a second from `from` until `until`, in milliseconds, and tells the steps with their times.
+    fn steps(
+        ladder: &mut Ladder,
+        start: Instant,
+        (from, until): (u64, u64),
+        seen: Observation,
+    ) -> Vec<(u64, Rung, Cause)> {
+        let looks = (from..until).step_by(250);
+        let step = |ms| ladder.look(start + Duration::from_millis(ms), seen).map(|step| (ms, step.to, step.cause));
+        looks.filter_map(step).collect()
+    }
+
+    #[test]
+    fn lasting_overload_climbs_a_rung_a_second_and_calm_leaves_in_reverse_order() {
+        let (mut ladder, start) = (Ladder::default(), Instant::now());
+        assert_eq!(
+            steps(&mut ladder, start, (0, 9_000), SHEDS),
+            [
+                (1_000, Rung::NoNewTethers, Cause::Shedding),
+                (2_000, Rung::NoNewMappings, Cause::Shedding),
+                (3_000, Rung::TrimLargest, Cause::Shedding),
+            ]
+        );
+        assert_eq!(
+            steps(&mut ladder, start, (9_000, 20_000), QUIET),
+            [
+                (11_000, Rung::NoNewMappings, Cause::Calm),
+                (13_000, Rung::NoNewTethers, Cause::Calm),
+                (15_000, Rung::Calm, Cause::Calm),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_burst_takes_no_rung() {
+        let (mut ladder, start) = (Ladder::default(), Instant::now());
+        for burst in (0..20_000).step_by(1_000) {
+            assert_eq!(steps(&mut ladder, start, (burst, burst + 750), SHEDS), []);
+            assert_eq!(steps(&mut ladder, start, (burst + 750, burst + 1_000), QUIET), []);
+        }
+    }
+
+    #[test]
+    fn short_memory_takes_every_rung_that_it_calls_for_at_once() {
+        for (held, rungs) in [(79, 0), (80, 1), (84, 1), (85, 2), (89, 2), (90, 3), (100, 3)] {
+            let (mut ladder, now) = (Ladder::default(), Instant::now());
+            let taken: Vec<Step> = std::iter::from_fn(|| ladder.look(now, holding(held))).collect();
+            assert_eq!(taken.len(), rungs, "at {held} %");
+            assert!(taken.iter().all(|step| step.cause == Cause::Memory && Some(step.to) == step.from.above()));
+            assert_eq!(ladder.rung(), Rung::ALL[rungs]);
+        }
+    }
+
+    #[test]
+    fn a_rung_is_left_only_with_a_margin() {
+        let (mut ladder, start) = (Ladder::default(), Instant::now());
+        assert_eq!(steps(&mut ladder, start, (0, 250), holding(80)), [(0, Rung::NoNewTethers, Cause::Memory)]);
+        assert_eq!(steps(&mut ladder, start, (250, 9_000), holding(75)), []);
+        assert_eq!(steps(&mut ladder, start, (9_000, 12_000), holding(74)), [(11_000, Rung::Calm, Cause::Calm)]);
+    }
+
+    #[test]
+    fn calm_that_is_interrupted_begins_again() {
+        let (mut ladder, start) = (Ladder::default(), Instant::now());
+        assert_eq!(steps(&mut ladder, start, (0, 1_250), SHEDS), [(1_000, Rung::NoNewTethers, Cause::Shedding)]);
+        assert_eq!(steps(&mut ladder, start, (1_250, 3_250), QUIET), []);
+        assert_eq!(steps(&mut ladder, start, (3_250, 3_500), SHEDS), []);
+        assert_eq!(steps(&mut ladder, start, (3_500, 6_000), QUIET), [(5_500, Rung::Calm, Cause::Calm)]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_step_is_to_the_next_rung_and_calm_always_ends_on_the_ground(
+            seen in proptest::collection::vec((0_u64..=100, any::<bool>(), 1_u64..3_000), 1..100),
+        ) {
+            let (mut ladder, mut now) = (Ladder::default(), Instant::now());
+            for (memory_bytes, sheds, wait_ms) in seen {
+                now += Duration::from_millis(wait_ms);
+                let before = ladder.rung();
+                if let Some(step) = ladder.look(now, Observation { memory_bytes, memory_limit_bytes: 100, sheds }) {
+                    prop_assert_eq!((step.from, step.to), (before, ladder.rung()));
+                    let next = if step.cause == Cause::Calm { before.below() } else { before.above() };
+                    prop_assert_eq!(Some(step.to), next);
+                }
+            }
+            for _ in 0..8 {
+                now += LEAVE_AFTER;
+                ladder.look(now, QUIET);
+            }
+            prop_assert_eq!(ladder.rung(), Rung::Calm);
+        }
+    }
+}
