@@ -49,8 +49,12 @@ pub mod registry;
 mod resolver;
 mod tls;
 
-/// How often links, handshakes, tethers and mappings are looked over.
-const TIDY_EVERY: Duration = Duration::from_millis(250);
+/// How often the ladder looks at memory and stages.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Looks after which links, handshakes, tethers and mappings are gone through: once a second, since that touches each of
+/// what may be 10,000, and all that it ends has a time of seconds.
+const LOOKS_A_TIDYING: u32 = 4;
 
 /// How often it is looked whether the peers of closed links have hung up.
 const SEE_OFF_EVERY: Duration = Duration::from_millis(5);
@@ -224,21 +228,23 @@ impl Gateway {
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
         self.housekeepers.push(spawn("acks", move || {
             while !over.load(Ordering::Acquire) {
-                registry.send_acks(TIDY_EVERY, || over.load(Ordering::Acquire));
+                registry.send_acks(LOOK_EVERY, || over.load(Ordering::Acquire));
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
         let (metrics, mut overseer) = (Arc::clone(&self.metrics), Overseer::default());
         self.housekeepers.push(spawn("tidy", move || {
-            while !over.load(Ordering::Acquire) {
+            for look in (0..LOOKS_A_TIDYING).cycle().take_while(|_| !over.load(Ordering::Acquire)) {
                 let now = Instant::now();
                 overseer.look(now, &registry, &metrics);
-                registry.tidy(now);
+                if look == 0 {
+                    registry.tidy(now);
+                }
                 // While links leave they are looked after more often.
-                while registry.see_off(Instant::now()) > 0 && now.elapsed() < TIDY_EVERY {
+                while registry.see_off(Instant::now()) > 0 && now.elapsed() < LOOK_EVERY {
                     std::thread::park_timeout(SEE_OFF_EVERY);
                 }
-                std::thread::park_timeout(TIDY_EVERY.saturating_sub(now.elapsed()));
+                std::thread::park_timeout(LOOK_EVERY.saturating_sub(now.elapsed()));
             }
         })?);
         Ok(())

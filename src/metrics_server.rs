@@ -1,7 +1,7 @@
 //! The gateway's figures over HTTP on a local address: `/metrics`, `/healthz`, `/readyz` and `/status`.
 //!
-//! One thread answers one connection after the other, each within a deadline, so the server never holds more than one
-//! connection's memory; who comes meanwhile waits in the listener's backlog.
+//! Each connection has a thread of its own and is answered within a deadline, so that who connects and says nothing keeps
+//! nobody waiting. There are only so many threads: beyond that the listener's own thread answers, one after the other.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -23,6 +23,9 @@ const HEADERS_MAX: usize = 64;
 
 /// A request is read, and its answer written, within this time each: whoever is slower must not keep others waiting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections with a thread of their own. Prometheus and a person's tools have a few.
+const THREADS_MAX: usize = 32;
 
 /// Pause after a failed accept (no descriptors left), so that the thread does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -51,7 +54,7 @@ impl MetricsServer {
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let stop = Waker::new(poll.registry(), STOP)?;
-        let serve = move || serve(poll, &listener, &metrics);
+        let serve = move || serve(poll, &listener, &metrics, &Arc::default());
         let thread = thread::Builder::new().name("metrics".into()).spawn(serve)?;
         Ok(Self { local_addr, stop, thread: Some(thread) })
     }
@@ -71,7 +74,10 @@ impl Drop for MetricsServer {
     }
 }
 
-fn serve(mut poll: Poll, listener: &mio::net::TcpListener, metrics: &Metrics) {
+/// A place among the threads: each holds one.
+type Place = Arc<()>;
+
+fn serve(mut poll: Poll, listener: &mio::net::TcpListener, metrics: &Arc<Metrics>, places: &Place) {
     let mut events = Events::with_capacity(2);
     loop {
         match poll.poll(&mut events, None) {
@@ -80,26 +86,40 @@ fn serve(mut poll: Poll, listener: &mio::net::TcpListener, metrics: &Metrics) {
                 return;
             }
             _ if events.iter().any(|event| event.token() == STOP) => return,
-            Ok(()) | Err(_) => accept_all(listener, metrics),
+            Ok(()) | Err(_) => accept_all(listener, metrics, places),
         }
     }
 }
 
 /// Serves every connection that waits: readiness is told once, when the first one comes.
-fn accept_all(listener: &mio::net::TcpListener, metrics: &Metrics) {
+fn accept_all(listener: &mio::net::TcpListener, metrics: &Arc<Metrics>, places: &Place) {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => {
-                if let Err(error) = converse(stream.into(), metrics) {
-                    tracing::debug!(%error, "a metrics connection ended early");
-                }
-            }
+            Ok((stream, _)) => receive(stream.into(), metrics, places),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
                 tracing::warn!(%error, "the metrics server cannot accept");
                 thread::sleep(ACCEPT_RETRY);
             }
         }
+    }
+}
+
+/// Answers a connection in a thread of its own, or here where there are enough of them.
+fn receive(stream: TcpStream, metrics: &Arc<Metrics>, places: &Place) {
+    let (metrics, place) = (Arc::clone(metrics), Arc::clone(places));
+    let has_room = Arc::strong_count(places) - 1 <= THREADS_MAX;
+    let answer = move || {
+        if let Err(error) = converse(stream, &metrics) {
+            tracing::debug!(%error, "a metrics connection ended early");
+        }
+        drop(place);
+    };
+    if !has_room {
+        return answer();
+    }
+    if let Err(error) = thread::Builder::new().name("metrics-answer".into()).spawn(answer) {
+        tracing::warn!(%error, "no thread for a metrics connection, which is closed");
     }
 }
 
@@ -306,6 +326,19 @@ mod tests {
         let mut answer = String::new();
         silent.read_to_string(&mut answer).expect("it answers and closes");
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+
+    #[test]
+    fn more_silent_connections_than_threads_do_not_shut_others_out() {
+        let (server, _) = server();
+        let connect = || TcpStream::connect(server.local_addr()).expect("it listens");
+        let mut silent: Vec<_> = (0..THREADS_MAX + 2).map(|_| connect()).collect();
+        assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200 "));
+        for silent in &mut silent {
+            let mut answer = String::new();
+            silent.read_to_string(&mut answer).expect("it answers and closes");
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        }
     }
 
     #[test]

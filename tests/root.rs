@@ -19,6 +19,8 @@ mod kernel;
 mod load;
 #[path = "root/offload.rs"]
 mod offload;
+#[path = "root/overload.rs"]
+mod overload;
 #[path = "root/page.rs"]
 mod page;
 #[path = "root/path_mtu.rs"]

@@ -68,12 +68,12 @@ mod tests {
         drop(held);
         metrics.stages[0].shedding.set(1);
         for at in 0..=4 {
-            overseer.look(start + at * super::super::TIDY_EVERY, &registry, &metrics);
+            overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!(registry.overload.rung(), Rung::TrimLargest);
         metrics.stages[0].shedding.set(0);
         for at in 5..40 {
-            overseer.look(start + at * super::super::TIDY_EVERY, &registry, &metrics);
+            overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!((registry.overload.rung(), registry.metrics.overload_rung.get()), (Rung::Calm, 0));
         let steps = [("memory", 2), ("shedding", 1), ("calm", 3)];

@@ -37,7 +37,7 @@ const OVERLOAD_HANDSHAKES_DIVISOR: usize = 4;
 
 /// What a link holds of the memory budget while it is idle: itself, its places in the tables and lanes, and the little
 /// that is kept of its buffers.
-const LINK_BYTES: u64 = 6_144;
+const LINK_BYTES: u64 = 4_096;
 
 /// The same over TLS: rustls keeps a session, and up to a record each way.
 const LINK_BYTES_TLS: u64 = LINK_BYTES + 40_960;

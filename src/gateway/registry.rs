@@ -545,7 +545,7 @@ const PLACE_REST: Duration = Duration::from_secs(1);
 
 /// What a tether holds of the memory budget while it is idle: itself, its places in the tables and lanes. Its link,
 /// mappings and packets are counted apart.
-const TETHER_BYTES: u64 = 6_144;
+const TETHER_BYTES: u64 = 3_072;
 
 /// What is read from links that leave is thrown away in pieces of this many bytes.
 const SCRATCH_BYTES: usize = 16_384;

@@ -1,0 +1,269 @@
+//! A gateway with too little: who is refused, how, who is served meanwhile, and that it comes back. And what an idle
+//! client costs.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{HandshakeError, Message, WebSocket};
+use wstether::client::handshake::{self, Handshake, Offer, Step};
+use wstether::io::netlink::Prefix;
+use wstether::lab::{Isolation, Namespace, Program, Scratch, veth};
+use wstether::packet::Offload;
+use wstether::wire::capsule::{Capsule, Capsules, CloseReason, Features, RefusalReason, append_close, datagram_header};
+use wstether::wire::token::Token;
+
+use crate::world::{BINARY, PATIENCE};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const BEYOND: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+/// The gateway's own address in the tunnel: that of the default pool.
+const INNER: [u8; 4] = [100, 64, 0, 1];
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const FIGURES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9321);
+
+/// Idle clients, as many as the gateway is to hold on a small machine.
+const IDLE: usize = 9_000;
+
+/// What one of them may cost in resident memory.
+const IDLE_BYTES_MAX: u64 = 16_384;
+
+/// A gateway in a namespace of its own, and who comes from the same host.
+struct Gateway {
+    namespace: Namespace,
+    _beyond: Namespace,
+    program: Program,
+    token: String,
+    _scratch: Scratch,
+}
+
+/// A client with a session.
+struct Client {
+    socket: WebSocket<TcpStream>,
+    lease: Ipv4Addr,
+}
+
+/// How a client is turned away.
+#[derive(Debug)]
+enum Away {
+    /// By the status of the upgrade, with Retry-After.
+    Http(u16, Option<String>),
+    /// By a capsule, with the time to try again.
+    Refused(RefusalReason, u32),
+}
+
+impl Gateway {
+    fn start(settings: &[&str]) -> Self {
+        let namespace = Namespace::new("overload").unwrap();
+        let beyond = Namespace::new("beyond").unwrap();
+        veth(&namespace, "eth0", &beyond, "eth0").unwrap();
+        namespace.address("lo", Prefix::new(Ipv4Addr::LOCALHOST.into(), 8)).unwrap();
+        namespace.address("eth0", Prefix::new(HERE.into(), 24)).unwrap();
+        beyond.address("eth0", Prefix::new(BEYOND.into(), 24)).unwrap();
+        namespace.route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0), BEYOND.into(), "eth0").unwrap();
+        let scratch = Scratch::new().unwrap();
+        let mut command = namespace.command(BINARY, Isolation { resolv_conf: None, dies_with_parent: true }).unwrap();
+        command.args([
+            "gateway",
+            "--egress",
+            "tun",
+            "--listen",
+            &LISTEN.to_string(),
+            "--metrics",
+            &FIGURES.to_string(),
+        ]);
+        command.arg("--credentials").arg(scratch.file("credentials.toml"));
+        let directory = format!("runtime.directory={}", scratch.file("run").display());
+        for setting in settings.iter().chain(&[directory.as_str(), "egress.translation=none"]) {
+            command.args(["--set", setting]);
+        }
+        command.stdout(Stdio::piped());
+        let program = Program::start("gateway", command, scratch.file("log")).unwrap();
+        let mut gateway = Self { namespace, _beyond: beyond, program, token: String::new(), _scratch: scratch };
+        gateway.token = gateway.shown_token();
+        gateway
+    }
+
+    /// The token that it shows, once it listens.
+    fn shown_token(&mut self) -> String {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            let log = self.program.log();
+            let token = log.lines().map(str::trim).find(|line| line.starts_with("wst1_"));
+            if let Some(token) = token.filter(|_| log.contains("Listening on ")) {
+                return token.to_owned();
+            }
+            assert!(self.program.ended().unwrap().is_none() && Instant::now() < late, "it does not serve:\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = self.namespace.run(|| TcpStream::connect(LISTEN)).unwrap().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn open(&self) -> Result<Client, Away> {
+        Client::open(self.connect(), &self.token)
+    }
+
+    fn figure(&self, name: &str) -> u64 {
+        self.value(name) as u64
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        let mut stream = self.namespace.run(|| TcpStream::connect(FIGURES)).unwrap().unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n").unwrap();
+        let line =
+            BufReader::new(stream).lines().map(Result::unwrap).find(|line| line.starts_with(&format!("{name} ")));
+        line.expect(name).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until a figure is as wanted.
+    fn until(&self, name: &str, is_wanted: impl Fn(u64) -> bool) {
+        let late = Instant::now() + PATIENCE;
+        while !is_wanted(self.figure(name)) {
+            assert!(Instant::now() < late, "{name} is {}\n{}", self.figure(name), self.program.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Client {
+    fn open(stream: TcpStream, token: &str) -> Result<Self, Away> {
+        let mut request = format!("ws://{LISTEN}/wstether").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "wstether.v1".parse().unwrap());
+        let small = WebSocketConfig::default().read_buffer_size(1_024).write_buffer_size(0);
+        let mut socket = match tungstenite::client::client_with_config(request, stream, Some(small)) {
+            Ok((socket, _)) => socket,
+            Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                let retry = response.headers().get("Retry-After").map(|value| value.to_str().unwrap().to_owned());
+                return Err(Away::Http(response.status().as_u16(), retry));
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let token: Token = token.parse().unwrap();
+        let mut handshake =
+            Handshake::new(Offer { token, features: Features::default(), mtu_bytes: 1_400, ticket: Vec::new() });
+        loop {
+            let message = socket.read().unwrap();
+            match handshake.take_in(&message.into_data()) {
+                Ok(Step::Wait) => {}
+                Ok(Step::Answer(bytes)) => socket.send(Message::binary(bytes)).unwrap(),
+                Ok(Step::Done(terms)) => return Ok(Self { socket, lease: terms.lease }),
+                Err(handshake::HandshakeError::Refused(refusal)) => {
+                    return Err(Away::Refused(refusal.reason, refusal.retry_after_ms));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Sends a ping to the gateway's inner address and waits for its answer.
+    fn pings(&mut self) {
+        let packet = echo_request(self.lease);
+        let mut message = datagram_header(packet.len(), Offload::default()).to_vec();
+        message.extend_from_slice(&packet);
+        self.socket.send(Message::binary(message)).unwrap();
+        loop {
+            let data = self.socket.read().unwrap().into_data();
+            if Capsules::new(&data).any(|capsule| matches!(capsule, Ok(Capsule::Datagram(_)))) {
+                return;
+            }
+        }
+    }
+
+    fn leave(mut self) {
+        let mut message = Vec::new();
+        append_close(CloseReason::Done, "", &mut message);
+        self.socket.send(Message::binary(message)).unwrap();
+        // Until the gateway has closed too.
+        while self.socket.read().is_ok() {}
+    }
+}
+
+/// An ICMP echo request to the gateway's inner address.
+fn echo_request(from: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0];
+    packet.extend(from.octets().into_iter().chain(INNER));
+    packet.extend([8, 0, 0, 0, 0, 7, 0, 1]);
+    for (part, field) in [(0..20, 10), (20..28, 22)] {
+        let sum: u32 = packet[part].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+#[test]
+fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_back() {
+    let gateway = Gateway::start(&[
+        "memory.budget=16MiB",
+        "tethers.max=4096",
+        "listen.links_max=8192",
+        "stages.default.queue_packets=256",
+    ]);
+    let mut first = gateway.open().expect("the first");
+    let mut others = Vec::new();
+    let away = loop {
+        match gateway.open() {
+            Ok(client) => others.push(client),
+            Err(away) => break away,
+        }
+    };
+    match &away {
+        Away::Refused(RefusalReason::Busy, retry_ms) => assert!((2_000..6_000).contains(retry_ms), "{away:?}"),
+        Away::Http(503, Some(retry_s)) => assert!((2..=6).contains(&retry_s.parse().unwrap()), "{away:?}"),
+        Away::Refused(..) | Away::Http(..) => panic!("{away:?} after {}", others.len()),
+    }
+    gateway.until("wstether_overload_rung", |rung| rung >= 1);
+    first.pings();
+    let budget = gateway.figure("wstether_memory_budget_bytes");
+    assert_eq!(budget, 16 << 20);
+    let held = |part: &str| gateway.figure(&format!("wstether_memory_held_bytes{{part=\"{part}\"}}"));
+    let sum: u64 = ["fixed", "tethers", "mappings", "buffers", "links", "messages"].map(held).iter().sum();
+    assert!(sum <= budget, "{sum} of {budget}");
+    assert!(gateway.program.log().contains("overload: a rung up"));
+    others.into_iter().for_each(Client::leave);
+    gateway.until("wstether_tethers", |tethers| tethers == 1);
+    gateway.until("wstether_overload_rung", |rung| rung == 0);
+    assert!(gateway.program.log().contains("overload: a rung down"));
+    gateway.open().expect("a new tether").leave();
+    first.pings();
+}
+
+#[test]
+fn when_every_place_at_the_door_is_taken_the_next_is_told_503_and_when_to_come() {
+    let gateway = Gateway::start(&["listen.handshakes_max=3"]);
+    let mut client = gateway.open().expect("a place");
+    gateway.until("wstether_accept_handshakes", |handshakes| handshakes == 0);
+    let silent: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+    gateway.until("wstether_accept_handshakes", |handshakes| handshakes == 3);
+    let mut answer = String::new();
+    gateway.connect().read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    assert_eq!(gateway.figure("wstether_accept_refused_total{reason=\"full\"}"), 1);
+    client.pings();
+    drop(silent);
+    gateway.until("wstether_accept_handshakes", |handshakes| handshakes == 0);
+    gateway.open().expect("a place again").leave();
+}
+
+#[test]
+fn an_idle_tether_costs_at_most_16_kib() {
+    let gateway = Gateway::start(&["tethers.max=10000", "listen.links_max=12000"]);
+    let warm: Vec<_> = (0..100).map(|_| gateway.open().expect("a tether")).collect();
+    let before = gateway.figure("process_resident_memory_bytes");
+    let idle: Vec<_> = (0..IDLE).map(|_| gateway.open().expect("a tether")).collect();
+    let each = (gateway.figure("process_resident_memory_bytes") - before) / IDLE as u64;
+    let held =
+        ["tethers", "links"].map(|part| gateway.figure(&format!("wstether_memory_held_bytes{{part=\"{part}\"}}")));
+    let counted = held.iter().sum::<u64>() / (IDLE + warm.len()) as u64;
+    assert!(each <= IDLE_BYTES_MAX, "{each} bytes each");
+    assert!(each <= counted, "the budget counts {counted} of {each} bytes");
+    drop(idle);
+}
