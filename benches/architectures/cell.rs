@@ -106,10 +106,11 @@ impl Place {
         affinity::pin(&self.server_cores)?;
         let run = Arc::new(Run::new(self.cost, tethers, length.warm_up, length.measured));
         let server = architecture.start(theirs, &run, self.server_cores.len())?;
-        run.start_clock();
         let (core, theirs) = (self.generator_core, Arc::clone(&run));
         let generated = on_thread(move || {
             affinity::pin(&[core])?;
+            // Only now: threads that are still starting would keep the generator off the core that it was started on.
+            theirs.start_clock();
             generate(&ours, &theirs)
         });
         let dropped = server.dropped();
@@ -145,7 +146,7 @@ fn report(of: Load, run: &Run, offered: Offered, dropped: Dropped, length: Lengt
         p999_ms: quantile_ms(0.999),
         jain: shares.jain,
         worst_share: shares.worst,
-        unread: offered.ever.saturating_sub(run.served_ever() + dropped.queue_full + dropped.shed),
+        unread: offered.ever.saturating_sub(run.served_ever() + dropped.queue_full + dropped.not_admitted),
         dropped,
         measured_s,
     }

@@ -10,10 +10,10 @@ use super::server::Architecture;
 use super::{LOADS, TETHERS};
 
 /// The load at which the number of tethers is varied: the one that a server must survive.
-const OVERLOAD: f64 = 20.0;
+pub(crate) const OVERLOAD: f64 = 20.0;
 
 /// The number of tethers at which the load is varied.
-const MANY_TETHERS: u32 = 1_000;
+pub(crate) const MANY_TETHERS: u32 = 1_000;
 
 /// A line chart to be.
 struct Plot {
@@ -87,7 +87,8 @@ fn plots() -> [Plot; 4] {
     ]
 }
 
-fn is(load: f64, wanted: f64) -> bool {
+/// Whether a cell's load is the wanted one.
+pub(crate) fn is(load: f64, wanted: f64) -> bool {
     (load - wanted).abs() < f64::EPSILON
 }
 

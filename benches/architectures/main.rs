@@ -1,6 +1,6 @@
 //! The lecture's comparison: the same handlers, of a fixed cost, behind the same sockets, in six architectures, by number
-//! of tethers and by offered load. `cargo bench --bench architectures -- --quick --svg docs/images` writes the plots of
-//! docs/load-conditioning.md.
+//! of tethers and by offered load. `cargo bench --bench architectures -- --full --doc docs/load-conditioning.md` writes the
+//! tables and plots of that document.
 //!
 //! One process: the generator has a core to itself, the server the others. On a machine of one core nothing can be said.
 
@@ -19,6 +19,7 @@ use request::Cost;
 use server::Architecture;
 
 mod cell;
+mod document;
 mod figures;
 mod generator;
 #[path = "../support/histogram.rs"]
@@ -61,6 +62,9 @@ struct Options {
     /// Writes the plots into this folder.
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
+    /// Writes the tables into this document, and the plots into images/ beside it.
+    #[arg(long, value_name = "FILE")]
+    doc: Option<PathBuf>,
     /// Only so many tethers at most.
     #[arg(long, value_name = "N", default_value_t = u32::MAX)]
     tethers_max: u32,
@@ -107,6 +111,10 @@ fn compare(options: &Options) -> io::Result<()> {
     run(options, &place, &mut report);
     if let Some(folder) = &options.svg {
         figures::write(&report, folder)?;
+    }
+    if let Some(file) = &options.doc {
+        document::write(&report, file)?;
+        figures::write(&report, &file.with_file_name("images"))?;
     }
     if options.json {
         let mut out = io::stdout().lock();

@@ -10,7 +10,7 @@ use super::request::{Cost, Request};
 /// What a cell's server and generator share.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Set once, when the server stands.
+    /// Set once, when the server stands and the generator is on its core.
     started: OnceLock<Instant>,
     pub(crate) cost: Cost,
     /// What is served in this part of the run is counted, in nanoseconds of its clock.
@@ -36,7 +36,7 @@ impl Run {
         }
     }
 
-    /// Puts the clock at zero: the server stands.
+    /// Puts the clock at zero.
     pub(crate) fn start_clock(&self) {
         self.started.get_or_init(Instant::now);
     }

@@ -70,7 +70,10 @@ fn median(times: &[Cell]) -> Option<Cell> {
         jain: middle_of_known(&|cell| cell.jain),
         worst_share: middle_of_known(&|cell| cell.worst_share),
         unread: count(&|cell| cell.unread),
-        dropped: Dropped { queue_full: count(&|cell| cell.dropped.queue_full), shed: count(&|cell| cell.dropped.shed) },
+        dropped: Dropped {
+            queue_full: count(&|cell| cell.dropped.queue_full),
+            not_admitted: count(&|cell| cell.dropped.not_admitted),
+        },
         measured_s: first.measured_s,
     })
 }
@@ -80,7 +83,7 @@ fn show(cell: &Cell) {
     let figure =
         |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
     eprintln!(
-        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5}  unread {}, queue full {}, shed {}",
+        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5}  unread {}, queue full {}, not admitted {}",
         cell.architecture.label(),
         cell.tethers,
         cell.load,
@@ -93,6 +96,6 @@ fn show(cell: &Cell) {
         figure(cell.jain, 3),
         cell.unread,
         cell.dropped.queue_full,
-        cell.dropped.shed,
+        cell.dropped.not_admitted,
     );
 }

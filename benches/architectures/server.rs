@@ -78,8 +78,10 @@ pub(crate) struct Server {
 /// Requests that a server read and did not serve, by the reason.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Dropped {
+    /// The queue was full.
     pub(crate) queue_full: u64,
-    pub(crate) shed: u64,
+    /// The queue admitted less than it holds, to keep the wait short.
+    pub(crate) not_admitted: u64,
 }
 
 impl Server {

@@ -72,7 +72,7 @@ impl Stages {
             });
             drops.sum()
         };
-        Dropped { queue_full: count("queue_full"), shed: count("not_admitted") }
+        Dropped { queue_full: count("queue_full"), not_admitted: count("not_admitted") }
     }
 
     pub(super) fn stop(self) -> io::Result<()> {
