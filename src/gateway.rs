@@ -26,6 +26,7 @@ use crate::pipeline::{self, FLOW_LANES};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Entry, LaneId};
+use crate::stages::ballast::Ballast;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
@@ -109,6 +110,18 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; what was set up in the kernel until then is undone.
     pub fn start(config: &config::Gateway, credentials: CredentialStore) -> Result<Self, StartError> {
+        Self::start_with(config, credentials, Ballast::NONE)
+    }
+
+    /// The same, with more work than there is: for benches.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_with(
+        config: &config::Gateway,
+        credentials: CredentialStore,
+        ballast: Ballast,
+    ) -> Result<Self, StartError> {
         let tls = config.tls.as_ref().map(tls::load).transpose()?;
         let around = Surroundings::look(config)?;
         let plan = Arc::new(egress::address_plan(config, &around)?);
@@ -145,7 +158,7 @@ impl Gateway {
             Way::Tun(_) => "tun",
         };
         gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
-        let joined = Self::join(config, registry, &plan, egress, tls);
+        let joined = Self::join(config, registry, &plan, egress, tls, ballast);
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
@@ -168,9 +181,10 @@ impl Gateway {
         plan: &Arc<AddressPlan>,
         egress: Egress,
         tls: Option<Arc<rustls::ServerConfig>>,
+        ballast: Ballast,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores);
+        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores, ballast);
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
         let started = || -> io::Result<_> {
             pipeline.keeper.start()?;

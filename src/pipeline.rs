@@ -27,6 +27,7 @@ use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Kept, Settings, Stage};
 use crate::runtime::work::Handler;
 use crate::stages::accept::Accept;
+use crate::stages::ballast::Ballast;
 use crate::stages::cut::Cut;
 use crate::stages::raw_send::RawSend;
 use crate::stages::tethered::{Steered, Tethered};
@@ -59,13 +60,14 @@ pub struct Pipeline {
     pub metrics: Vec<Arc<StageMetrics>>,
 }
 
-/// Builds the pipeline and makes it known to the registry.
+/// Builds the pipeline and makes it known to the registry. `ballast` is laid on nat-rewrite, in both directions.
 pub fn gateway(
     registry: &Arc<Registry>,
     plan: &Arc<AddressPlan>,
     egress: &Egress,
     config: &Stages,
     cores: usize,
+    ballast: Ballast,
 ) -> Pipeline {
     let mut build = Build {
         config,
@@ -102,6 +104,7 @@ pub fn gateway(
             plan: Arc::clone(plan),
             state: |tether| &tether.nat,
             function: nat_rewrite::incoming,
+            ballast,
         },
         Ends { next: Some(Arc::new(cut)), turn: None },
     );
@@ -125,6 +128,7 @@ pub fn gateway(
             plan: Arc::clone(plan),
             state: |tether| &tether.nat,
             function: nat_rewrite::outgoing,
+            ballast,
         },
         Ends { next: Some(out.port), turn: Some(Arc::clone(&turn)) },
     );
@@ -135,6 +139,7 @@ pub fn gateway(
             plan: Arc::clone(plan),
             state: |tether| &tether.guard,
             function: ip_parse::outgoing,
+            ballast: Ballast::NONE,
         },
         Ends { next: Some(Arc::clone(&nat_out) as _), turn: Some(turn) },
     );

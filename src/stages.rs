@@ -9,6 +9,7 @@ use ip_parse::Parsed;
 pub mod accept;
 #[cfg(feature = "kernel")]
 pub mod cut;
+pub mod ballast;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ip_parse;

@@ -11,6 +11,7 @@ use crate::credentials::{CredentialError, CredentialStore};
 use crate::exit::{self, NotPermitted, Status};
 use crate::gateway::{self, Gateway, StartError};
 use crate::log;
+use crate::stages::ballast::Ballast;
 use crate::stop::Stop;
 
 /// How often the figures of systemd's status line are brought up to date.
@@ -55,6 +56,14 @@ impl GatewayError {
 /// # Errors
 /// [`GatewayError`].
 pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError> {
+    run_with(args, Ballast::NONE, out)
+}
+
+/// The same, with more work than there is: for benches.
+///
+/// # Errors
+/// [`GatewayError`].
+pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> Result<(), GatewayError> {
     let config: config::Gateway = config::load(args.config.as_deref(), &args.overrides())?;
     log::start(&config.log);
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
@@ -65,7 +74,7 @@ pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError>
         writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
         out.flush()?;
     }
-    let gateway = Gateway::start(&config, credentials)?;
+    let gateway = Gateway::start_with(&config, credentials, ballast)?;
     for address in gateway.addresses() {
         writeln!(out, "Listening on {address}{}", config.listen.path.as_str())?;
     }

@@ -92,6 +92,7 @@ pub(super) struct Generator<'a> {
     pub(super) tethers: Vec<Tether>,
     storm: Vec<Option<Gust>>,
     pub(super) begins_ns: u64,
+    pub(super) ends_ns: u64,
     /// When each tether's next packet, or connect, is due. The earliest is on top.
     pub(super) due: BinaryHeap<Reverse<(u64, u32)>>,
     acks: VecDeque<(u64, u32)>,
@@ -116,6 +117,7 @@ impl<'a> Generator<'a> {
             tethers: kinds.iter().map(|&kind| Tether::new(kind)).collect(),
             storm: Vec::new(),
             begins_ns: 0,
+            ends_ns: 0,
             due: BinaryHeap::new(),
             acks: VecDeque::new(),
             to_dial: VecDeque::new(),
@@ -274,6 +276,7 @@ impl<'a> Generator<'a> {
     fn delivered(&mut self, number: usize, stamp: &Stamp, now_ns: u64) {
         let tether = &mut self.tethers[number];
         tether.received(stamp.sequence);
+        tether.in_time += u32::from(now_ns < self.ends_ns);
         let (kind, took_ns) = (tether.kind, now_ns.saturating_sub(stamp.time_ns));
         self.figures.down[kind as usize].record(took_ns);
         let window = (stamp.time_ns.saturating_sub(self.begins_ns) / WINDOW_NS) as usize;

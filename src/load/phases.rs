@@ -143,6 +143,8 @@ impl<'a> Run<'a> {
 
     fn start(&mut self) -> Result<(), Error> {
         let begins_ns = monotonic_ns() + HEAD_START_NS;
+        let lasts_ms = u32::try_from(self.options.lasts.as_millis()).unwrap_or(u32::MAX);
+        self.generator.ends_ns = begins_ns + nanoseconds(self.options.lasts);
         self.generator.begins_ns = begins_ns;
         let mut speaker = 0;
         let end_ns = monotonic_ns() + ANSWERS_MAX_NS;
@@ -151,7 +153,8 @@ impl<'a> Run<'a> {
             |generator| generator.answers.started,
             |generator| {
                 let Some(number) = speak(generator, &mut speaker) else { return };
-                let start = Stamp { time_ns: begins_ns, ..stamp(generator.run, Word::Start, 0, number) };
+                let start =
+                    Stamp { time_ns: begins_ns, sequence: lasts_ms, ..stamp(generator.run, Word::Start, 0, number) };
                 generator.say(number, &start, &[]);
             },
         )?;

@@ -73,7 +73,7 @@ pub struct Way {
     pub lost: u64,
     /// Packets offered a second.
     pub offered_pps: f64,
-    /// Packets delivered a second.
+    /// Packets delivered a second, of those that arrived before the end: what queues still hold then is no throughput.
     pub delivered_pps: f64,
     /// Packets that came after a later one of their flow.
     pub reordered: u64,
@@ -118,6 +118,7 @@ struct Count {
     offered: u64,
     sent: u64,
     delivered: u64,
+    in_time: u64,
     reordered: u64,
 }
 
@@ -189,6 +190,7 @@ impl Writer<'_, '_> {
             offered: tether.offered().into(),
             sent: tether.sent.into(),
             delivered: sink.received.into(),
+            in_time: sink.in_time.into(),
             reordered: 0,
         });
         let latencies = merged(kinds, |kind| &self.generator.answers.up[kind as usize].0);
@@ -203,6 +205,7 @@ impl Writer<'_, '_> {
                 offered: sink.offered.into(),
                 sent: sink.offered.saturating_sub(sink.unsent).into(),
                 delivered: tether.received.into(),
+                in_time: tether.in_time.into(),
                 reordered: tether.reordered.into(),
             },
         );
@@ -238,7 +241,7 @@ impl Writer<'_, '_> {
             delivered,
             lost: offered.saturating_sub(delivered),
             offered_pps: offered as f64 / self.seconds,
-            delivered_pps: delivered as f64 / self.seconds,
+            delivered_pps: sum(|count| count.in_time) as f64 / self.seconds,
             reordered: sum(|count| count.reordered),
             latency_ms: latencies.quantiles(),
             shares: shares(&each_delivered),

@@ -64,6 +64,7 @@ pub struct Sink {
 struct Run {
     id: u32,
     begins_ns: Option<u64>,
+    ends_ns: u64,
     flows: Vec<State>,
     latencies: [Latencies; Kind::ALL.len()],
     /// When each flow's next packet is due. The earliest is on top.
@@ -213,9 +214,11 @@ impl Run {
         let answer = |word, time_ns, body: &[u8]| [&Stamp { word, time_ns, ..*stamp }.bytes()[..], body].concat();
         match stamp.word {
             Word::Data => {
+                let is_in_time = now_ns < self.ends_ns;
                 let state = self.state(stamp.tether);
                 state.address = Some(from);
                 state.counts.received += 1;
+                state.counts.in_time += u32::from(is_in_time);
                 self.latencies[usize::from(stamp.group)].record(now_ns.saturating_sub(stamp.time_ns));
                 None
             }
@@ -229,7 +232,7 @@ impl Run {
                 Some(answer(Word::Asked, 0, &[]))
             }
             Word::Start => {
-                self.begin(stamp.time_ns);
+                self.begin(stamp.time_ns, u64::from(stamp.sequence) * 1_000_000);
                 Some(answer(Word::Started, 0, &[]))
             }
             Word::CountsOf => {
@@ -246,11 +249,12 @@ impl Run {
     }
 
     /// The first word to start counts: it is said again until it is answered.
-    fn begin(&mut self, begins_ns: u64) {
+    fn begin(&mut self, begins_ns: u64, lasts_ns: u64) {
         if self.begins_ns.is_some() {
             return;
         }
         self.begins_ns = Some(begins_ns);
+        self.ends_ns = begins_ns.saturating_add(lasts_ns);
         for (tether, state) in self.flows.iter().enumerate() {
             let first = state.flow.and_then(|flow| flow.schedule.intended_ns(0));
             self.due.extend(first.map(|after_ns| Reverse((begins_ns + after_ns, tether as u32))));

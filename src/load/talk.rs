@@ -30,7 +30,7 @@ pub(super) enum Word {
     Ask,
     /// It will come.
     Asked,
-    /// The run begins at this time.
+    /// The run begins at this time, and lasts so many milliseconds (sequence).
     Start,
     /// It will.
     Started,
@@ -152,6 +152,8 @@ pub(super) fn read_flow(body: &[u8]) -> Option<Flow> {
 pub(super) struct Counts {
     /// Packets of the tether's that arrived.
     pub(super) received: u32,
+    /// Of these, packets that arrived before the end.
+    pub(super) in_time: u32,
     /// Packets to the tether whose time came.
     pub(super) offered: u32,
     /// Of these, packets that were not sent: the kernel did not take them, or their time had long passed.
@@ -159,19 +161,22 @@ pub(super) struct Counts {
 }
 
 /// Tethers in one answer.
-pub(super) const COUNTS_MAX: usize = ANSWER_BYTES_MAX / 12;
+pub(super) const COUNTS_MAX: usize = ANSWER_BYTES_MAX / COUNTS_BYTES;
+
+/// Bytes of one tether's counts.
+const COUNTS_BYTES: usize = 16;
 
 /// The body of `Counts`, of at most [`COUNTS_MAX`] tethers.
 pub(super) fn write_counts(counts: impl Iterator<Item = Counts>) -> Vec<u8> {
-    let fields = |Counts { received, offered, unsent }: Counts| [received, offered, unsent];
+    let fields = |Counts { received, in_time, offered, unsent }: Counts| [received, in_time, offered, unsent];
     counts.take(COUNTS_MAX).flat_map(fields).flat_map(u32::to_be_bytes).collect()
 }
 
 /// What `Counts` says, tether by tether.
 pub(super) fn read_counts(body: &[u8]) -> impl Iterator<Item = Counts> {
-    body.chunks_exact(12).filter_map(|chunk| {
+    body.chunks_exact(COUNTS_BYTES).filter_map(|chunk| {
         let mut reader = Reader(chunk);
-        Some(Counts { received: reader.u32()?, offered: reader.u32()?, unsent: reader.u32()? })
+        Some(Counts { received: reader.u32()?, in_time: reader.u32()?, offered: reader.u32()?, unsent: reader.u32()? })
     })
 }
 
@@ -245,10 +250,10 @@ mod tests {
     proptest! {
         #[test]
         fn counts_are_read_as_they_were_written(
-            counts in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..COUNTS_MAX),
+            counts in proptest::collection::vec(any::<[u32; 4]>(), 0..COUNTS_MAX),
         ) {
             let counts: Vec<Counts> =
-                counts.into_iter().map(|(received, offered, unsent)| Counts { received, offered, unsent }).collect();
+                counts.into_iter().map(|[received, in_time, offered, unsent]| Counts { received, in_time, offered, unsent }).collect();
             prop_assert_eq!(read_counts(&write_counts(counts.iter().copied())).collect::<Vec<_>>(), counts);
         }
 

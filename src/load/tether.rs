@@ -43,6 +43,8 @@ pub(super) struct Tether {
     next: u32,
     pub(super) sent: u32,
     pub(super) received: u32,
+    /// Of these, packets that came before the end.
+    pub(super) in_time: u32,
     /// The first number that has not come yet.
     expected: u32,
     pub(super) reordered: u32,
@@ -64,6 +66,7 @@ impl Tether {
             next: 0,
             sent: 0,
             received: 0,
+            in_time: 0,
             expected: 0,
             reordered: 0,
         }

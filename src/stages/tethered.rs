@@ -10,6 +10,7 @@ use crate::packet::{Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Fifo;
 use crate::runtime::work::{Handler, WorkOf};
+use crate::stages::ballast::Ballast;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::{Reason, Verdict};
 use crate::steer;
@@ -29,6 +30,8 @@ pub struct Tethered<State, From, To, R> {
     pub state: fn(&Tether) -> &Mutex<State>,
     /// The stage.
     pub function: Function<State, From, To, R>,
+    /// Work beside it, for benches.
+    pub ballast: Ballast,
 }
 
 impl<State, From, To, R> std::fmt::Debug for Tethered<State, From, To, R> {
@@ -60,6 +63,7 @@ where
                     continue;
                 };
                 let (segments, bytes) = (u64::from(entry.item.segments()), entry.item.len() as u64);
+                self.ballast.burn(entry.item.segments());
                 let turned = |item| Entry { origin: lane, lane: owner(&self.plan, &item), item };
                 match (self.function)(state, entry.item, now) {
                     Verdict::Forward(item) => work.out.push(Entry { origin: lane, lane, item }),

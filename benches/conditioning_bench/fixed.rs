@@ -1,0 +1,164 @@
+//! With a fixed cost a packet, so that the gateway and not the generator is the limit: what becomes of goodput, latency and
+//! fairness at loads up to 20 times the peak.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use wstether::cli::EgressMode;
+use wstether::stages::ballast::Ballast;
+
+use crate::site::{Pinned, Site, each, number};
+use crate::{Figures, Outcome, told};
+
+pub(crate) const KEYS: [&str; 10] = [
+    "goodput_ratio_at_20x",
+    "p99_ms_at_half_load",
+    "p99_ms_at_20x",
+    "recovery_ms",
+    "jain_1000",
+    "worst_share_1000",
+    "hog_worst_share_ratio",
+    "uplink_goodput_ratio",
+    "peak_pps",
+    "generator_pps",
+];
+
+/// How many times faster than the gateway's peak the generator must be.
+const GENERATOR_FACTOR: f64 = 40.0;
+
+/// The gateway's own cost and noise come on top of the fixed one.
+const MARGIN: f64 = 1.3;
+
+/// More than any generator can send, in packets a second.
+const FLOOD_PPS: f64 = 1e6;
+
+/// Loads among which the peak is, as parts of what the fixed cost alone would allow.
+const PEAK_AT: [f64; 4] = [0.7, 0.85, 1.0, 1.2];
+
+const OVERLOAD: f64 = 20.0;
+/// Tethers that share the load, where their number does not matter.
+const TETHERS: u32 = 50;
+const MANY: u32 = 1_000;
+const HOGGED: u32 = 100;
+const SIZE: &str = "128";
+
+/// The longest p99 after which an overload counts as over, in milliseconds.
+const RECOVERED_MS: f64 = 10.0;
+/// The same as a multiple of what it was at half the load.
+const RECOVERED_FACTOR: f64 = 3.0;
+
+pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
+    let generator_pps = generator()?;
+    let peak_target_pps = generator_pps / GENERATOR_FACTOR / MARGIN;
+    let ballast = ballast(Duration::from_secs_f64(1.0 / peak_target_pps));
+    told(&format!("  generator {generator_pps:.0} packets/s, {} rounds a packet", ballast.rounds));
+    let mut figures = Figures::new();
+    let site = Site::start(TETHERS, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
+    let mut peak_pps: f64 = 0.0;
+    for part in PEAK_AT {
+        peak_pps = peak_pps.max(goodput(&site, peak_target_pps * part, lasts)?.0);
+    }
+    let (_, half_p99_ms) = goodput(&site, peak_pps / 2.0, lasts)?;
+    let (at_20x_pps, p99_ms) = goodput(&site, peak_pps * OVERLOAD, lasts)?;
+    told(&format!(
+        "  peak {peak_pps:.0} packets/s; at {OVERLOAD} times: {at_20x_pps:.0}, p99 {p99_ms:.1} ms (half: {half_p99_ms:.1})"
+    ));
+    figures.insert("generator_pps".into(), json!(generator_pps));
+    figures.insert("peak_pps".into(), json!(peak_pps));
+    figures.insert("goodput_ratio_at_20x".into(), json!(at_20x_pps / peak_pps));
+    figures.insert("p99_ms_at_half_load".into(), json!(half_p99_ms));
+    figures.insert("p99_ms_at_20x".into(), json!(p99_ms));
+    figures.insert("recovery_ms".into(), recovery(&site, peak_pps, half_p99_ms)?);
+    drop(site);
+    figures.insert("uplink_goodput_ratio".into(), uplink(ballast, peak_pps, lasts)?);
+    let (jain, worst) = fairness(ballast, peak_pps, lasts)?;
+    figures.insert("jain_1000".into(), json!(jain));
+    figures.insert("worst_share_1000".into(), json!(worst));
+    figures.insert("hog_worst_share_ratio".into(), json!(hog(ballast, peak_pps, lasts)?));
+    Ok(figures)
+}
+
+/// How many packets a second the sink can send, through the kernel's part of the way.
+fn generator() -> Outcome<f64> {
+    // A gateway that is busy for long with each packet takes nothing from the generator's core.
+    let site = Site::start(TETHERS, ballast(Duration::from_millis(1)), Pinned::Apart, EgressMode::Raw, &[])?;
+    let report = down(&site, TETHERS, FLOOD_PPS, Duration::from_secs(1), &[])?;
+    // What is not sent within a second of its time is not sent at all: the sink was busy for two.
+    Ok(number(&report, "/down/sent")? / 2.0)
+}
+
+/// Rounds that take about so long.
+fn ballast(cost: Duration) -> Ballast {
+    let probe = Ballast { rounds: 10_000_000 };
+    let took = (0..5).map(|_| {
+        let started = Instant::now();
+        probe.burn(1);
+        started.elapsed()
+    });
+    // The shortest is the one that nothing else disturbed.
+    let took = took.min().unwrap_or(Duration::MAX);
+    Ballast { rounds: (probe.rounds as f64 * cost.as_secs_f64() / took.as_secs_f64()) as u64 }
+}
+
+fn down(site: &Site, tethers: u32, pps: f64, lasts: Duration, more: &[&str]) -> Outcome<Value> {
+    load(site, "down", tethers, pps / f64::from(tethers), lasts, more)
+}
+
+fn load(site: &Site, way: &str, tethers: u32, rate: f64, lasts: Duration, more: &[&str]) -> Outcome<Value> {
+    let (tethers, rate, lasts) = (tethers.to_string(), rate.to_string(), lasts.as_secs_f64().to_string());
+    let args = ["--direction", way, "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", SIZE];
+    site.load(&[&args, more].concat())
+}
+
+/// Packets delivered a second, and the p99 of their latency in milliseconds.
+fn goodput(site: &Site, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+    let report = down(site, TETHERS, pps, lasts, &[])?;
+    Ok((number(&report, "/down/delivered_pps")?, number(&report, "/down/latency_ms/p99")?))
+}
+
+/// How long after an overload until p99 is as it was, in milliseconds; nothing where it does not come back.
+fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64) -> Outcome<Value> {
+    let surge = format!("{}:1:3", 2.0 * OVERLOAD);
+    let lasts = Duration::from_secs(7);
+    let report = down(site, TETHERS, peak_pps / 2.0, lasts, &["--surge", &surge, "--windows"])?;
+    let windows = report["windows"].as_array().ok_or("the load tells no windows")?;
+    let limit_ms = RECOVERED_MS.max(RECOVERED_FACTOR * half_p99_ms);
+    // A while of which nothing arrived is no better than one that was slow.
+    let is_slow = |window: &&Value| window["p99_ms"].as_f64().is_none_or(|p99_ms| p99_ms > limit_ms);
+    let (overload_ends_ms, window_ms, ends_ms) = (3_000, 100, 7_000);
+    let slow_ms = windows.iter().filter(is_slow).filter_map(|window| window["at_ms"].as_u64()).max().unwrap_or(0);
+    let recovered_ms = (slow_ms + window_ms).saturating_sub(overload_ends_ms);
+    Ok(if slow_ms + window_ms >= ends_ms { Value::Null } else { json!(recovered_ms) })
+}
+
+/// From the tethers, at twice the peak: goodput as a part of the best, by number of tethers.
+fn uplink(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<Value> {
+    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
+    let mut delivered = Vec::new();
+    for tethers in [1, 10, 100, MANY] {
+        let report = load(&site, "up", tethers, 2.0 * peak_pps / f64::from(tethers), lasts, &[])?;
+        delivered.push((tethers, number(&report, "/up/delivered_pps")?));
+    }
+    let best = delivered.iter().map(|(_, pps)| *pps).fold(1.0, f64::max);
+    Ok(delivered.into_iter().map(|(tethers, pps)| (tethers.to_string(), json!(pps / best))).collect())
+}
+
+/// Jain's index and the worst share of many equal tethers at 1.5 times the peak.
+fn fairness(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
+    // Shares of a few packets would be those of chance.
+    let report = down(&site, MANY, 1.5 * peak_pps, lasts.max(Duration::from_secs(10)), &[])?;
+    Ok((number(&report, "/down/shares/jain")?, number(&report, "/down/shares/worst")?))
+}
+
+/// What the worst off of 100 tethers gets beside a hog, as a part of what it gets without.
+fn hog(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<f64> {
+    let site =
+        Site::start(HOGGED + 1, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=256"])?;
+    let rate = 0.8 * peak_pps / f64::from(HOGGED);
+    let without = load(&site, "down", HOGGED, rate, lasts, &["--each"])?;
+    let with = load(&site, "down", HOGGED + 1, rate, lasts, &["--each", "--mix", "steady,hog=1"])?;
+    let (without, with) = (each(&without, "/down/each")?, each(&with, "/down/each")?);
+    // The hog is the last one.
+    Ok(with.iter().zip(&without).map(|(with, without)| with / without.max(1.0)).fold(f64::INFINITY, f64::min))
+}

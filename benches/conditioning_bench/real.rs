@@ -1,0 +1,51 @@
+//! The handlers as they are: goodput at 4 times the peak.
+
+use std::time::Duration;
+
+use serde_json::json;
+use wstether::cli::EgressMode;
+use wstether::stages::ballast::Ballast;
+
+use crate::site::{Pinned, Site, number};
+use crate::{Figures, Outcome, told};
+
+pub(crate) const KEYS: [&str; 3] = ["goodput_ratio_real_at_4x", "real_peak_pps", "real_times_the_peak"];
+
+const TETHERS: u32 = 50;
+/// The first load, in packets a second. It grows until it is not delivered any more.
+const FIRST_PPS: f64 = 10_000.0;
+const STEP: f64 = 1.4;
+/// A load of which less is delivered is beyond the peak.
+const DELIVERED: f64 = 0.8;
+const PPS_MAX: f64 = 2e6;
+const OVERLOAD: f64 = 4.0;
+
+pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
+    let site = Site::start(TETHERS, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])?;
+    let (mut pps, mut peak_pps) = (FIRST_PPS, 0.0_f64);
+    while pps < PPS_MAX {
+        let (sent_pps, delivered_pps) = goodput(&site, pps, Duration::from_secs(1))?;
+        peak_pps = peak_pps.max(delivered_pps);
+        if delivered_pps < DELIVERED * pps || sent_pps < DELIVERED * pps {
+            break;
+        }
+        pps *= STEP;
+    }
+    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * peak_pps, lasts)?;
+    told(&format!("  peak {peak_pps:.0} packets/s; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
+    let mut figures = Figures::new();
+    figures.insert("real_peak_pps".into(), json!(peak_pps));
+    // Where the generator cannot send 4 times as much, this tells how much it was.
+    figures.insert("real_times_the_peak".into(), json!(sent_pps / peak_pps));
+    figures.insert("goodput_ratio_real_at_4x".into(), json!(delivered_pps / peak_pps));
+    Ok(figures)
+}
+
+/// Packets sent and delivered a second.
+fn goodput(site: &Site, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+    let (rate, seconds) = ((pps / f64::from(TETHERS)).to_string(), lasts.as_secs_f64());
+    let (tethers, lasts) = (TETHERS.to_string(), seconds.to_string());
+    let args = ["--direction", "down", "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", "128"];
+    let report = site.load(&args)?;
+    Ok((number(&report, "/down/sent")? / seconds, number(&report, "/down/delivered_pps")?))
+}

@@ -1,0 +1,153 @@
+//! A gateway, a sink and a load, each a process of its own in a namespace, on cores of their own where there are two.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wstether::cli::EgressMode;
+use wstether::lab::tethering::Setting;
+use wstether::lab::world::{self, INTERNET, Layout, World};
+use wstether::lab::{Isolation, Program, Scratch};
+use wstether::stages::ballast::Ballast;
+use wstether::status::Status;
+
+use crate::{GATEWAY, Outcome};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wstether");
+
+/// Open files that each program may have: 10,000 WebSockets, and some.
+const FILES_MAX: u32 = 65_536;
+
+const SINK_PORT: u16 = 9_000;
+
+/// The most that a sink or a tether count may take to be there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All of it. What runs is killed, and the namespaces go, when it is dropped.
+pub(crate) struct Site {
+    pub(crate) world: World,
+    scratch: Scratch,
+    token: PathBuf,
+    launcher: PathBuf,
+    _gateway: Program,
+    _sink: Program,
+}
+
+/// Who shares a core with whom.
+#[derive(Clone, Copy)]
+pub(crate) enum Pinned {
+    /// The gateway on the second core, sink and load on the first.
+    Apart,
+    /// As the kernel likes.
+    Free,
+}
+
+impl Site {
+    /// Starts a gateway for so many tethers, and its sink.
+    pub(crate) fn start(
+        tethers: u32,
+        ballast: Ballast,
+        pinned: Pinned,
+        egress: EgressMode,
+        more: &[&str],
+    ) -> Outcome<Self> {
+        let (world, scratch) = (World::new(Layout { direct: true, offloads: None })?, Scratch::new()?);
+        let (gateway_core, load_core) = match pinned {
+            Pinned::Apart if std::thread::available_parallelism()?.get() > 1 => ("taskset -c 1 ", "taskset -c 0 "),
+            Pinned::Apart | Pinned::Free => ("", ""),
+        };
+        let bench = std::env::current_exe()?.display().to_string();
+        let program =
+            if ballast == Ballast::NONE { BINARY.to_owned() } else { format!("{bench} {GATEWAY} {}", ballast.rounds) };
+        let gateway_launcher = launcher(&scratch, "gateway.sh", gateway_core, &program)?;
+        let launcher = launcher(&scratch, "load.sh", load_core, BINARY)?;
+        let setting = Setting { binary: &gateway_launcher, world: &world, scratch: &scratch, tls: false };
+        let token = setting.token("load")?;
+        // Room for each tether, and for the handshakes of all that come at once.
+        let sizes = [
+            format!("tethers.max={tethers}"),
+            format!("listen.links_max={}", tethers * 2 + 64),
+            "listen.handshakes_max=4096".to_owned(),
+        ];
+        let sizes: Vec<&str> = sizes.iter().flat_map(|size| ["--set", size]).collect();
+        let gateway = setting.gateway(egress, &[&sizes, more].concat())?;
+        let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
+        let mut sink = world.internet.command(&launcher.display().to_string(), isolation)?;
+        sink.args(["load", "sink", "--listen", &format!("{INTERNET}:{SINK_PORT}")]);
+        let mut sink = Program::start("sink", sink, scratch.file("sink.log"))?;
+        let log = scratch.file("sink.log");
+        let listens = || fs::read_to_string(&log).is_ok_and(|log| log.contains("listens"));
+        setting.until("does not listen", &mut sink, listens)?;
+        Ok(Self { token, launcher, _gateway: gateway, _sink: sink, world, scratch })
+    }
+
+    /// Runs a load to its end and returns what it tells.
+    pub(crate) fn load(&self, args: &[&str]) -> Outcome<Value> {
+        let output = self.command(args)?.stderr(Stdio::piped()).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The command of a load.
+    pub(crate) fn command(&self, args: &[&str]) -> Outcome<std::process::Command> {
+        let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
+        let mut command = self.world.laptop.command(&self.launcher.display().to_string(), isolation)?;
+        let url = self.setting().gateway_url(world::GATEWAY_DIRECT);
+        command.args([
+            "load",
+            "--json",
+            "--gateway",
+            &url,
+            "--sink",
+            &format!("{INTERNET}:{SINK_PORT}"),
+            "--token-file",
+        ]);
+        command.arg(&self.token).args(args);
+        Ok(command)
+    }
+
+    /// What the gateway says of itself.
+    pub(crate) fn status(&self) -> Outcome<Status> {
+        self.setting().status().ok_or_else(|| "the gateway does not tell its status".into())
+    }
+
+    /// Waits until the gateway has so many tethers.
+    pub(crate) fn until_tethers(&self, tethers: u64) -> Outcome<()> {
+        let late = Instant::now() + PATIENCE;
+        while self.status()?.tethers < tethers {
+            if Instant::now() >= late {
+                return Err(format!("the gateway does not get {tethers} tethers").into());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    fn setting(&self) -> Setting<'_> {
+        Setting { binary: &self.launcher, world: &self.world, scratch: &self.scratch, tls: false }
+    }
+}
+
+/// A script that becomes the program, with its core and its limits.
+fn launcher(scratch: &Scratch, name: &str, core: &str, program: &str) -> Outcome<PathBuf> {
+    let path: PathBuf = scratch.file(name);
+    fs::write(&path, format!("#!/bin/sh\nulimit -n {FILES_MAX}\nexec {core}{program} \"$@\"\n"))?;
+    fs::set_permissions(Path::new(&path), fs::Permissions::from_mode(0o700))?;
+    Ok(path)
+}
+
+/// A number in what a load tells.
+pub(crate) fn number(report: &Value, path: &str) -> Outcome<f64> {
+    report.pointer(path).and_then(Value::as_f64).ok_or_else(|| format!("the load tells no {path}").into())
+}
+
+/// Each tether's figure.
+pub(crate) fn each(report: &Value, path: &str) -> Outcome<Vec<f64>> {
+    let list = report.pointer(path).and_then(Value::as_array).ok_or_else(|| format!("the load tells no {path}"))?;
+    Ok(list.iter().filter_map(Value::as_f64).collect())
+}

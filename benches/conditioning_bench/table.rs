@@ -1,0 +1,60 @@
+//! Medians of several runs, and the table for a person.
+
+use serde_json::Value;
+
+use crate::Figures;
+
+/// What each figure is, and what it should be.
+const ROWS: [(&str, &str, &str); 12] = [
+    ("goodput_ratio_at_20x", "goodput at 20 times the peak load, as a part of the peak", "≥ 0.97"),
+    ("goodput_ratio_real_at_4x", "the same with the real handlers, at 4 times", "≥ 0.95"),
+    ("p99_ms_at_half_load", "p99 at half the peak load, ms", ""),
+    ("p99_ms_at_20x", "p99 of what was admitted at 20 times, ms", "≤ 3 × half, or 10"),
+    ("jain_1000", "Jain's index over 1,000 equal tethers", "≥ 0.99"),
+    ("worst_share_1000", "the worst share of these, as a part of the mean", "≥ 0.9"),
+    ("hog_worst_share_ratio", "the worst of 100 beside a hog of 100 times the rate, as a part of without", "≥ 0.95"),
+    ("idle_kib_per_tether", "memory of an idle tether of 10,000, KiB", "≤ 16"),
+    ("idle_core_ratio", "of a core, for 10,000 idle tethers", "< 0.02"),
+    ("recovery_ms", "from the end of the overload until p99 is back, ms", "≤ 1000"),
+    ("slow_link_ping_over_idle_ms", "ping over idle beside a bulk transfer, worst case, ms", "≤ 20"),
+    ("slow_link_goodput_ratio", "that transfer as a part of plain TCP's, worst case", "≥ 0.93"),
+];
+
+/// The median of every figure that is a number, and the last of every other.
+pub(crate) fn medians(runs: &[Figures]) -> Figures {
+    let mut medians = runs.last().cloned().unwrap_or_default();
+    for (key, value) in &mut medians {
+        let mut numbers: Vec<f64> = runs.iter().filter_map(|run| run.get(key)?.as_f64()).collect();
+        numbers.sort_unstable_by(f64::total_cmp);
+        // A run without the figure is worse than any with it; more such runs than others leave it out.
+        if let Some(median) = numbers.get(runs.len() / 2) {
+            *value = Value::from(*median);
+        }
+    }
+    medians
+}
+
+/// For a terminal.
+pub(crate) fn text(report: &Figures) -> String {
+    let mut text = String::new();
+    for (key, what, goal) in ROWS.iter().filter(|(key, ..)| report.contains_key(*key)) {
+        text += &format!("{key:<30}{:>10}   {goal:<18} {what}\n", figure(report, key));
+    }
+    for (part, why) in report["failed"].as_object().into_iter().flatten() {
+        text += &format!("{part} failed: {why}\n");
+    }
+    text
+}
+
+/// For docs/benchmarks.md.
+pub(crate) fn markdown(report: &Figures) -> String {
+    let mut text = "| figure | result | goal |\n| --- | --- | --- |".to_owned();
+    for (key, what, goal) in ROWS {
+        text += &format!("\n| {what} (`{key}`) | {} | {goal} |", figure(report, key));
+    }
+    text
+}
+
+fn figure(report: &Figures, key: &str) -> String {
+    report.get(key).and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |figure| format!("{figure:.3}"))
+}
