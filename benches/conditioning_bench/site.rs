@@ -90,7 +90,11 @@ impl Site {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }
-        Ok(serde_json::from_slice(&output.stdout)?)
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        if report["sink_answered"] != true {
+            return Err("the sink did not tell all that it counted".into());
+        }
+        Ok(report)
     }
 
     /// The command of a load.

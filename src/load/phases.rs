@@ -14,8 +14,8 @@ use super::{Direction, Error, Options};
 use crate::io::clock::monotonic_ns;
 use crate::stop::Stop;
 
-/// How long the sink may take for its answers.
-const ANSWERS_MAX_NS: u64 = 10_000_000_000;
+/// How long the sink may take for its answers. They wait behind all that an overload left in the queues.
+const ANSWERS_MAX_NS: u64 = 20_000_000_000;
 
 /// A question without an answer is asked again after this.
 const ASK_AGAIN_NS: u64 = 100_000_000;
