@@ -12,7 +12,7 @@ mod svg;
 mod systems;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +21,7 @@ use std::time::Instant;
 use clap::Parser;
 use serde_json::json;
 
-use measures::Lengths;
+use measures::{Lengths, profile};
 use row::Row;
 use site::{Error, Site};
 use systems::System;
@@ -52,6 +52,9 @@ struct Args {
     /// Write tunnel.svg into this directory
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
+    /// Instead of measuring, write perf's reports of the tunnels' programs into this directory
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     /// Measure this wstether in place of the one that was built with the bench
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_wstether"))]
     binary: PathBuf,
@@ -91,13 +94,14 @@ fn run(args: &Args) -> Result<(), Error> {
     let rounds = args.rounds.unwrap_or(if args.full { ROUNDS_FULL } else { ROUNDS_QUICK }).max(1);
     let systems: Vec<_> = systems::all(&args.binary).into_iter().filter(|system| args.wants(system.as_ref())).collect();
     let congestion = Site::new(&over)?.congestion;
+    let load_before = load();
     let mut measured: Vec<Vec<Row>> = systems.iter().map(|_| Vec::new()).collect();
     // Round after round, so that what else the machine does meets all systems alike.
     for round in 1..=rounds {
         for (system, rows) in systems.iter().zip(&mut measured) {
             let (name, path) = system.name();
             let started = Instant::now();
-            let row = measure(system.as_ref(), &over, lengths);
+            let row = measure(system.as_ref(), &over, lengths, args.profile.as_deref());
             eprintln!("{round}/{rounds} {name} {path}: {:.0} s", started.elapsed().as_secs_f64());
             Site::check(&over)?;
             rows.push(row);
@@ -111,10 +115,19 @@ fn run(args: &Args) -> Result<(), Error> {
     let text = if args.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
         let setting = if args.full { "full" } else { "quick" };
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         format!(
             "{}\n",
-            json!({ "setting": setting, "rounds": rounds, "cores": cores, "congestion_control": congestion, "rows": rows })
+            json!({
+                "setting": setting,
+                "rounds": rounds,
+                "cores": cores,
+                "kernel": kernel.trim(),
+                "congestion_control": congestion,
+                "load_before": load_before,
+                "rows": rows,
+            })
         )
     } else {
         report::markdown(&rows)
@@ -122,23 +135,37 @@ fn run(args: &Args) -> Result<(), Error> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
+/// How many programs wanted a core in the last minute: more than a few, and the figures are somebody else's, too.
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
 /// One system, from start to end.
-fn measure(system: &dyn System, over: &Arc<AtomicBool>, lengths: Lengths) -> Row {
+fn measure(system: &dyn System, over: &Arc<AtomicBool>, lengths: Lengths, profile: Option<&Path>) -> Row {
     let (name, path) = system.name();
     let version = match system.version() {
         Ok(version) => version,
         Err(error) => return Row::lacking(name, path, None, &format!("not here: {error}")),
     };
     let mut row = Row::new(name, path, Some(version));
-    match in_its_site(system, over, lengths, &mut row) {
+    match in_its_site(system, over, lengths, profile, &mut row) {
         Ok(()) => row,
         Err(error) => Row::lacking(row.system, row.path, row.version, &error.to_string()),
     }
 }
 
-fn in_its_site(system: &dyn System, over: &Arc<AtomicBool>, lengths: Lengths, row: &mut Row) -> Result<(), Error> {
+fn in_its_site(
+    system: &dyn System,
+    over: &Arc<AtomicBool>,
+    lengths: Lengths,
+    profile: Option<&Path>,
+    row: &mut Row,
+) -> Result<(), Error> {
     let site = Site::new(over)?;
     let running = system.start(&site)?;
-    measures::all(&site, system, &running, lengths, row);
+    match profile {
+        Some(directory) => profile::write(&site, &running, &format!("{} {}", row.system, row.path), directory)?,
+        None => measures::all(&site, system, &running, lengths, row),
+    }
     running.end()
 }

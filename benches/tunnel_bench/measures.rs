@@ -3,6 +3,7 @@
 pub(crate) mod cpu;
 pub(crate) mod memory;
 pub(crate) mod ping;
+pub(crate) mod profile;
 pub(crate) mod slow;
 pub(crate) mod tcp;
 pub(crate) mod udp;

@@ -1,6 +1,6 @@
 //! The rows for a person: ratios, and a table in Markdown.
 
-use crate::row::{KEYS, Row};
+use crate::row::{KEYS, Row, Table};
 
 /// The speeds that ratios are made of.
 const SPEEDS: [&str; 2] = ["tcp1_up_gbit_s", "tcp1_down_gbit_s"];
@@ -30,31 +30,46 @@ pub(crate) fn compare(rows: &mut [Row]) {
     }
 }
 
-/// The table, and below it what is to be said of single values.
+/// The tables, and below them what is to be said of single values.
 pub(crate) fn markdown(rows: &[Row]) -> String {
-    let columns: Vec<_> = KEYS.iter().filter(|key| !key.head.is_empty()).collect();
-    let mut text = String::from("| system | path |");
+    let tables = [
+        ("TCP streams, Gbit/s, and the ratios of one stream (the lower of both directions)", Table::Speed),
+        ("What a gigabyte costs with one stream (CPU seconds of the tunnel's programs), and peak memory", Table::Cost),
+        (
+            "Round trips in ms, idle and while a download fills a link of 10 Mbit/s; datagrams of 64 bytes",
+            Table::Latency,
+        ),
+    ];
+    let tables: Vec<String> = tables.iter().map(|(title, table)| one(title, *table, rows)).collect();
+    tables.join("\n") + &notes(rows)
+}
+
+fn one(title: &str, table: Table, rows: &[Row]) -> String {
+    let columns: Vec<_> = KEYS.iter().filter(|key| key.table == table).collect();
+    let mut text = format!("{title}:\n\n| system | path |");
     columns.iter().for_each(|column| text.extend([" ", column.head, " |"]));
     text.extend(["\n| --- | --- |", &" ---: |".repeat(columns.len()), "\n"]);
     for row in rows {
-        let version = row.version.as_deref().unwrap_or("-");
-        text += &format!("| {} {version} | {} |", row.system, row.path);
+        let version = row.version.as_deref().filter(|_| table == Table::Speed).unwrap_or_default();
+        text += &format!("| {} | {} |", format!("{} {version}", row.system).trim_end(), row.path);
         for column in &columns {
             let value = row.get(column.name).map_or("-".to_owned(), |value| format!("{value:.*}", column.decimals));
             text.extend([" ", &value, " |"]);
         }
         text.push('\n');
     }
-    text + &notes(rows)
+    text
 }
 
 /// The reasons that columns of the table have, each once a row.
 fn notes(rows: &[Row]) -> String {
     let mut text = String::new();
+    // A ratio that lacks one of its two says nothing that the table does not.
+    let told =
+        |name: &str| !name.starts_with("of_") && KEYS.iter().any(|key| key.name == name && key.table != Table::None);
     for row in rows {
         let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
-        let shown = |name: &str| KEYS.iter().any(|key| key.name == name && !key.head.is_empty());
-        for (key, why) in row.reasons().filter(|(key, _)| shown(key)) {
+        for (key, why) in row.reasons().filter(|(key, _)| told(key)) {
             match said.iter_mut().find(|(known, _)| *known == why) {
                 Some((_, keys)) => keys.push(key),
                 None => said.push((why, vec![key])),

@@ -10,48 +10,60 @@ use crate::site::Error;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// The head of its column; empty where only the JSON has it.
+    pub(crate) table: Table,
+    /// The head of its column.
     pub(crate) head: &'static str,
     pub(crate) decimals: usize,
 }
 
-const fn key(name: &'static str, head: &'static str, decimals: usize) -> Key {
-    Key { name, head, decimals }
+/// Where a key is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Speed,
+    Cost,
+    Latency,
+    /// In the JSON alone.
+    None,
+}
+
+const fn key(name: &'static str, table: Table, head: &'static str, decimals: usize) -> Key {
+    Key { name, table, head, decimals }
 }
 
 /// All keys, in the order of the columns.
-pub(crate) const KEYS: [Key; 31] = [
-    key("tcp1_up_gbit_s", "TCP 1 up", 2),
-    key("tcp1_down_gbit_s", "down", 2),
-    key("tcp4_up_gbit_s", "TCP 4 up", 2),
-    key("tcp4_down_gbit_s", "down", 2),
-    key("tcp16_up_gbit_s", "TCP 16 up", 2),
-    key("tcp16_down_gbit_s", "down", 2),
-    key("tunnel_cpu_up_s_per_gb", "CPU s/GB up", 1),
-    key("tunnel_cpu_down_s_per_gb", "down", 1),
-    key("tunnel_cpu_s_per_gb", "", 1),
-    key("client_cpu_s_per_gb", "", 1),
-    key("gateway_cpu_s_per_gb", "", 1),
-    key("relay_cpu_s_per_gb", "", 1),
-    key("machine_cpu_s_per_gb", "machine", 1),
-    key("softirq_cpu_s_per_gb", "", 1),
-    key("udp64_up_kpps", "UDP kpps up", 0),
-    key("udp64_down_kpps", "down", 0),
-    key("udp64_kpps", "", 0),
-    key("ping_p50_ms", "ping p50", 2),
-    key("ping_p99_ms", "p99 ms", 2),
-    key("slow_ping_p50_ms", "slow p50", 0),
-    key("slow_ping_p99_ms", "p99 ms", 0),
-    key("slow_goodput_mbit_s", "Mbit/s", 1),
-    key("gateway_peak_mib", "MiB gateway", 1),
-    key("client_peak_mib", "client", 1),
-    key("relay_peak_mib", "", 1),
-    key("peak_mib", "", 1),
-    key("gateway64_up_kpps_per_cpu_s", "", 0),
-    key("gateway64_down_kpps_per_cpu_s", "", 0),
-    key("of_roofline", "of roofline", 2),
-    key("of_kernel", "of kernel", 2),
-    key("of_best_peer", "of best peer", 2),
+pub(crate) const KEYS: [Key; 32] = [
+    key("tcp1_up_gbit_s", Table::Speed, "1 up", 2),
+    key("tcp1_down_gbit_s", Table::Speed, "1 down", 2),
+    key("tcp4_up_gbit_s", Table::Speed, "4 up", 2),
+    key("tcp4_down_gbit_s", Table::Speed, "4 down", 2),
+    key("tcp16_up_gbit_s", Table::Speed, "16 up", 2),
+    key("tcp16_down_gbit_s", Table::Speed, "16 down", 2),
+    key("of_roofline", Table::Speed, "of roofline", 2),
+    key("of_kernel", Table::Speed, "of kernel", 2),
+    key("of_best_peer", Table::Speed, "of best peer", 2),
+    key("tunnel_cpu_up_s_per_gb", Table::Cost, "CPU s/GB up", 1),
+    key("tunnel_cpu_down_s_per_gb", Table::Cost, "down", 1),
+    key("tunnel_cpu_s_per_gb", Table::None, "", 1),
+    key("client_cpu_s_per_gb", Table::Cost, "client", 1),
+    key("gateway_cpu_s_per_gb", Table::Cost, "gateway", 1),
+    key("relay_cpu_s_per_gb", Table::Cost, "relay", 1),
+    key("machine_cpu_s_per_gb", Table::Cost, "machine", 1),
+    key("softirq_cpu_s_per_gb", Table::None, "", 1),
+    key("sleeps_per_mb", Table::Cost, "sleeps a MB", 1),
+    key("gateway_peak_mib", Table::Cost, "MiB gateway", 1),
+    key("client_peak_mib", Table::Cost, "client", 1),
+    key("relay_peak_mib", Table::None, "", 1),
+    key("peak_mib", Table::None, "", 1),
+    key("ping_p50_ms", Table::Latency, "ping p50", 2),
+    key("ping_p99_ms", Table::Latency, "p99", 2),
+    key("slow_ping_p50_ms", Table::Latency, "slow link p50", 0),
+    key("slow_ping_p99_ms", Table::Latency, "p99", 0),
+    key("slow_goodput_mbit_s", Table::Latency, "Mbit/s", 1),
+    key("udp64_up_kpps", Table::Latency, "UDP kpps up", 0),
+    key("udp64_down_kpps", Table::Latency, "down", 0),
+    key("udp64_kpps", Table::None, "", 0),
+    key("gateway64_up_kpps_per_cpu_s", Table::None, "", 0),
+    key("gateway64_down_kpps_per_cpu_s", Table::None, "", 0),
 ];
 
 /// What is known of one system and path.

@@ -17,6 +17,8 @@ pub(crate) struct Spent {
     pub(crate) machine_s: f64,
     /// What the machine spent in soft interrupts, which no process accounts for.
     pub(crate) softirq_s: f64,
+    /// How often a thread of the tunnel's programs went to sleep: each time costs a wake-up.
+    pub(crate) sleeps: f64,
 }
 
 impl Spent {
@@ -26,6 +28,7 @@ impl Spent {
         let processes = Process::all();
         for (role, id) in running.processes() {
             let s: f64 = family(&processes, id).map(|process| process.cpu_s).sum();
+            spent.sleeps += family(&processes, id).map(|process| sleeps(process.id)).sum::<f64>();
             *match role {
                 Role::Client => &mut spent.client_s,
                 Role::Gateway => &mut spent.gateway_s,
@@ -46,6 +49,7 @@ impl Spent {
             relay_s: self.relay_s - before.relay_s,
             machine_s: self.machine_s - before.machine_s,
             softirq_s: self.softirq_s - before.softirq_s,
+            sleeps: self.sleeps - before.sleeps,
         }
     }
 
@@ -56,6 +60,7 @@ impl Spent {
             relay_s: self.relay_s + other.relay_s,
             machine_s: self.machine_s + other.machine_s,
             softirq_s: self.softirq_s + other.softirq_s,
+            sleeps: self.sleeps + other.sleeps,
         }
     }
 
@@ -108,6 +113,17 @@ pub(crate) fn family(all: &[Process], ancestor: u32) -> impl Iterator<Item = &Pr
 pub(crate) fn child(name: &str) -> Option<u32> {
     let own = std::process::id();
     Process::all().into_iter().find(|process| process.parent == own && process.name == name).map(|process| process.id)
+}
+
+/// How often the threads of a process have gone to sleep by themselves.
+fn sleeps(id: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten();
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let count = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<f64>().ok()
+    };
+    statuses.filter_map(count).sum()
 }
 
 /// Ticks that the machine was busy, and those of them in soft interrupts (proc(5), /proc/stat).

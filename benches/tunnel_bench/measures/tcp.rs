@@ -43,7 +43,7 @@ pub(crate) fn streams(site: &Site, running: &Running, length: Duration, row: &mu
     costs(&single, row);
 }
 
-const COST_KEYS: [&str; 8] = [
+const COST_KEYS: [&str; 9] = [
     "client_cpu_s_per_gb",
     "gateway_cpu_s_per_gb",
     "relay_cpu_s_per_gb",
@@ -52,7 +52,9 @@ const COST_KEYS: [&str; 8] = [
     "tunnel_cpu_down_s_per_gb",
     "machine_cpu_s_per_gb",
     "softirq_cpu_s_per_gb",
+    "sleeps_per_mb",
 ];
+const MB_PER_GB: f64 = 1e3;
 
 fn costs(single: &[Transfer], row: &mut Row) {
     let [up, down] = single else {
@@ -70,6 +72,7 @@ fn costs(single: &[Transfer], row: &mut Row) {
         down.spent.tunnel_s() / down.gb,
         both.machine_s / gb,
         both.softirq_s / gb,
+        both.sleeps / (gb * MB_PER_GB),
     ];
     COST_KEYS.iter().zip(values).for_each(|(key, value)| row.set(key, value));
 }

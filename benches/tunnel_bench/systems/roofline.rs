@@ -27,7 +27,8 @@ impl System for Roofline {
     }
 
     fn version(&self) -> Result<String, Error> {
-        super::version_of("cc", &["--version"]).map_err(|error| format!("no C compiler: {error}").into())
+        let told = super::version_of("cc", &["--version"]).map_err(|error| format!("no C compiler: {error}"))?;
+        Ok(format!("cc {}", told.rsplit(' ').next().unwrap_or_default()))
     }
 
     fn start(&self, site: &Site) -> Result<Running, Error> {
@@ -51,5 +52,9 @@ impl System for Roofline {
         site.gateway_masquerades(TUN, Prefix::new(GATEWAY.into(), 30))?;
         site.laptop_goes_by(TUN, None)?;
         Ok(Running::of([(Role::Client, client), (Role::Gateway, server)]))
+    }
+
+    fn is_quick(&self) -> bool {
+        !self.plain
     }
 }
