@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,14 +51,20 @@ impl System for Ocserv {
         site.until("does not listen", &mut server, || site.reaches(laptop, GATEWAY_DIRECT, PORT))?;
         let mut client = connect(site, &pin)?;
         let address = site.scratch.file("address");
-        let told = || fs::read_to_string(&address).is_ok_and(|address| address.trim().parse::<Ipv4Addr>().is_ok());
-        site.until("gets no address", &mut client, told)?;
-        let address: Ipv4Addr = fs::read_to_string(&address)?.trim().parse()?;
-        site.tunnel_end(laptop, &mut client, CLIENT_TUN, Prefix::new(address.into(), 32), None)?;
+        site.until("gets no address", &mut client, || given(&address).is_some())?;
+        let (address, mtu) = given(&address).ok_or("the address has gone")?;
+        site.tunnel_end(laptop, &mut client, CLIENT_TUN, Prefix::new(address.into(), 32), Some(mtu))?;
         site.gateway_masquerades(GATEWAY_TUN, POOL)?;
         site.laptop_goes_by(CLIENT_TUN, None)?;
         Ok(Running::of([(Role::Client, client), (Role::Gateway, server)]))
     }
+}
+
+/// The address and the MTU that the script has noted.
+fn given(note: &Path) -> Option<(Ipv4Addr, u32)> {
+    let text = fs::read_to_string(note).ok()?;
+    let (address, mtu) = text.trim().split_once(' ')?;
+    Some((address.parse().ok()?, mtu.parse().ok()?))
 }
 
 /// Writes the server's files, and returns the pin by which the client knows its key.
@@ -84,7 +91,7 @@ fn configure(site: &Site) -> Result<String, Error> {
     fs::write(file("ocserv.conf"), configuration)?;
     // In place of the script that would change the machine's routes and resolver.
     let script = format!(
-        "#!/bin/sh\n[ \"$reason\" = connect ] && echo \"$INTERNAL_IP4_ADDRESS\" > {}\nexit 0\n",
+        "#!/bin/sh\n[ \"$reason\" = connect ] && echo \"$INTERNAL_IP4_ADDRESS $INTERNAL_IP4_MTU\" > {}\nexit 0\n",
         file("address")
     );
     fs::write(file("script"), script)?;
