@@ -3,6 +3,7 @@
 //! Both directions of a TLS connection are one state, so it has a lock of its own, held for the cipher and the socket's
 //! own calls, never across a handler. Plain TCP needs none.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -17,15 +18,35 @@ mod tcp;
 
 pub use tcp::TcpOptions;
 
-/// Ciphertext that rustls may hold for a socket that does not take it. Two full records: enough to keep the socket
-/// busy, little enough that the queue stands where it is managed.
-const TLS_BUFFER_BYTES: usize = 2 * 16_640;
+/// The most plaintext of a TLS record (RFC 8446, 5.1).
+const TLS_RECORD_BYTES: usize = 16_384;
+
+/// What rustls takes at once and may hold for a socket that is full: two records, to the byte, so that it makes no small
+/// one behind them. Enough to keep the socket busy, little enough that the queue stands where it is managed.
+const TLS_BUFFER_BYTES: usize = 2 * TLS_RECORD_BYTES;
+
+/// Ciphertext that one system call reads: four records with their headers and tags (RFC 8446, 5.2), a link's largest
+/// batch.
+const TLS_READ_BYTES: usize = 4 * (TLS_RECORD_BYTES + 256 + 5);
+
+thread_local! {
+    /// Where ciphertext is read to: one a thread, so that an idle connection holds none. rustls would read it in pieces
+    /// of 4 KiB, a system call each.
+    static CIPHERTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection's TLS.
+struct Tls {
+    connection: Connection,
+    /// Ciphertext that was read and not taken in, because the caller's buffer was full of what came before it.
+    untaken: Vec<u8>,
+}
 
 /// One end of a connection.
 pub struct Transport {
     stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<Mutex<Connection>>,
+    tls: Option<Mutex<Tls>>,
 }
 
 impl fmt::Debug for Transport {
@@ -51,7 +72,7 @@ impl Transport {
         stream.set_nodelay(true)?;
         let tls = tls.map(|mut connection| {
             connection.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-            Mutex::new(connection)
+            Mutex::new(Tls { connection, untaken: Vec::new() })
         });
         Ok(Self { stream, peer, tls })
     }
@@ -77,20 +98,9 @@ impl Transport {
     /// # Errors
     /// Those of the socket; `InvalidData` for a TLS error.
     pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &self.tls else { return retry(|| (&self.stream).read(into)) };
-        let mut tls = locked(tls);
-        loop {
-            match tls.reader().read(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-            if retry(|| tls.read_tls(&mut &self.stream))? == 0 {
-                return Ok(0);
-            }
-            let processed = tls.process_new_packets();
-            // Handshake answers and alerts, the last one included, go out before anything else.
-            flush(&mut tls, &self.stream)?;
-            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match &self.tls {
+            None => retry(|| (&self.stream).read(into)),
+            Some(tls) => locked(tls).read(&self.stream, into),
         }
     }
 
@@ -105,19 +115,13 @@ impl Transport {
                 bytes => Written { bytes: bytes?, blocked: false },
             });
         };
-        let mut tls = locked(tls);
-        let mut bytes = 0;
-        if flush(&mut tls, &self.stream)? || tls.is_handshaking() {
-            return Ok(Written { bytes, blocked: true });
+        let tls = &mut locked(tls).connection;
+        if flush(tls, &self.stream)? || tls.is_handshaking() {
+            return Ok(Written { bytes: 0, blocked: true });
         }
-        for slice in slices {
-            let taken = tls.writer().write(slice)?;
-            bytes += taken;
-            if taken < slice.len() {
-                break;
-            }
-        }
-        let blocked = flush(&mut tls, &self.stream)?;
+        // All slices at once: records are filled across them.
+        let bytes = tls.writer().write_vectored(slices)?;
+        let blocked = flush(tls, &self.stream)?;
         Ok(Written { bytes, blocked })
     }
 
@@ -126,21 +130,21 @@ impl Transport {
     /// # Errors
     /// Those of the socket.
     pub fn flush(&self) -> io::Result<bool> {
-        self.tls.as_ref().map_or(Ok(false), |tls| flush(&mut locked(tls), &self.stream))
+        self.tls.as_ref().map_or(Ok(false), |tls| flush(&mut locked(tls).connection, &self.stream))
     }
 
     /// Whether a TLS handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| locked(tls).is_handshaking())
+        self.tls.as_ref().is_some_and(|tls| locked(tls).connection.is_handshaking())
     }
 
     /// Tells the peer that no more comes.
     pub fn finish(&self) {
         if let Some(tls) = &self.tls {
-            let mut tls = locked(tls);
+            let tls = &mut locked(tls).connection;
             tls.send_close_notify();
             // A peer that is gone need not be told.
-            drop(flush(&mut tls, &self.stream));
+            drop(flush(tls, &self.stream));
         }
         drop(self.stream.shutdown(Shutdown::Write));
     }
@@ -157,7 +161,57 @@ impl AsFd for Transport {
     }
 }
 
-fn locked(tls: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+impl Tls {
+    fn read(&mut self, stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            let taken = if self.untaken.is_empty() {
+                CIPHERTEXT.with_borrow_mut(|ciphertext| {
+                    ciphertext.resize(TLS_READ_BYTES, 0);
+                    // More than fits into the caller's buffer would have to be kept.
+                    let room = into.len().clamp(TLS_RECORD_BYTES, TLS_READ_BYTES);
+                    let count = retry(|| (&*stream).read(&mut ciphertext[..room]))?;
+                    if count == 0 { Ok(None) } else { self.take_in(&ciphertext[..count], stream, into).map(Some) }
+                })
+            } else {
+                let untaken = std::mem::take(&mut self.untaken);
+                self.take_in(&untaken, stream, into).map(Some)
+            };
+            match taken? {
+                // Nothing whole was there: a handshake's message, or the start of a record.
+                Some(0) => {}
+                count => return Ok(count.unwrap_or(0)),
+            }
+        }
+    }
+
+    /// Decrypts into `into` what of the ciphertext goes there, and keeps the rest.
+    fn take_in(&mut self, mut ciphertext: &[u8], stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        let tls = &mut self.connection;
+        let mut filled = 0;
+        while !ciphertext.is_empty() && filled < into.len() {
+            if tls.read_tls(&mut ciphertext)? == 0 {
+                // The peer has said that it is done: what follows is nobody's.
+                return Ok(filled);
+            }
+            let processed = tls.process_new_packets();
+            // Handshake answers and alerts, the last one included, go out before anything else.
+            flush(tls, stream)?;
+            let plaintext_bytes =
+                processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?.plaintext_bytes_to_read();
+            if plaintext_bytes > 0 {
+                filled += tls.reader().read(&mut into[filled..])?;
+            }
+        }
+        self.untaken.extend_from_slice(ciphertext);
+        Ok(filled)
+    }
+}
+
+fn locked(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
