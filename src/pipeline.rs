@@ -117,8 +117,10 @@ pub fn gateway(
 
     // uplink, from its end
     let out: Sink<nat_rewrite::Translated> = match &egress.way {
-        Way::Raw { sender, .. } => build.sink(&diagram::RAW_SEND, RawSend::new(Arc::clone(sender))),
-        Way::Tun(tun) => build.sink(&diagram::TUN_WRITE, TunWrite::new(Arc::clone(tun))),
+        Way::Raw { sender, .. } => {
+            build.sink(&diagram::RAW_SEND, RawSend::new(Arc::clone(sender), registry.pool.clone()))
+        }
+        Way::Tun(tun) => build.sink(&diagram::TUN_WRITE, TunWrite::new(Arc::clone(tun), registry.pool.clone())),
     };
     let turn: Arc<dyn Port<_>> = nat_in.clone();
     let nat_out = build.stage(

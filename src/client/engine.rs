@@ -144,7 +144,7 @@ impl Engine {
         let settings = settings(1, WhenFull::Drop);
         let ws_encode = Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), figures.ws_encode);
 
-        let tun_write = TunWrite::<Raw>::new(Arc::clone(&tun)).only_to(Arc::clone(&destination));
+        let tun_write = TunWrite::<Raw>::new(Arc::clone(&tun), pool.clone()).only_to(Arc::clone(&destination));
         let settings = self::settings(1, WhenFull::Park);
         let tun_write = Stage::new(TUN_WRITE, settings, tun_write, None, None, Arc::clone(&cores), figures.tun_write);
 

@@ -14,6 +14,7 @@ use super::{
 use crate::io::netlink::Link;
 use crate::io::receive::Slot;
 use crate::io::{Received, bpf, sys, virtio};
+use crate::offload::Merger;
 use crate::packet::{BufPool, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
 /// What arrives for our addresses and ports.
@@ -29,6 +30,7 @@ pub struct RawReceiver {
 struct Slots {
     headers: [[u8; HEADER_BYTES_MAX]; BATCH],
     packets: [Slot; BATCH],
+    merger: Merger,
 }
 
 /// The lengths that one system call brought; `None` for a packet that was cut off.
@@ -53,25 +55,38 @@ impl RawReceiver {
         sys::bind_link(fd.as_fd(), link.index, ETHERTYPE_IPV4)
             .map_err(doing("binding the capture to its interface"))?;
         let packets = std::array::from_fn(|_| Slot::new(PACKET_BYTES_MAX));
-        let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets });
+        let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, merger: Merger::default() });
         Ok(Self { fd, link_bytes, kernel_drops: AtomicU64::new(0), slots })
     }
 
-    /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost.
+    /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost. What
+    /// came of a TCP flow in a row is one super-packet, where the device has not joined it already.
     ///
     /// # Errors
     /// The interface is down or gone (ENETDOWN, ENXIO).
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = self.read_singles(&mut slots, pool, max, out)?;
+        slots.merger.merge(out, pool);
+        Ok(received)
+    }
+
+    fn read_singles(
+        &self,
+        slots: &mut Slots,
+        pool: &BufPool,
+        max: usize,
+        out: &mut Vec<Packet<Raw>>,
+    ) -> io::Result<Received> {
         let mut received = Received::default();
         while received.packets + received.lost < max {
             let wanted = BATCH.min(max - received.packets - received.lost);
             for slot in &mut slots.packets[..wanted] {
                 slot.ready(pool);
             }
-            let Lengths { count, lens } = self.receive(&mut slots, wanted)?;
+            let Lengths { count, lens } = self.receive(slots, wanted)?;
             for (at, len) in lens.iter().enumerate().take(count) {
-                match len.and_then(|len| self.packet(&mut slots, at, len, pool)) {
+                match len.and_then(|len| self.packet(slots, at, len, pool)) {
                     Some(packet) => {
                         out.push(packet);
                         received.packets += 1;
@@ -103,7 +118,7 @@ impl RawReceiver {
 
     fn receive(&self, slots: &mut Slots, wanted: usize) -> io::Result<Lengths> {
         let header_bytes = self.header_bytes();
-        let Slots { headers, packets } = slots;
+        let Slots { headers, packets, .. } = slots;
         let mut pairs = headers.iter_mut().zip(packets.iter_mut());
         let mut areas: [[IoSliceMut<'_>; 3]; BATCH] = std::array::from_fn(|_| match pairs.next() {
             Some((header, slot)) => {

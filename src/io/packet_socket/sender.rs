@@ -86,6 +86,11 @@ impl RawSender {
         Ok(Self { fd, by_kernel, link_bytes: link_header_bytes(link), hops: NextHops::open(link)? })
     }
 
+    /// Whether the next hop of this packet has a known hardware address.
+    pub fn has_neighbour(&self, packet: &[u8]) -> bool {
+        destination(packet).is_some_and(|destination| matches!(self.hops.find(destination), Hop::Direct { .. }))
+    }
+
     /// Sends the batch, and never blocks. The packets keep their place; only checksums may be changed.
     pub fn send_batch<Proof>(&self, packets: &mut [Packet<Proof>]) -> SendReport {
         self.hops.refresh();
