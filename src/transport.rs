@@ -234,3 +234,79 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// Both ends of a TLS connection over loopback, behind their handshake.
+    fn encrypted() -> (Transport, Transport) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let near = StdStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (far, _) = listener.accept().expect("a connection");
+        let certified = rcgen::generate_simple_self_signed(["gateway".to_owned()]).expect("a certificate");
+        let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.try_into().expect("a key"))
+            .expect("a server");
+        let name = "gateway".try_into().expect("a name");
+        let client = ClientConnection::new(Arc::new(client), name).expect("a client").into();
+        let server = ServerConnection::new(Arc::new(server)).expect("a server").into();
+        let [near, far] = [(near, client), (far, server)].map(|(stream, tls)| {
+            stream.set_nonblocking(true).expect("non-blocking");
+            Transport::new(TcpStream::from_std(stream), Some(tls)).expect("connected")
+        });
+        while near.is_handshaking() || far.is_handshaking() {
+            for end in [&near, &far] {
+                end.flush().expect("open");
+                assert_eq!(end.read(&mut [0; 64]).expect_err("no data yet").kind(), io::ErrorKind::WouldBlock);
+            }
+        }
+        (near, far)
+    }
+
+    /// Sends `sent` in slices of `slice_bytes` and reads it into buffers of `into_bytes`, one thing after the other.
+    fn carried(sent: &[u8], slice_bytes: usize, into_bytes: usize) -> Vec<u8> {
+        let (near, far) = encrypted();
+        let (mut received, mut into, mut written) = (Vec::new(), vec![0; into_bytes], 0);
+        while received.len() < sent.len() {
+            let slices: Vec<_> = sent[written..].chunks(slice_bytes).take(50).map(IoSlice::new).collect();
+            written += near.write(&slices).expect("open").bytes;
+            near.flush().expect("open");
+            match far.read(&mut into) {
+                Ok(count) => received.extend_from_slice(&into[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        near.finish();
+        let ended = std::iter::repeat_with(|| far.read(&mut into)).find(|read| read.is_ok());
+        assert_eq!(ended.and_then(Result::ok), Some(0), "nothing is behind it but the end");
+        received
+    }
+
+    #[test]
+    fn what_is_encrypted_arrives_whole_whatever_the_slices_and_the_readers_buffer() {
+        let sent: Vec<u8> = (0..300_000_usize).map(|at| (at * 7 + at / 251) as u8).collect();
+        for (slice_bytes, into_bytes) in
+            [(67, 100_000), (1_448, 524_288), (65_536, 16_384), (65_536, 5_000), (9_000, 333)]
+        {
+            assert!(carried(&sent, slice_bytes, into_bytes) == sent, "{slice_bytes} into {into_bytes}");
+        }
+    }
+}
