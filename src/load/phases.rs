@@ -17,6 +17,9 @@ use crate::stop::Stop;
 /// How long the sink may take for its answers. They wait behind all that an overload left in the queues.
 const ANSWERS_MAX_NS: u64 = 20_000_000_000;
 
+/// How long it may take to be there at all, before any load.
+const SINK_MAX_NS: u64 = 5_000_000_000;
+
 /// A question without an answer is asked again after this.
 const ASK_AGAIN_NS: u64 = 100_000_000;
 
@@ -124,7 +127,7 @@ impl<'a> Run<'a> {
 
     /// Asks the sink for every tether's flow.
     fn ask(&mut self) -> Result<(), Error> {
-        let end_ns = monotonic_ns() + ANSWERS_MAX_NS + self.generator.tethers.len() as u64 * 1_000_000;
+        let end_ns = monotonic_ns() + SINK_MAX_NS + self.generator.tethers.len() as u64 * 1_000_000;
         let done = self.until(
             end_ns,
             |generator| unasked(generator).next().is_none(),
@@ -147,7 +150,7 @@ impl<'a> Run<'a> {
         self.generator.ends_ns = begins_ns + nanoseconds(self.options.lasts);
         self.generator.begins_ns = begins_ns;
         let mut speaker = 0;
-        let end_ns = monotonic_ns() + ANSWERS_MAX_NS;
+        let end_ns = monotonic_ns() + SINK_MAX_NS;
         let started = self.until(
             end_ns,
             |generator| generator.answers.started,
