@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 mod smallest;
 
-use smallest::Smallest;
+use smallest::{Sample, Smallest};
 
 /// A whole packet with its capsule's header.
 pub const PACKET_BYTES: u64 = 1_508;
@@ -31,8 +31,8 @@ const WHOLE_MIN: Duration = Duration::from_millis(20);
 /// Rates are taken over at least so long, or a batch more or less would change them.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 
-/// A rate above so much of an earlier one has grown; below it may be the same with noise.
-const GROWS: f64 = 1.1;
+/// Rounds whose rates are remembered: fewer than the ten within which a change of the path is to be followed.
+const RATES: usize = 5;
 
 /// A message takes about so long to send: more of it would hold up what comes behind, and a message counts as received
 /// only when it is whole.
@@ -90,8 +90,8 @@ pub struct Window {
     was_blocked: bool,
     /// Rounds in a row in which a full window made no queue.
     short_rounds: u32,
-    /// The rates of the last two rounds, the newer one first.
-    rates: [f64; 2],
+    /// The rates of the last rounds with a full window, the newest first.
+    rates: [f64; RATES],
     /// The window while the queue is let run dry.
     drain_bytes: Option<u64>,
     /// The smallest round trip when the last drain began, and whether it found one that is clearly shorter.
@@ -117,7 +117,7 @@ impl Window {
             was_full: false,
             was_blocked: false,
             short_rounds: 0,
-            rates: [0.0; 2],
+            rates: [0.0; RATES],
             drain_bytes: None,
             drained: (Duration::ZERO, false),
             judged_from_bytes: 0,
@@ -143,7 +143,7 @@ impl Window {
 
     /// The smallest round trip of the last ten seconds.
     pub fn smallest(&self) -> Option<Duration> {
-        self.smallest.get()
+        Some(self.smallest.get()?.round_trip)
     }
 
     /// Bytes on their way.
@@ -194,7 +194,8 @@ impl Window {
         (self.acked_bytes, self.acked) = (bytes, now);
         if self.smallest.is_old(now) {
             self.smallest.turn(now);
-            if self.was_full || self.was_blocked {
+            // While the window grows there is no queue to be drained.
+            if (self.was_full || self.was_blocked) && self.short_rounds == 0 {
                 self.drain();
             }
         }
@@ -212,7 +213,7 @@ impl Window {
         if is_honest {
             self.drained.1 = round_trip < self.drained.0 * 15 / 16;
         }
-        self.smallest.take(round_trip);
+        self.smallest.take(Sample { round_trip, rate: self.rate });
         self.present = Some(round_trip);
         if let Some(round) = &mut self.round {
             round.round_trip = Some(round.round_trip.map_or(round_trip, |least| least.min(round_trip)));
@@ -221,7 +222,7 @@ impl Window {
 
     /// Lets the queue run dry, so that the path's own round trip is seen below the queue that this window keeps.
     fn drain(&mut self) {
-        let (Some(rate), Some(smallest)) = (self.rate, self.smallest.get()) else { return };
+        let (Some(rate), Some(smallest)) = (self.rate, self.smallest()) else { return };
         let path = (rate * smallest.as_secs_f64()) as u64;
         self.drained = (smallest, false);
         self.drain_bytes = Some((path * DRAINED_EIGHTHS / 8).saturating_sub(PACKET_BYTES).max(1));
@@ -241,10 +242,11 @@ impl Window {
         let Some(round) = self.round else { return self.begin_round(now) };
         let (Some(round_trip), Some(smallest)) = (round.round_trip, self.smallest.get()) else { return };
         let took = now.saturating_duration_since(round.began);
-        if took < smallest.max(ROUND_MIN) {
+        if took < smallest.round_trip.max(ROUND_MIN) {
             return;
         }
         let rate = (self.acked_bytes - round.acked_bytes) as f64 / took.as_secs_f64();
+        let smallest = smallest.at(rate);
         let queue = round_trip.saturating_sub(smallest);
         let has_queue = queue >= queue_of(rate, smallest) / 4;
         if !has_queue && self.was_full && self.acked_bytes < round.sent_bytes {
@@ -254,7 +256,7 @@ impl Window {
             self.rate = Some(rate);
         }
         self.resize(rate, smallest, queue, has_queue);
-        if self.drained.1 {
+        if std::mem::take(&mut self.drained.1) && self.short_rounds == 0 {
             // What was taken for the path was a queue in part: there may be more of it.
             return self.drain();
         }
@@ -262,35 +264,40 @@ impl Window {
     }
 
     fn resize(&mut self, rate: f64, smallest: Duration, queue: Duration, has_queue: bool) {
-        let found = target_bytes(rate, smallest);
         let bytes = if !self.was_full {
             // What others made wait, or a path that became slower: as long as little is sent, it may be noise.
             let waits = queue >= queue_of(rate, smallest);
-            if waits { found.max(self.bytes / 2).max(BEGIN_BYTES).min(self.bytes) } else { self.bytes }
+            let found = target_bytes(rate, smallest).max(self.bytes / 2).max(BEGIN_BYTES);
+            if waits { found.min(self.bytes) } else { self.bytes }
         } else if has_queue {
+            // Behind a step that went too far the way back is as long.
+            let least = if self.short_rounds > 1 { 0 } else { self.bytes / 2 };
+            if self.short_rounds > 0 {
+                // What was before the window grew was the window's rate, not the path's.
+                self.rates = [rate; RATES];
+            }
             self.short_rounds = 0;
-            found.clamp(self.bytes / 2, self.bytes * 2)
+            target_bytes(self.usual_rate(rate), smallest).clamp(least, self.bytes * 2)
         } else {
-            self.grown(rate, found)
+            // A full window without a queue is too short: a little, or by far where the path has become another one.
+            self.short_rounds += 1;
+            match self.short_rounds {
+                1 => self.bytes + self.bytes / 4 + PACKET_BYTES,
+                2 => self.bytes * 2,
+                _ => self.bytes * 3,
+            }
         };
         self.bytes = bytes.max(BYTES_MIN).min(self.bytes_max);
-        self.rates = [rate, self.rates[0]];
     }
 
-    /// A full window without a queue is too short: a little, or by far where the path has become another one.
-    fn grown(&mut self, rate: f64, found: u64) -> u64 {
-        self.short_rounds += 1;
-        // What a round brings was sent in the one before, by the window of the one before that.
-        let helps = rate > GROWS * self.rates[1];
-        match self.short_rounds {
-            1 => self.bytes + self.bytes / 4 + PACKET_BYTES,
-            2 => self.bytes * 2,
-            _ if helps => self.bytes * 3,
-            _ => {
-                self.short_rounds = 0;
-                found.clamp(self.bytes / 2, self.bytes)
-            }
-        }
+    /// The second highest rate of the last rounds. A round in which the processor or the radio did something else says
+    /// little of the path, and a window that believed it would make it true.
+    fn usual_rate(&mut self, rate: f64) -> f64 {
+        self.rates.rotate_right(1);
+        self.rates[0] = rate;
+        let mut sorted = self.rates;
+        sorted.sort_by(f64::total_cmp);
+        sorted[RATES - 2]
     }
 
     fn begin_round(&mut self, now: Instant) {

@@ -27,6 +27,8 @@ mod page;
 mod path_mtu;
 #[path = "support/servers.rs"]
 mod servers;
+#[path = "root/slow_link.rs"]
+mod slow_link;
 #[path = "root/stranger.rs"]
 mod stranger;
 #[path = "root/world.rs"]

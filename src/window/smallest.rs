@@ -2,15 +2,37 @@
 
 use std::time::{Duration, Instant};
 
+use super::PACKET_BYTES;
+
 /// Round trips are remembered for one to two of these: a path that became longer is believed after ten seconds.
 const HALF: Duration = Duration::from_secs(5);
+
+/// A round trip, and the rate in bytes a second at that time, where it was known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) round_trip: Duration,
+    pub(super) rate: Option<f64>,
+}
+
+impl Sample {
+    /// What it would have been at `rate`: on a slower link a packet itself takes longer.
+    pub(super) fn at(self, rate: f64) -> Duration {
+        let packet_s = |rate: f64| PACKET_BYTES as f64 / rate.max(1.0);
+        let later_s = self.rate.map_or(0.0, |then| packet_s(rate) - packet_s(then)).max(0.0);
+        self.round_trip + Duration::from_secs_f64(later_s)
+    }
+
+    fn min(self, other: Self) -> Self {
+        if other.round_trip < self.round_trip { other } else { self }
+    }
+}
 
 /// The smallest round trip of this half and of the one before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Smallest {
     began: Instant,
-    this: Option<Duration>,
-    before: Option<Duration>,
+    this: Option<Sample>,
+    before: Option<Sample>,
 }
 
 impl Smallest {
@@ -18,15 +40,15 @@ impl Smallest {
         Self { began: now, this: None, before: None }
     }
 
-    pub(super) fn get(&self) -> Option<Duration> {
+    pub(super) fn get(&self) -> Option<Sample> {
         match (self.this, self.before) {
             (Some(this), Some(before)) => Some(this.min(before)),
             (this, before) => this.or(before),
         }
     }
 
-    pub(super) fn take(&mut self, round_trip: Duration) {
-        self.this = Some(self.this.map_or(round_trip, |least| least.min(round_trip)));
+    pub(super) fn take(&mut self, sample: Sample) {
+        self.this = Some(self.this.map_or(sample, |least| least.min(sample)));
     }
 
     /// Whether this half is over.
