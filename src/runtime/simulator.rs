@@ -11,7 +11,7 @@ use super::controller::{self, Decision, LOOK_EVERY, PoolController};
 use super::hand_over::{self, Rule, WAKE_UP_COST};
 use super::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
 use super::port::Upstream;
-use super::queue::{Fifo, Load, Shed, Weigh};
+use super::queue::{Load, Queue, Shed, Weigh};
 use super::stage::WhenFull;
 use super::waiting::Waiting;
 
@@ -145,9 +145,9 @@ enum Event {
     Look,
 }
 
-struct SimStage {
+struct SimStage<Q: Queue<Item = Item>> {
     spec: Spec,
-    lanes: Lanes<Fifo<Item>>,
+    lanes: Lanes<Q>,
     waiting: Waiting,
     leftovers: HashMap<LaneId, Vec<Entry<Item>>>,
     controller: PoolController,
@@ -177,13 +177,13 @@ struct Worker {
 }
 
 /// A chain of stages in virtual time.
-struct Simulation {
+struct Simulation<Q: Queue<Item = Item>> {
     origin: Instant,
     now: Ns,
     random: Random,
     events: BinaryHeap<Reverse<(Ns, u64, Event)>>,
     events_made: u64,
-    stages: Vec<SimStage>,
+    stages: Vec<SimStage<Q>>,
     workers: Vec<Worker>,
     cores: usize,
     cores_busy: usize,
@@ -194,7 +194,7 @@ struct Simulation {
     changes: Vec<Change>,
 }
 
-impl Simulation {
+impl<Q: Queue<Item = Item>> Simulation<Q> {
     fn new(seed: u64, cores: usize, specs: &[Spec], flows: &[Flow]) -> Self {
         let mut simulation = Self {
             origin: Instant::now(),
@@ -282,20 +282,19 @@ impl Simulation {
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
         let mut offered = vec![Entry { origin: lane, lane, item }];
         let now = self.instant();
-        self.stages[0].lanes.offer(
-            now,
-            HandOver::Queue,
-            &mut offered,
-            &mut entered,
-            &mut refused,
-            &mut Shed::default(),
-        );
+        let mut shed = Shed::default();
+        self.stages[0].lanes.offer(now, HandOver::Queue, &mut offered, &mut entered, &mut refused, &mut shed);
         self.drop_all(&refused);
+        self.drop_shed(&shed);
         self.wake(0);
     }
 
     fn drop_all(&mut self, refused: &[Entry<Item>]) {
         refused.iter().for_each(|entry| self.delivered[entry.item.flow as usize].dropped += 1);
+    }
+
+    fn drop_shed(&mut self, shed: &Shed<Item>) {
+        shed.dropped.iter().for_each(|(_, item)| self.delivered[item.flow as usize].dropped += 1);
     }
 
     fn wake(&mut self, stage: usize) {
@@ -370,8 +369,8 @@ impl Simulation {
             self.wake(stage);
             return false;
         }
-        let mut batch = Batch::default();
-        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut Shed::default()) else {
+        let (mut batch, mut shed) = (Batch::default(), Shed::default());
+        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut shed) else {
             here.idle.push(worker);
             return false;
         };
@@ -381,6 +380,7 @@ impl Simulation {
             here.sojourns.push(sojourn);
         }
         self.workers[worker].job = Some(Job::new(stage, batch, taken.behind));
+        self.drop_shed(&shed);
         self.let_in(stage);
         self.wake(stage);
         true
@@ -433,10 +433,11 @@ impl Simulation {
         let segments: u64 = out.iter().map(|entry| u64::from(entry.item.segments)).sum();
         let service = Duration::from_nanos(next.segment_service * segments);
         let hand_over = hand_over::decide(next.spec.rule, hand_over::Observation { behind, cores_free, service });
-        let (mut entered, mut refused) = (Batch::default(), Vec::new());
-        next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut Shed::default());
-        let mut parked = Vec::new();
-        if next.spec.when_full == WhenFull::Drop {
+        let (mut entered, mut refused, mut shed) = (Batch::default(), Vec::new(), Shed::default());
+        next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut shed);
+        let (when_full, mut parked) = (next.spec.when_full, Vec::new());
+        self.drop_shed(&shed);
+        if when_full == WhenFull::Drop {
             self.drop_all(&refused);
         } else {
             for entry in refused {
@@ -495,7 +496,7 @@ impl Simulation {
     }
 }
 
-impl SimStage {
+impl<Q: Queue<Item = Item>> SimStage<Q> {
     fn new(spec: Spec) -> Self {
         let make = if spec.has_lane_rule { Lanes::new } else { Lanes::without_lane_rule };
         Self {

@@ -205,6 +205,9 @@ fn an_empty_lane_holds_no_memory_but_its_own_few_bytes() {
     }
 }
 
+mod lanes;
+mod slow_link;
+
 #[derive(Clone, Debug)]
 enum Call {
     Push { flow: u64, segments: u32, bytes: usize, is_capable: bool },

@@ -1,6 +1,22 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+use std::hash::RandomState;
+
 use super::*;
+use crate::runtime::fq_codel::{FqCodel, OfFlow};
+use crate::runtime::queue::Fifo;
+
+type Simulation = super::Simulation<Fifo<Item>>;
+
+impl OfFlow for Item {
+    fn flow(&self, _keys: &RandomState) -> u64 {
+        self.flow.into()
+    }
+
+    fn mark_congestion(&mut self) -> bool {
+        false
+    }
+}
 
 const SPEC: Spec = Spec {
     lanes: 64,
@@ -155,4 +171,30 @@ fn a_stage_that_stalls_is_caught_up_with() {
     assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true));
     let longest = simulation.stages[1].sojourns.iter().max().copied().unwrap_or_default();
     assert!(longest >= Duration::from_millis(100), "it was stalled: {longest:?}");
+}
+
+/// A sparse flow beside one that sends twice what the stage carries, in one lane of queues of kind `Q`.
+fn sparse_beside_bulk<Q: Queue<Item = Item>>(seed: u64) -> Vec<Delivered> {
+    let [sparse, bulk] = [100.0, 46_000.0].map(|rate| Flow { lane: LaneId(0), segments: 1, rate: Rate::Steady(rate) });
+    let spec = Spec { threads: (1, 1), when_full: WhenFull::Drop, ..DEAR };
+    let mut simulation = super::Simulation::<Q>::new(seed, 1, &[spec], &[sparse, bulk]);
+    simulation.run_until(Duration::from_secs(1));
+    simulation.drain(Duration::from_secs(5));
+    assert!(simulation.is_quiet(), "seed {seed}: something waits for ever");
+    for flow in &simulation.delivered {
+        assert_eq!((flow.sent, flow.disorder), (flow.count + flow.dropped, 0), "seed {seed}");
+    }
+    simulation.delivered
+}
+
+#[test]
+fn with_a_queue_a_flow_a_sparse_one_waits_for_no_more_than_the_batches_at_work() {
+    for seed in 0..10 {
+        let [sparse, bulk] = sparse_beside_bulk::<FqCodel<Item>>(seed)[..] else { panic!("two flows") };
+        assert!(sparse.dropped == 0 && bulk.dropped > 10_000, "seed {seed}: {sparse:?} {bulk:?}");
+        // A batch is 32 segments of 40 µs, and up to half as much again: one at work, and its own.
+        assert!(Duration::from_nanos(sparse.latency_max) < Duration::from_millis(5), "seed {seed}: {sparse:?}");
+        let fifo = sparse_beside_bulk::<Fifo<Item>>(seed)[0];
+        assert!(Duration::from_nanos(fifo.latency_max) > Duration::from_millis(30), "seed {seed}: {fifo:?}");
+    }
 }
