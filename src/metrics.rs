@@ -69,6 +69,10 @@ pub struct StageMetrics {
     pub batches: Counter,
     /// Time that threads spent in the stage's handler.
     pub busy_seconds: TimeCounter,
+    /// Threads that worked in the handler on average of late, in thousandths: for the status, which has no past.
+    pub recent_busy_permille: Gauge,
+    /// 99th percentile of the time in the queue of what was taken before the last look, in nanoseconds.
+    pub recent_sojourn_ns: Gauge,
     /// Time that a source rested, because what it brought found no room.
     pub rest_seconds: TimeCounter,
     /// Segments in the queue.
@@ -126,6 +130,8 @@ impl StageMetrics {
             marked: Counter::default(),
             batches: Counter::default(),
             busy_seconds: TimeCounter::default(),
+            recent_busy_permille: Gauge::default(),
+            recent_sojourn_ns: Gauge::default(),
             rest_seconds: TimeCounter::default(),
             queue_packets: Gauge::default(),
             queue_bytes: Gauge::default(),

@@ -1,17 +1,20 @@
 //! What the gateway is doing: the model behind `wstether status` and `/status`, made from the metrics.
 
+mod bottleneck;
 #[cfg(feature = "kernel")]
 mod fetch;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use bottleneck::{Bottleneck, Sign};
 #[cfg(feature = "kernel")]
 pub use fetch::{FetchError, fetch};
 
+use crate::metrics::decisions::Decision;
 use crate::metrics::{Gauge, Metrics, Process, StageMetrics};
 
 /// A gateway at one moment. Counts are since its start.
@@ -51,6 +54,25 @@ pub struct Status {
     pub bottleneck: Option<Bottleneck>,
     /// The stages, in the order of the data's way.
     pub stages: Vec<StageStatus>,
+    /// The controllers' last decisions, the newest first.
+    pub decisions: Vec<DecisionStatus>,
+}
+
+/// One decision of a controller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionStatus {
+    /// How long ago it was.
+    pub seconds_ago: f64,
+    /// Who decided: `pool`, `shedding`, `batch` or `ladder`.
+    pub controller: String,
+    /// About what: a stage with its direction, or a rung of the ladder.
+    pub subject: String,
+    /// `up` or `down`.
+    pub change: String,
+    /// Why, as in the metric's label.
+    pub reason: String,
+    /// What came of it, and what the controller saw.
+    pub inputs: String,
 }
 
 /// One stage in one direction. Packets are segments.
@@ -80,6 +102,10 @@ pub struct StageStatus {
     pub queue_max: u64,
     /// Packets that the queue takes.
     pub queue_capacity: u64,
+    /// Packets that the queue admits at present.
+    pub queue_admitted: u64,
+    /// Whether that is less than it takes, because packets waited too long.
+    pub shedding: bool,
     /// Lanes that wait for room in the queue.
     pub lanes_parked: u64,
     /// Threads in the pool.
@@ -88,43 +114,14 @@ pub struct StageStatus {
     pub threads_max: u64,
     /// Time that threads spent in the handler.
     pub busy_seconds: f64,
+    /// Threads that worked in the handler on average of late.
+    pub busy_threads: f64,
+    /// 99th percentile of the time in the queue in the last moment, in milliseconds; 0 when nothing waited.
+    pub sojourn_ms_now: f64,
     /// Median time in the queue, in milliseconds; absent without a sample.
     pub sojourn_ms_p50: Option<f64>,
     /// 99th percentile of the time in the queue, in milliseconds.
     pub sojourn_ms_p99: Option<f64>,
-}
-
-/// The stage that holds the others back most, and what shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bottleneck {
-    /// The stage's name.
-    pub stage: String,
-    /// `uplink` or `downlink`.
-    pub direction: String,
-    /// What shows it.
-    pub sign: Sign,
-}
-
-/// What shows that a stage holds others back, the strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sign {
-    /// Lanes wait for room in its queue.
-    LanesParked,
-    /// Of all queues, its own is fullest.
-    QueueFullest,
-    /// Nothing waits anywhere now; its threads have worked most.
-    Busiest,
-}
-
-impl fmt::Display for Sign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LanesParked => "lanes wait for room in its queue",
-            Self::QueueFullest => "its queue is fullest",
-            Self::Busiest => "nothing waits; it has worked most",
-        })
-    }
 }
 
 impl Status {
@@ -152,8 +149,9 @@ impl Status {
             nat_ports_limit: gateway.nat_ports_limit.get(),
             buffers_held_bytes: gateway.buffers_held_bytes.get(),
             buffers_limit_bytes: gateway.buffers_limit_bytes.get(),
-            bottleneck: bottleneck(&stages),
+            bottleneck: Bottleneck::among(&stages),
             stages,
+            decisions: decisions(&gateway.decisions.last(Instant::now())),
         }
     }
 }
@@ -176,10 +174,14 @@ impl StageStatus {
             queue: stage.queue_packets.get(),
             queue_max: stage.queue_packets_max_seen.get(),
             queue_capacity: stage.queue_capacity_packets.get(),
+            queue_admitted: stage.queue_admitted_packets.get(),
+            shedding: stage.shedding.get() > 0,
             lanes_parked: stage.lanes_parked.get(),
             threads: stage.threads.get(),
             threads_max: stage.threads_max_seen.get(),
             busy_seconds: stage.busy_seconds.get().as_secs_f64(),
+            busy_threads: stage.recent_busy_permille.get() as f64 / 1e3,
+            sojourn_ms_now: stage.recent_sojourn_ns.get() as f64 / 1e6,
             sojourn_ms_p50: sojourn_ms(0.5),
             sojourn_ms_p99: sojourn_ms(0.99),
         }
@@ -196,26 +198,22 @@ impl StageStatus {
     }
 }
 
-type Measure = fn(&StageStatus) -> f64;
-
-/// A stage that others wait for comes first, then the fullest queue, then the most work; `None` where nothing was done.
-fn bottleneck(stages: &[StageStatus]) -> Option<Bottleneck> {
-    let signs: [(Sign, Measure); 3] = [
-        (Sign::LanesParked, |stage| stage.lanes_parked as f64),
-        (Sign::QueueFullest, StageStatus::queue_fill),
-        (Sign::Busiest, |stage| stage.busy_seconds),
-    ];
-    signs.into_iter().find_map(|(sign, measure)| {
-        let most = stages.iter().max_by(|a, b| measure(a).total_cmp(&measure(b)))?;
-        (measure(most) > 0.0).then(|| Bottleneck { stage: most.name.clone(), direction: most.direction.clone(), sign })
-    })
+fn decisions(last: &[(Duration, Decision)]) -> Vec<DecisionStatus> {
+    let told = |(age, decision): &(Duration, Decision)| DecisionStatus {
+        seconds_ago: age.as_secs_f64(),
+        controller: decision.controller.label().into(),
+        subject: decision.subject.clone().into(),
+        change: decision.change.label().into(),
+        reason: decision.reason.into(),
+        inputs: decision.inputs.clone(),
+    };
+    last.iter().map(told).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Egress, GatewayMetrics};
-    use std::time::Duration;
+    use crate::metrics::{Egress, GatewayMetrics, decisions};
 
     fn metrics() -> Metrics {
         let stages = vec![
@@ -226,23 +224,6 @@ mod tests {
             stage.queue_capacity_packets.set(100);
         }
         Metrics::new(stages, GatewayMetrics::new(&[]))
-    }
-
-    fn named(metrics: &Metrics) -> Option<(String, Sign)> {
-        Status::of(metrics, &Process::default()).bottleneck.map(|it| (it.stage, it.sign))
-    }
-
-    #[test]
-    fn the_bottleneck_is_waited_for_or_fullest_or_busiest_in_that_order() {
-        let metrics = metrics();
-        let (parse, nat) = (&metrics.stages[0], &metrics.stages[1]);
-        assert_eq!(named(&metrics), None);
-        parse.busy_seconds.add(Duration::from_millis(5));
-        assert_eq!(named(&metrics), Some(("ip-parse".into(), Sign::Busiest)));
-        nat.queue_packets.set(10);
-        assert_eq!(named(&metrics), Some(("nat-rewrite".into(), Sign::QueueFullest)));
-        parse.lanes_parked.set(1);
-        assert_eq!(named(&metrics), Some(("ip-parse".into(), Sign::LanesParked)));
     }
 
     #[test]
@@ -267,6 +248,7 @@ mod tests {
         assert_eq!(stage.drops, BTreeMap::from([("malformed".into(), 0), ("spoofed".into(), 3)]));
         assert_eq!((stage.threads_max, stage.queue_max, stage.sojourn_ms_p99.map(f64::ceil)), (2, 40, Some(2.0)));
         assert_eq!((status.nat_ports_in_use, status.nat_mappings), (7, 2));
+        assert_eq!(status.decisions, []);
         assert_eq!((status.ready, &*status.egress, &*status.interface), (true, "tun", "wst0"));
     }
 
@@ -277,5 +259,24 @@ mod tests {
         let status = Status::of(&metrics, &Process::default());
         assert_eq!((status.ready, status.why_not_ready.as_deref()), (false, Some("egress: no default route")));
         assert!(status.to_string().contains(" is not ready (egress: no default route)"));
+    }
+
+    #[test]
+    fn the_last_decisions_are_told_with_what_was_seen() {
+        let metrics = metrics();
+        let decision = Decision {
+            controller: decisions::Controller::Pool,
+            subject: "ip-parse uplink".into(),
+            change: decisions::Change::Up,
+            reason: decisions::WORK_WAITS,
+            inputs: "2 threads: 3 lanes ready".into(),
+        };
+        metrics.gateway.decisions.note(Instant::now(), decision);
+        let status = Status::of(&metrics, &Process::default());
+        let told = &status.decisions[0];
+        assert_eq!((&*told.controller, &*told.change, &*told.reason), ("pool", "up", "work_waits"));
+        assert!(
+            status.to_string().contains(" ago, pool of ip-parse uplink up (work_waits): 2 threads: 3 lanes ready\n")
+        );
     }
 }

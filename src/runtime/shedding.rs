@@ -11,15 +11,20 @@ use std::time::{Duration, Instant};
 /// Looks in a row at which the bound must be passed. One may be a thread that the machine held up.
 const LOOKS_TO_SHED: u32 = 2;
 
-/// Where the bound is still passed though the queue holds no more than Little's law allows, lanes wait unevenly: one
-/// with much waits longer than the others. Then the queue admits less, by this part a look,
-const TIGHTEN_PART: u64 = 8;
+/// The part of what Little's law allows, in percent, that is admitted: the law is about the mean, and the bound about the
+/// 99th percentile.
+const LAW_PERCENT: u64 = 75;
 
-/// down to this part of what the law allows. Less would leave threads idle between two batches.
-const UNEVEN_PART: u64 = 4;
+/// A queue that holds more than it shall admit comes down to that by half of what is served, or by this part a look.
+/// At once, it would have no room for those who hold nothing until those who hold most have been served.
+const DOWN_PART: u64 = 16;
 
-/// While the wait is under half of the bound, the queue admits this part more at each look,
+/// While the wait is under half of the bound, the queue admits this part more at each look, up to what the law allows;
 const RELAX_PART: u64 = 8;
+
+/// and after so many such looks in a row, a second, twice as much at each until it admits all. Load that hovers about what
+/// the stage can do would otherwise fill the queue again and again.
+const LOOKS_TO_END: u32 = 50;
 
 /// The least that a queue admits in segments: enough to keep some threads busy until more comes.
 const ADMITTED_MIN: u64 = 8;
@@ -36,12 +41,8 @@ pub struct Observation {
     pub taken_segments: u64,
     /// Segments that wait now.
     pub waiting_segments: u64,
-    /// The most segments that one batch takes at present.
-    pub batch_segments: u32,
     /// Segments of the largest item so far: the queue must have room for one.
     pub largest_segments: u32,
-    /// Whether something found no room since the last look.
-    pub has_refused: bool,
 }
 
 impl fmt::Display for Observation {
@@ -71,7 +72,10 @@ pub struct Shedding {
     sojourn_max: Option<Duration>,
     capacity_segments: u64,
     admitted_segments: u64,
+    /// What it shall admit: less than it does only on the way down.
+    target_segments: u64,
     looks_over: u32,
+    looks_quiet: u32,
     looked: Option<Instant>,
     was_waiting: bool,
     /// What is served in a second while work waits; 0 until that is known.
@@ -86,7 +90,9 @@ impl Shedding {
             sojourn_max,
             capacity_segments,
             admitted_segments: capacity_segments,
+            target_segments: capacity_segments,
             looks_over: 0,
+            looks_quiet: 0,
             looked: None,
             was_waiting: false,
             drain_segments_per_second: 0,
@@ -114,14 +120,19 @@ impl Shedding {
         self.learn(now, seen);
         let wait = seen.sojourn_p99.unwrap_or_default();
         // What is above the limit still comes from before it: it tells nothing of the limit.
-        let is_over = wait > bound && (!self.is_shedding() || seen.waiting_segments <= self.admitted_segments);
+        let is_over = wait > bound && (!self.is_shedding() || seen.waiting_segments <= self.target_segments);
         self.looks_over = if is_over { self.looks_over + 1 } else { 0 };
-        if self.looks_over >= LOOKS_TO_SHED {
-            self.looks_over = 0;
-            return self.tighten(bound, seen);
-        }
         let is_stuck = seen.sojourn_p99.is_none() && seen.waiting_segments > 0;
-        if self.is_shedding() && wait < bound / 2 && !is_stuck { self.relax(seen) } else { Verdict::Keep }
+        let is_quiet = wait < bound / 2 && !is_stuck;
+        self.looks_quiet = if is_quiet { self.looks_quiet + 1 } else { 0 };
+        let law = (self.drain_segments_per_second as f64 * bound.as_secs_f64()) as u64 * LAW_PERCENT / 100;
+        if self.admitted_segments > self.target_segments {
+            return self.come_down(seen);
+        }
+        if self.looks_over >= LOOKS_TO_SHED {
+            return self.tighten(law, seen);
+        }
+        if self.is_shedding() && is_quiet { self.relax(law) } else { Verdict::Keep }
     }
 
     /// Learns what the stage serves in a second. It counts only while something waited all the time.
@@ -139,23 +150,36 @@ impl Shedding {
         }
     }
 
-    fn tighten(&mut self, bound: Duration, seen: Observation) -> Verdict {
-        let law = (self.drain_segments_per_second as f64 * bound.as_secs_f64()) as u64;
-        let least = ADMITTED_MIN.max(2 * u64::from(seen.batch_segments)).max(seen.largest_segments.into());
-        let less = self.admitted_segments - self.admitted_segments / TIGHTEN_PART;
-        let wanted = if self.admitted_segments > law { law } else { less.max(law / UNEVEN_PART) };
-        let wanted = wanted.max(least).min(self.admitted_segments);
-        if wanted == self.admitted_segments {
+    /// Never above what the law allows. Where that is kept and some still wait longer, theirs are the lanes that hold
+    /// most: less room for all would cost those that hold little.
+    fn tighten(&mut self, law: u64, seen: Observation) -> Verdict {
+        let wanted = law.max(ADMITTED_MIN).max(seen.largest_segments.into());
+        if wanted >= self.admitted_segments {
             return Verdict::Keep;
         }
-        self.admitted_segments = wanted;
-        Verdict::Less(wanted)
+        self.looks_over = 0;
+        self.target_segments = wanted;
+        self.admitted_segments = self.admitted_segments.min(seen.waiting_segments + wanted);
+        Verdict::Less(self.admitted_segments)
     }
 
-    /// Where nothing was refused the limit is not what keeps the wait short, so it may go at once.
-    fn relax(&mut self, seen: Observation) -> Verdict {
-        let more = if seen.has_refused { (self.admitted_segments / RELAX_PART).max(1) } else { self.admitted_segments };
-        self.admitted_segments = (self.admitted_segments + more).min(self.capacity_segments);
+    fn come_down(&mut self, seen: Observation) -> Verdict {
+        let less = (seen.taken_segments / 2).max(self.admitted_segments / DOWN_PART).max(1);
+        self.admitted_segments = self.admitted_segments.saturating_sub(less).max(self.target_segments);
+        Verdict::Less(self.admitted_segments)
+    }
+
+    fn relax(&mut self, law: u64) -> Verdict {
+        let admitted = self.admitted_segments;
+        let wanted = if self.looks_quiet >= LOOKS_TO_END {
+            2 * admitted
+        } else if admitted < law {
+            (admitted + (admitted / RELAX_PART).max(1)).min(law)
+        } else {
+            return Verdict::Keep;
+        };
+        self.admitted_segments = wanted.min(self.capacity_segments);
+        self.target_segments = self.admitted_segments;
         Verdict::More(self.admitted_segments)
     }
 }

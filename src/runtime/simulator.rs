@@ -7,17 +7,21 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::batch;
 use super::controller::{self, Decision, LOOK_EVERY, PoolController};
 use super::hand_over::{self, Rule, WAKE_UP_COST};
 use super::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
 use super::port::Upstream;
 use super::queue::{Load, Queue, Shed, Weigh};
+use super::shedding::{self, Shedding, Verdict};
 use super::stage::WhenFull;
 use super::waiting::Waiting;
 
 mod random;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod workloads;
 
 use random::Random;
 
@@ -56,6 +60,7 @@ struct Spec {
     threads: (usize, usize),
     rule: Rule,
     when_full: WhenFull,
+    sojourn_max: Option<Duration>,
     /// Service time of a batch, and of each segment in it; each batch takes between half and one and a half of it.
     batch_cost: Duration,
     segment_cost: Duration,
@@ -158,6 +163,12 @@ struct SimStage<Q: Queue<Item = Item>> {
     segment_service: Ns,
     sojourn_max: Duration,
     sojourns: Vec<Duration>,
+    shedding: Shedding,
+    /// What the controllers see at the next look: as in a stage.
+    quota: Quota,
+    taken_segments: u64,
+    largest_segments: u32,
+    sojourns_looked: Vec<Duration>,
 }
 
 /// What a worker is at.
@@ -284,6 +295,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         let now = self.instant();
         let mut shed = Shed::default();
         self.stages[0].lanes.offer(now, HandOver::Queue, &mut offered, &mut entered, &mut refused, &mut shed);
+        self.stages[0].largest_segments = self.stages[0].largest_segments.max(segments);
         self.drop_all(&refused);
         self.drop_shed(&shed);
         self.wake(0);
@@ -370,7 +382,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             return false;
         }
         let (mut batch, mut shed) = (Batch::default(), Shed::default());
-        let Some(taken) = here.lanes.take(now, here.spec.quota, here.threads, &mut batch, &mut shed) else {
+        let Some(taken) = here.lanes.take(now, here.quota, here.threads, &mut batch, &mut shed) else {
             here.idle.push(worker);
             return false;
         };
@@ -378,7 +390,9 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             let sojourn = now.saturating_duration_since(oldest);
             here.sojourn_max = here.sojourn_max.max(sojourn);
             here.sojourns.push(sojourn);
+            here.sojourns_looked.push(sojourn);
         }
+        here.taken_segments += taken.freed.segments;
         self.workers[worker].job = Some(Job::new(stage, batch, taken.behind));
         self.drop_shed(&shed);
         self.let_in(stage);
@@ -465,6 +479,10 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         self.plan(self.now + LOOK_EVERY.as_nanos() as Ns, Event::Look);
         let (now, cores_free) = (self.instant(), self.cores_free());
         for stage in 0..self.stages.len() {
+            let verdict = self.stages[stage].sizes(now);
+            if matches!(verdict, Verdict::More(_)) {
+                self.let_in(stage);
+            }
             let here = &mut self.stages[stage];
             let seen = controller::Observation {
                 lanes_ready: here.lanes.ready_for_more(here.threads),
@@ -512,7 +530,31 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             segment_service: 0,
             sojourn_max: Duration::ZERO,
             sojourns: Vec::new(),
+            shedding: Shedding::new(spec.sojourn_max, spec.limits.segments),
+            quota: spec.quota,
+            taken_segments: 0,
+            largest_segments: 1,
+            sojourns_looked: Vec::new(),
         }
+    }
+
+    fn sizes(&mut self, now: Instant) -> Verdict {
+        let batch_segments =
+            batch::limit(self.spec.quota.segments, self.spec.sojourn_max, Duration::from_nanos(self.segment_service));
+        self.quota.segments = batch_segments;
+        self.lanes.set_run_on_segments_max(batch_segments);
+        self.sojourns_looked.sort_unstable();
+        let seen = shedding::Observation {
+            sojourn_p99: self.sojourns_looked.get(self.sojourns_looked.len() * 99 / 100).copied(),
+            taken_segments: std::mem::take(&mut self.taken_segments),
+            waiting_segments: self.lanes.load().segments,
+            largest_segments: self.largest_segments,
+        };
+        self.sojourns_looked.clear();
+        let verdict = self.shedding.decide(now, seen);
+        let segments = self.shedding.admitted_segments();
+        self.lanes.set_limits(Limits { segments, ..self.spec.limits });
+        verdict
     }
 
     /// The moving average that a stage keeps.

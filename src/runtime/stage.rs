@@ -73,9 +73,8 @@ struct Inner<Q: Queue> {
     /// Of the idle ones, how many have been woken and not yet come.
     threads_waking: usize,
     sojourn_max: Duration,
-    /// Segments taken from the queue since the last look, and whether something found no room.
+    /// Segments taken from the queue since the last look.
     taken_segments: u64,
-    has_refused: bool,
     /// What one batch takes at most at present.
     quota: Quota,
     stopping: bool,
@@ -187,7 +186,6 @@ impl<H: Handler> Stage<H> {
                 threads_waking: 0,
                 sojourn_max: Duration::ZERO,
                 taken_segments: 0,
-                has_refused: false,
                 quota: settings.quota,
                 stopping: false,
             }),

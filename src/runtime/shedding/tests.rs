@@ -4,9 +4,9 @@ use crate::runtime::controller::LOOK_EVERY;
 const BOUND: Duration = Duration::from_millis(5);
 const CAPACITY: u64 = 4_096;
 
-/// 20,000 segments a second are 400 a look, and 100 in the bound.
+/// 20,000 segments a second are 400 a look, 100 in the bound, and of that 75 are admitted.
 const DRAIN_A_LOOK: u64 = 400;
-const LAW: u64 = 100;
+const LAW: u64 = 75;
 
 struct Bench {
     shedding: Shedding,
@@ -18,15 +18,17 @@ impl Bench {
         Self { shedding: Shedding::new(Some(BOUND), CAPACITY), now: Instant::now() }
     }
 
-    fn look(&mut self, sojourn_ms: u64, waiting_segments: u64, has_refused: bool) -> Verdict {
+    fn look(&mut self, sojourn_ms: u64, waiting_segments: u64) -> Verdict {
+        self.look_at(sojourn_ms, waiting_segments, DRAIN_A_LOOK)
+    }
+
+    fn look_at(&mut self, sojourn_ms: u64, waiting_segments: u64, taken_segments: u64) -> Verdict {
         self.now += LOOK_EVERY;
         let seen = Observation {
             sojourn_p99: Some(Duration::from_millis(sojourn_ms)),
-            taken_segments: DRAIN_A_LOOK,
+            taken_segments,
             waiting_segments,
-            batch_segments: 4,
             largest_segments: 1,
-            has_refused,
         };
         self.shedding.decide(self.now, seen)
     }
@@ -34,7 +36,7 @@ impl Bench {
     /// A queue that has waited too long, so that it sheds.
     fn shedding() -> Self {
         let mut bench = Self::new();
-        let verdicts: Vec<_> = (0..3).map(|_| bench.look(100, 2_000, true)).collect();
+        let verdicts: Vec<_> = (0..3).map(|_| bench.look(100, 0)).collect();
         assert_eq!(verdicts, [Verdict::Keep, Verdict::Less(LAW), Verdict::Keep]);
         bench
     }
@@ -50,54 +52,60 @@ fn a_queue_that_waits_too_long_admits_what_is_served_within_the_bound() {
 fn one_look_over_the_bound_changes_nothing() {
     let mut bench = Bench::new();
     for _ in 0..20 {
-        assert_eq!((bench.look(100, 50, false), bench.look(4, 50, false)), (Verdict::Keep, Verdict::Keep));
+        assert_eq!((bench.look(100, 50), bench.look(4, 50)), (Verdict::Keep, Verdict::Keep));
     }
 }
 
 #[test]
-fn what_still_stands_above_the_limit_does_not_tighten_it_and_what_stands_within_does() {
+fn however_long_some_wait_it_goes_no_further_than_the_law() {
     let mut bench = Bench::shedding();
-    for waiting in [1_600, 1_200, 800, 400, LAW + 1] {
-        assert_eq!(bench.look(50, waiting, true), Verdict::Keep, "{waiting}");
+    for waiting in [1_600, 1_200, LAW + 1, LAW, LAW, 20, 20, 20] {
+        assert_eq!(bench.look(50, waiting), Verdict::Keep, "{waiting}");
     }
-    assert_eq!((bench.look(9, LAW, true), bench.look(9, LAW, true)), (Verdict::Keep, Verdict::Less(88)));
-    // However unevenly lanes wait, it goes no further than a part of what the law allows.
-    for _ in 0..100 {
-        bench.look(9, 20, true);
-    }
-    assert_eq!(bench.shedding.admitted_segments(), LAW / UNEVEN_PART);
+    // Served at half the pace, it allows less.
+    bench.shedding.drain_segments_per_second /= 2;
+    let verdicts: Vec<_> = (0..2).map(|_| bench.look_at(50, 20, DRAIN_A_LOOK / 2)).collect();
+    assert_eq!(verdicts, [Verdict::Less(37 + 20), Verdict::Less(37)]);
+}
+
+#[test]
+fn a_queue_that_holds_much_comes_down_in_steps_so_that_those_who_hold_nothing_find_room() {
+    let mut bench = Bench::new();
+    let waiting = [1_500, 1_500, 1_400, 1_200, 1_000];
+    let verdicts: Vec<_> = waiting.into_iter().map(|waiting| bench.look(100, waiting)).collect();
+    let [a, b, c] = [1_575, 1_375, 1_175].map(Verdict::Less);
+    assert_eq!(verdicts, [Verdict::Keep, a, b, c, Verdict::Less(975)]);
+    assert_eq!((0..20).map(|_| bench.look(4, LAW)).last(), Some(Verdict::Keep));
+    assert_eq!(bench.shedding.admitted_segments(), LAW);
 }
 
 #[test]
 fn a_wait_between_half_and_all_of_the_bound_leaves_it_as_it_is() {
     let mut bench = Bench::shedding();
-    assert!((0..100).all(|_| bench.look(4, LAW, true) == Verdict::Keep));
+    assert!((0..100).all(|_| bench.look(4, LAW) == Verdict::Keep));
 }
 
 #[test]
-fn it_is_relaxed_step_by_step_while_it_refuses_and_at_once_when_nothing_does() {
+fn it_is_relaxed_step_by_step_to_what_the_law_allows_and_ends_after_a_quiet_second() {
     let mut bench = Bench::shedding();
-    assert_eq!([bench.look(1, 20, true), bench.look(1, 20, true)], [Verdict::More(112), Verdict::More(126)]);
-    let verdicts: Vec<_> = (0..7).map(|_| bench.look(1, 0, false)).collect();
-    assert_eq!(verdicts[..2], [Verdict::More(252), Verdict::More(504)]);
-    assert_eq!(verdicts[5..], [Verdict::More(CAPACITY), Verdict::Keep]);
+    // A stage that was slow for a while allowed less.
+    (bench.shedding.admitted_segments, bench.shedding.target_segments) = (60, 60);
+    let verdicts = [bench.look(1, 20), bench.look(1, 20), bench.look(1, 20)];
+    assert_eq!(verdicts, [Verdict::More(67), Verdict::More(LAW), Verdict::Keep]);
+    let mut more = (3..200).map(|_| bench.look(1, 0)).filter(|verdict| *verdict != Verdict::Keep);
+    assert_eq!(more.next(), Some(Verdict::More(2 * LAW)));
+    assert_eq!(more.last(), Some(Verdict::More(CAPACITY)));
     assert!(!bench.shedding.is_shedding());
 }
 
 #[test]
-fn it_never_admits_less_than_the_largest_item_or_two_batches() {
-    for (batch_segments, largest_segments, least) in [(1, 1, ADMITTED_MIN), (1, 45, 45), (64, 45, 128)] {
+fn it_never_admits_less_than_the_largest_item() {
+    for (largest_segments, least) in [(1, ADMITTED_MIN), (45, 45)] {
         let mut bench = Bench::new();
         for _ in 0..50 {
             bench.now += LOOK_EVERY;
-            let seen = Observation {
-                sojourn_p99: Some(10 * BOUND),
-                taken_segments: 1,
-                waiting_segments: 1,
-                batch_segments,
-                largest_segments,
-                has_refused: true,
-            };
+            let seen =
+                Observation { sojourn_p99: Some(10 * BOUND), taken_segments: 1, waiting_segments: 1, largest_segments };
             bench.shedding.decide(bench.now, seen);
         }
         assert_eq!(bench.shedding.admitted_segments(), least);
@@ -109,14 +117,7 @@ fn a_stage_that_serves_nothing_is_not_taken_for_one_that_waits_little() {
     let mut bench = Bench::shedding();
     for _ in 0..50 {
         bench.now += LOOK_EVERY;
-        let seen = Observation {
-            sojourn_p99: None,
-            taken_segments: 0,
-            waiting_segments: LAW,
-            batch_segments: 1,
-            largest_segments: 1,
-            has_refused: true,
-        };
+        let seen = Observation { sojourn_p99: None, taken_segments: 0, waiting_segments: LAW, largest_segments: 1 };
         assert_eq!(bench.shedding.decide(bench.now, seen), Verdict::Keep);
     }
 }
@@ -124,5 +125,5 @@ fn a_stage_that_serves_nothing_is_not_taken_for_one_that_waits_little() {
 #[test]
 fn without_a_bound_all_is_admitted() {
     let mut bench = Bench { shedding: Shedding::new(None, CAPACITY), now: Instant::now() };
-    assert!((0..50).all(|_| bench.look(1_000, CAPACITY, true) == Verdict::Keep));
+    assert!((0..50).all(|_| bench.look(1_000, CAPACITY) == Verdict::Keep));
 }

@@ -25,6 +25,7 @@ const SPEC: Spec = Spec {
     threads: (1, 4),
     rule: Rule::Auto,
     when_full: WhenFull::Park,
+    sojourn_max: Some(SOJOURN_P99_MAX),
     batch_cost: Duration::from_micros(5),
     segment_cost: Duration::from_micros(10),
     stall: None,

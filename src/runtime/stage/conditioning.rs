@@ -19,12 +19,18 @@ use crate::runtime::{batch, shedding};
 /// A limit that moves in small steps is told anew when it has moved by this factor.
 const TELL_FACTOR: u64 = 2;
 
+/// Weight of the newest look in how busy a stage was of late, as a power of two: 1/16 of looks that are 20 ms apart are
+/// about the last half second.
+const RECENT_SHIFT: u32 = 4;
+
 /// What a stage's controllers remember.
 pub(super) struct Controllers {
     pool: PoolController,
     shedding: Shedding,
     /// The histogram of sojourns at the last look.
     sojourns: Snapshot,
+    /// When the last look was, and how long threads had worked until then.
+    busy: Option<(Instant, Duration)>,
     /// The limits that were told last.
     admitted_told: u64,
     batch_told: u32,
@@ -39,6 +45,7 @@ impl Controllers {
             pool: PoolController::new(settings.threads.0, settings.threads.1),
             shedding: Shedding::new(sojourn_max, capacity),
             sojourns: Snapshot::default(),
+            busy: None,
             admitted_told: capacity,
             batch_told: settings.quota.segments,
         }
@@ -72,10 +79,26 @@ where
             self.observe(now, since.quantile(0.99).map(Duration::from_secs_f64), &mut inner)
         };
         self.resume_upstream(&mut resume);
+        self.tell_recent(&mut controllers, now, seen.shedding.sojourn_p99);
         let log = Log { metrics: &self.metrics, now, decisions };
         self.size_batch(&mut controllers, batch_segments, &log);
         self.admit(&mut controllers, seen.shedding, &log);
         self.size_pool(&mut controllers, seen.pool, &log);
+    }
+
+    /// Keeps how busy the stage was of late and how long things waited, for a status that has no past.
+    fn tell_recent(&self, controllers: &mut Controllers, now: Instant, sojourn_p99: Option<Duration>) {
+        let busy = self.metrics.busy_seconds.get();
+        if let Some((then, busy_then)) = controllers.busy.replace((now, busy))
+            && now > then
+        {
+            let new = (1e3 * (busy - busy_then).as_secs_f64() / (now - then).as_secs_f64()) as u64;
+            let old = self.metrics.recent_busy_permille.get();
+            // Rounded towards the newest, or the average would never come to rest.
+            let part = old.abs_diff(new).div_ceil(1 << RECENT_SHIFT);
+            self.metrics.recent_busy_permille.set(if new > old { old + part } else { old - part });
+        }
+        self.metrics.recent_sojourn_ns.set(sojourn_p99.unwrap_or_default().as_nanos() as u64);
     }
 
     /// How long a segment takes at present.
@@ -103,9 +126,7 @@ where
                 sojourn_p99,
                 taken_segments: std::mem::take(&mut inner.taken_segments),
                 waiting_segments: inner.lanes.load().segments,
-                batch_segments: inner.quota.segments,
                 largest_segments: self.largest_segments.load(Ordering::Relaxed),
-                has_refused: std::mem::take(&mut inner.has_refused),
             },
         }
     }

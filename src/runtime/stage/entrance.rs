@@ -41,7 +41,6 @@ where
         {
             let mut inner = lock(&self.inner);
             inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
-            inner.has_refused |= !refused.is_empty();
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
                 refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
             }
