@@ -7,9 +7,9 @@ use ip_parse::Parsed;
 
 #[cfg(feature = "kernel")]
 pub mod accept;
+pub mod ballast;
 #[cfg(feature = "kernel")]
 pub mod cut;
-pub mod ballast;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ip_parse;

@@ -24,6 +24,7 @@ use wstether::runtime::port::Port;
 use wstether::runtime::queue::{Fifo, Signal};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
+use wstether::stages::ballast::Ballast;
 use wstether::stages::ip_parse::{self, Guard, Parsed};
 use wstether::stages::nat_rewrite::{self, Translated};
 use wstether::stages::tethered::{Steered, Tethered};
@@ -302,6 +303,7 @@ impl GatewayPath {
             plan: Arc::clone(&plan),
             state: |tether: &Tether| &tether.nat,
             function: nat_rewrite::incoming,
+            ballast: Ballast::NONE,
         };
         let nat_in = build.stage(
             ("nat-rewrite", DOWNLINK),
@@ -327,6 +329,7 @@ impl GatewayPath {
             plan: Arc::clone(&plan),
             state: |tether: &Tether| &tether.nat,
             function: nat_rewrite::outgoing,
+            ballast: Ballast::NONE,
         };
         let turn: Arc<dyn Port<_>> = nat_in;
         let nat_out = build.stage(
@@ -341,6 +344,7 @@ impl GatewayPath {
             plan: Arc::clone(&plan),
             state: |tether: &Tether| &tether.guard,
             function: ip_parse::outgoing,
+            ballast: Ballast::NONE,
         };
         let parse_out = build.stage(
             ("ip-parse", UPLINK),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+use super::super::queue::Fifo;
 use super::*;
 
 /// A packet takes long here, so that many seconds of overload need few events. Two cores carry about 4,900 a second.
@@ -55,8 +56,8 @@ struct Workload<'a> {
 
 /// Runs a workload and holds it to what every workload must keep: nothing is lost uncounted or overtaken, nothing waits
 /// for ever, and once the load is steady for a second, waits keep their bound and the pools their size.
-fn run(seed: u64, workload: &Workload<'_>) -> Simulation {
-    let mut simulation = Simulation::new(seed, CORES, workload.specs, &workload.flows);
+fn run(seed: u64, workload: &Workload<'_>) -> Simulation<Fifo<Item>> {
+    let mut simulation = Simulation::<Fifo<Item>>::new(seed, CORES, workload.specs, &workload.flows);
     simulation.run_until(workload.changed + AFTER_STEP);
     simulation.changes.clear();
     simulation.stages.iter_mut().for_each(|stage| stage.sojourns.clear());
@@ -85,7 +86,7 @@ fn quantile(sojourns: &mut [Duration], percent: usize) -> Duration {
 }
 
 /// Packets that came out, in packets a second.
-fn goodput(simulation: &Simulation, time: Duration) -> f64 {
+fn goodput(simulation: &Simulation<Fifo<Item>>, time: Duration) -> f64 {
     simulation.delivered.iter().map(|flow| flow.count as f64).sum::<f64>() / time.as_secs_f64()
 }
 
@@ -95,7 +96,7 @@ fn a_step_into_overload_is_answered_within_half_a_second_and_waits_keep_their_bo
     for seed in seeds(40) {
         let step = |after| Rate::Step { at, before: after / 10.0, after };
         let all = flows(16, step, 2.0);
-        let mut early = Simulation::new(seed, CORES, &[SPEC], &all);
+        let mut early = Simulation::<Fifo<Item>>::new(seed, CORES, &[SPEC], &all);
         early.run_until(at + Duration::from_millis(500));
         assert_eq!(early.stages[0].threads, CORES, "SEED={seed}: as many threads as cores, and no more");
         let simulation = run(seed, &Workload { specs: &[SPEC], flows: all, changed: at, end, held_back: 0 });
@@ -126,7 +127,7 @@ fn a_ramp_into_overload_and_bursts_keep_the_bound() {
         );
         // Bursts of 100 ms, each twice what the cores carry.
         let bursts = |rate| Rate::Bursts { rate, on: Duration::from_millis(100), off: Duration::from_millis(100) };
-        let mut simulation = Simulation::new(seed, CORES, &[SPEC], &flows(16, bursts, 2.0));
+        let mut simulation = Simulation::<Fifo<Item>>::new(seed, CORES, &[SPEC], &flows(16, bursts, 2.0));
         simulation.run_until(Duration::from_secs(2));
         assert!(simulation.changes.len() <= 2, "SEED={seed}: {:?}", simulation.changes);
         simulation.drain(Duration::from_secs(5));
