@@ -25,6 +25,7 @@ use measures::{Lengths, profile};
 use row::Row;
 use site::{Error, Site};
 use systems::System;
+use systems::wstether::Build;
 
 /// How often each system is measured: quick to see where it stands, full for medians.
 const ROUNDS_QUICK: usize = 1;
@@ -58,6 +59,9 @@ struct Args {
     /// Measure this wstether in place of the one that was built with the bench
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_wstether"))]
     binary: PathBuf,
+    /// Set a key of the gateway's configuration, to compare one with another
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// What cargo gives to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -92,7 +96,10 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     let lengths = if args.full { Lengths::FULL } else { Lengths::QUICK };
     let rounds = args.rounds.unwrap_or(if args.full { ROUNDS_FULL } else { ROUNDS_QUICK }).max(1);
-    let systems: Vec<_> = systems::all(&args.binary).into_iter().filter(|system| args.wants(system.as_ref())).collect();
+    let systems: Vec<_> = systems::all(&Build { binary: args.binary.clone(), set: args.set.clone() })
+        .into_iter()
+        .filter(|system| args.wants(system.as_ref()))
+        .collect();
     let congestion = Site::new(&over)?.congestion;
     let load_before = load();
     let mut measured: Vec<Vec<Row>> = systems.iter().map(|_| Vec::new()).collect();

@@ -9,12 +9,12 @@ pub(crate) mod wstether;
 
 use std::any::Any;
 use std::fmt;
-use std::path::Path;
 use std::process::Command;
 
 use ::wstether::lab::Program;
 
 use crate::site::{Error, Site, ran};
+use wstether::Build;
 
 /// One row of the table.
 pub(crate) trait System {
@@ -105,14 +105,14 @@ fn version_of(program: &str, args: &[&str]) -> Result<String, Error> {
     Ok(told.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-/// The systems, in the order of the table. `binary` is wstether.
-pub(crate) fn all(binary: &Path) -> Vec<Box<dyn System>> {
+/// The systems, in the order of the table. `build` is wstether.
+pub(crate) fn all(build: &Build) -> Vec<Box<dyn System>> {
     let mut all: Vec<Box<dyn System>> = vec![
         Box::new(kernel::Kernel),
         Box::new(roofline::Roofline { plain: false }),
         Box::new(roofline::Roofline { plain: true }),
     ];
-    all.extend(wstether::variants(binary).map(|variant| Box::new(variant) as Box<dyn System>));
+    all.extend(wstether::variants(build).map(|variant| Box::new(variant) as Box<dyn System>));
     all.push(Box::new(wireguard::WireguardGo));
     all.push(Box::new(openvpn::OpenVpn));
     all.push(Box::new(ocserv::Ocserv));

@@ -20,9 +20,17 @@ enum Way {
     Chromium,
 }
 
+/// Which wstether, and how its gateway is configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    pub(crate) binary: PathBuf,
+    /// Settings of the gateway, each `KEY=VALUE`.
+    pub(crate) set: Vec<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Wstether {
-    binary: PathBuf,
+    build: Build,
     way: Way,
     tls: bool,
     egress: EgressMode,
@@ -30,8 +38,8 @@ pub(crate) struct Wstether {
 }
 
 /// Every path that is measured. A browser trusts no certificate of the bench's, so it has no wss.
-pub(crate) fn variants(binary: &Path) -> impl Iterator<Item = Wstether> {
-    let variant = |(way, tls, egress, is_quick)| Wstether { binary: binary.to_owned(), way, tls, egress, is_quick };
+pub(crate) fn variants(build: &Build) -> impl Iterator<Item = Wstether> {
+    let variant = |(way, tls, egress, is_quick)| Wstether { build: build.clone(), way, tls, egress, is_quick };
     [
         (Way::Direct, false, EgressMode::Raw, true),
         (Way::Direct, false, EgressMode::Tun, true),
@@ -62,14 +70,16 @@ impl System for Wstether {
             super::version_of("chromium", &["--version"])?;
             super::version_of("chromedriver", &["--version"])?;
         }
-        Ok(super::version_of(&self.binary.display().to_string(), &["--version"])?.replace("wstether ", ""))
+        Ok(super::version_of(&self.build.binary.display().to_string(), &["--version"])?.replace("wstether ", ""))
     }
 
     fn start(&self, site: &Site) -> Result<Running, Error> {
-        let setting = Setting { binary: &self.binary, world: &site.world, scratch: &site.scratch, tls: self.tls };
+        let setting = Setting { binary: &self.build.binary, world: &site.world, scratch: &site.scratch, tls: self.tls };
         let trust = if self.tls { Some(Trust::new(site)?) } else { None };
         let args = |of: fn(&Trust) -> Vec<String>| trust.as_ref().map(of).unwrap_or_default();
-        let gateway = setting.gateway(self.egress, &words(&args(Trust::gateway)))?;
+        let set = self.build.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
+        let gateway_args: Vec<String> = args(Trust::gateway).into_iter().chain(set).collect();
+        let gateway = setting.gateway(self.egress, &words(&gateway_args))?;
         let token = setting.token("laptop")?;
         let relay = if self.way == Way::Direct { RelayKind::Direct } else { RelayKind::Headless };
         let mut client = setting.client(relay, &token, &words(&args(Trust::client)))?;
