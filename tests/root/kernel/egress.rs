@@ -209,7 +209,8 @@ fn is_reset_or_unreachable(frame: &[u8], source: Ipv4Addr) -> bool {
 fn super_packets_cross_capture_and_sender_whole_and_intact_with_offloads_on_and_off() {
     for offloads in [Offloads::ON, Offloads::OFF] {
         let largest = bulk_through_the_raw_egress(offloads);
-        assert_eq!(largest > 1_500, offloads == Offloads::ON, "the largest packet had {largest} bytes");
+        // With offloads off they come packet by packet, and the capture merges what one read brings.
+        assert!(largest > 1_500, "{offloads:?}: the largest packet had {largest} bytes");
     }
 }
 
