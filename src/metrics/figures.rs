@@ -152,6 +152,21 @@ impl<T: Quantity> Histogram<T> {
         let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
         Snapshot { buckets: bounds.zip(counts).collect(), sum: self.sum.load(Ordering::Relaxed) as f64 / T::PER_UNIT }
     }
+
+    /// Brings `last` up to now, and `since` to what came in between: what a controller sees of its last interval. Their
+    /// memory is used again, since a controller looks often.
+    pub fn advance(&self, last: &mut Snapshot, since: &mut Snapshot) {
+        for snapshot in [&mut *last, &mut *since] {
+            snapshot.buckets.resize(self.counts.len(), (f64::INFINITY, 0));
+        }
+        let bounds = self.buckets.bounds.iter().map(|&bound| bound as f64 / T::PER_UNIT).chain([f64::INFINITY]);
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        for ((bound, count), (last, since)) in bounds.zip(counts).zip(last.buckets.iter_mut().zip(&mut since.buckets)) {
+            (*since, *last) = ((bound, count.saturating_sub(last.1)), (bound, count));
+        }
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / T::PER_UNIT;
+        since.sum = (sum - std::mem::replace(&mut last.sum, sum)).max(0.0);
+    }
 }
 
 /// A histogram at one moment, in base units (seconds for a duration).
@@ -167,13 +182,6 @@ impl Snapshot {
     /// How many samples there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|&(_, count)| count).sum()
-    }
-
-    /// What came since `earlier`, a snapshot of the same histogram: what a controller sees of its last interval.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let before = earlier.buckets.iter().map(|&(_, count)| count).chain(std::iter::repeat(0));
-        let buckets = self.buckets.iter().zip(before).map(|(&(bound, count), old)| (bound, count.saturating_sub(old)));
-        Self { buckets: buckets.collect(), sum: (self.sum - earlier.sum).max(0.0) }
     }
 
     /// An estimate of the quantile `q` (0 to 1): linear within its bucket, as Prometheus has it. `None` without a
@@ -245,11 +253,13 @@ mod tests {
     fn what_came_since_an_earlier_snapshot_is_told_apart() {
         let histogram = Histogram::new(&ONES);
         histogram.observe(3);
-        let earlier = histogram.snapshot();
+        let (mut last, mut since) = (Snapshot::default(), Snapshot::default());
+        histogram.advance(&mut last, &mut since);
+        assert_eq!((since.count(), since.sum), (1, 3.0));
         histogram.observe_n(30, 5);
-        let since = histogram.snapshot().since(&earlier);
+        histogram.advance(&mut last, &mut since);
         assert_eq!((since.count(), since.sum), (5, 150.0));
-        assert_eq!(since.quantile(0.0), Some(16.0));
+        assert_eq!((since.quantile(0.0), last), (Some(16.0), histogram.snapshot()));
     }
 
     #[test]

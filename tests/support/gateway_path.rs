@@ -235,7 +235,7 @@ pub(crate) struct GatewayPath {
     sent_down: Arc<StageMetrics>,
     all: Vec<Arc<StageMetrics>>,
     keeper: Keeper,
-    keeps: Arc<Keeps>,
+    window_opened: Box<dyn Fn(LaneId)>,
     pool: BufPool,
     ports: Arc<Mutex<Option<Vec<u16>>>>,
     signals: Vec<Entry<Signal>>,
@@ -368,9 +368,15 @@ impl GatewayPath {
         );
 
         // Without it all runs on the caller's thread: an acknowledgement then rides on the next message.
-        let weak = if rule == Rule::Always { Weak::new() } else { Arc::downgrade(&ws_encode) };
+        let attended = Arc::downgrade(&ws_encode);
+        let weak = if rule == Rule::Always { Weak::new() } else { Weak::clone(&attended) };
         let poke = move |lane| {
             if let Some(stage) = weak.upgrade() {
+                stage.poke(lane)
+            }
+        };
+        let window_opened = move |lane| {
+            if let Some(stage) = attended.upgrade() {
                 stage.poke(lane)
             }
         };
@@ -394,7 +400,7 @@ impl GatewayPath {
             sent_down,
             all: build.metrics,
             keeper,
-            keeps,
+            window_opened: Box::new(window_opened),
             pool,
             ports,
             signals: Vec::new(),
@@ -468,7 +474,7 @@ impl GatewayPath {
         while self.sent_down.packets_out.get() < self.expected.1 {
             assert!(Instant::now() < end, "packets are missing: {}", self.missing());
             self.hear(client);
-            self.acknowledge(client);
+            (0..self.clients.len()).for_each(|client| self.acknowledge(client));
         }
     }
 
@@ -477,7 +483,7 @@ impl GatewayPath {
         client.acked_bytes += client.gateway_end.in_flight_bytes();
         assert!(client.gateway_end.acked(Instant::now(), client.acked_bytes));
         if client.gateway_end.owner().is_some_and(|owner| owner.window_opened()) {
-            self.keeps.has_control(client.link);
+            (self.window_opened)(client.link);
         }
     }
 
@@ -498,9 +504,23 @@ impl GatewayPath {
     fn missing(&self) -> String {
         let stages = self.all.iter().map(|stage| {
             let drops: Vec<_> = stage.reasons.iter().zip(&stage.drops).filter(|(_, drops)| drops.get() > 0).collect();
-            format!("{}: {} in, {} out, {drops:?}\n", stage.name, stage.packets_in.get(), stage.packets_out.get())
+            format!(
+                "{}: {} in, {} out, {} waiting, {drops:?}\n",
+                stage.name,
+                stage.packets_in.get(),
+                stage.packets_out.get(),
+                stage.queue_packets.get()
+            )
         });
-        stages.collect()
+        let links = self.clients.iter().map(|client| {
+            let link = &client.gateway_end;
+            let (blocked, sendable, window) = (link.is_blocked(), link.sendable_bytes(), link.window_bytes());
+            format!(
+                "link: blocked {blocked}, may send {sendable}, window {window}, {} on the way\n",
+                link.in_flight_bytes()
+            )
+        });
+        stages.chain(links).collect()
     }
 
     /// Segments at the sink, and at the clients.

@@ -177,7 +177,7 @@ fn a_stage_that_stalls_is_caught_up_with() {
 /// A sparse flow beside one that sends twice what the stage carries, in one lane of queues of kind `Q`.
 fn sparse_beside_bulk<Q: Queue<Item = Item>>(seed: u64) -> Vec<Delivered> {
     let [sparse, bulk] = [100.0, 46_000.0].map(|rate| Flow { lane: LaneId(0), segments: 1, rate: Rate::Steady(rate) });
-    let spec = Spec { threads: (1, 1), when_full: WhenFull::Drop, ..DEAR };
+    let spec = Spec { threads: (1, 1), when_full: WhenFull::Drop, sojourn_max: None, ..DEAR };
     let mut simulation = super::Simulation::<Q>::new(seed, 1, &[spec], &[sparse, bulk]);
     simulation.run_until(Duration::from_secs(1));
     simulation.drain(Duration::from_secs(5));

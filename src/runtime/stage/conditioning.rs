@@ -29,6 +29,8 @@ pub(super) struct Controllers {
     shedding: Shedding,
     /// The histogram of sojourns at the last look.
     sojourns: Snapshot,
+    /// What came since the one before.
+    sojourns_since: Snapshot,
     /// When the last look was, and how long threads had worked until then.
     busy: Option<(Instant, Duration)>,
     /// The limits that were told last.
@@ -45,6 +47,7 @@ impl Controllers {
             pool: PoolController::new(settings.threads.0, settings.threads.1),
             shedding: Shedding::new(sojourn_max, capacity),
             sojourns: Snapshot::default(),
+            sojourns_since: Snapshot::default(),
             busy: None,
             admitted_told: capacity,
             batch_told: settings.quota.segments,
@@ -65,8 +68,9 @@ where
     pub(super) fn condition(self: &Arc<Self>, now: Instant, decisions: &Decisions) {
         let mut controllers = lock(&self.controllers);
         let batch_segments = batch::limit(self.settings.quota.segments, self.settings.sojourn_max, self.service());
-        let sojourns = self.metrics.sojourn_seconds.snapshot();
-        let since = sojourns.since(&std::mem::replace(&mut controllers.sojourns, sojourns.clone()));
+        let Controllers { sojourns, sojourns_since, .. } = &mut *controllers;
+        self.metrics.sojourn_seconds.advance(sojourns, sojourns_since);
+        let sojourn_p99 = sojourns_since.quantile(0.99).map(Duration::from_secs_f64);
         let mut resume = Vec::new();
         let seen = {
             let mut inner = lock(&self.inner);
@@ -76,7 +80,7 @@ where
                 inner.let_in(&mut resume);
             }
             inner.set_batch_segments(self.settings.quota, batch_segments);
-            self.observe(now, since.quantile(0.99).map(Duration::from_secs_f64), &mut inner)
+            self.observe(now, sojourn_p99, &mut inner)
         };
         self.resume_upstream(&mut resume);
         self.tell_recent(&mut controllers, now, seen.shedding.sojourn_p99);
