@@ -17,7 +17,7 @@ pub enum Rung {
     NoNewTethers,
     /// No new NAT mappings either.
     NoNewMappings,
-    /// The tethers that hold most get less credit.
+    /// The tethers that hold most get less credit, and the largest flows that wait for a link less room.
     TrimLargest,
 }
 

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::ladder::{Ladder, Observation};
+use super::ladder::{Ladder, Observation, Step};
 use super::registry::Registry;
+use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
-use crate::overload::Cause;
+use crate::overload::{Cause, Rung};
 
 /// Who looks after the ladder.
 #[derive(Debug, Default)]
@@ -26,12 +27,14 @@ impl Overseer {
             sheds: metrics.stages.iter().any(|stage| stage.shedding.get() > 0),
         };
         while let Some(step) = self.ladder.look(now, seen) {
+            registry.trim_downlink(step.to == Rung::TrimLargest);
             if let Some(counter) = registry.metrics.overload_steps.at(step.cause as usize) {
                 counter.inc();
             }
             let (from, to, cause) = (step.from.label(), step.to.label(), step.cause.label());
             let Observation { memory_bytes, memory_limit_bytes, .. } = seen;
             let sheds = shedding(&metrics.stages);
+            registry.metrics.decisions.note(now, decision(step, seen, &sheds));
             if step.cause == Cause::Calm {
                 info!(from, to, cause, memory_bytes, memory_limit_bytes, ?sheds, "overload: a rung down");
             } else {
@@ -44,6 +47,20 @@ impl Overseer {
     }
 }
 
+/// A step, as it is told with the decisions of the other controllers.
+fn decision(step: Step, seen: Observation, sheds: &[&str]) -> Decision {
+    let (change, reason) = match step.cause {
+        Cause::Memory => (Change::Up, decisions::MEMORY_SHORT),
+        Cause::Shedding => (Change::Up, decisions::OVERLOAD_LASTS),
+        Cause::Calm => (Change::Down, decisions::OVERLOAD_OVER),
+    };
+    let percent = 100 * seen.memory_bytes / seen.memory_limit_bytes.max(1);
+    let sheds = if sheds.is_empty() { "no stage sheds".to_owned() } else { format!("shedding: {}", sheds.join(", ")) };
+    let inputs =
+        format!("from {} to {}: {percent} % of the memory in use, {sheds}", step.from.label(), step.to.label());
+    Decision { controller: Controller::Ladder, subject: "gateway".into(), change, reason, inputs }
+}
+
 /// The stages that shed.
 fn shedding(stages: &[Arc<StageMetrics>]) -> Vec<&'static str> {
     stages.iter().filter(|stage| stage.shedding.get() > 0).map(|stage| stage.name).collect()
@@ -54,7 +71,6 @@ mod tests {
     use super::*;
     use crate::budget::Part;
     use crate::gateway::registry::testing::registry;
-    use crate::overload::Rung;
 
     #[test]
     fn every_step_is_told_to_those_who_act_on_it_and_counted() {
@@ -78,5 +94,9 @@ mod tests {
         assert_eq!((registry.overload.rung(), registry.metrics.overload_rung.get()), (Rung::Calm, 0));
         let steps = [("memory", 2), ("shedding", 1), ("calm", 3)];
         assert_eq!(registry.metrics.overload_steps.counts(), steps);
+        let told = registry.metrics.decisions.last(start);
+        assert_eq!(told.len(), 6);
+        assert_eq!((told[0].1.reason, told[0].1.change), (decisions::OVERLOAD_OVER, Change::Down));
+        assert!(told[5].1.inputs.starts_with("from calm to no_new_tethers: 85 % of the memory"), "{:?}", told[5]);
     }
 }

@@ -468,6 +468,13 @@ impl Registry {
         self.held_mean_bytes.load(Ordering::Relaxed)
     }
 
+    /// Less of what waits for links is kept, at the cost of the flows that hold most; or all again.
+    pub fn trim_downlink(&self, trims: bool) {
+        if let Some(ws_encode) = self.stages.get().and_then(|stages| stages.ws_encode.upgrade()) {
+            ws_encode.hold_at_most(if trims { TRIMMED_PERCENT } else { 100 });
+        }
+    }
+
     /// Mappings are counted where they are made, and brought to the figures from there.
     fn count_made(&self, nat: &mut Nat) {
         for (counter, made) in self.metrics.nat_mappings_made.each().into_iter().zip(nat.take_made()) {
@@ -538,6 +545,9 @@ pub const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Links that are waited for after their end, so that who is refused again and again takes no more descriptors.
 const LEAVING_MAX: usize = 1_024;
+
+/// What of its queue ws-encode holds on the highest rung: half, as the largest tethers have half their credit.
+const TRIMMED_PERCENT: u64 = 50;
 
 /// How long the place of a tether that has ended stays empty, so that a batch which was on its way meets nobody, and not
 /// the next owner of lease and ports. No batch is on its way as long.

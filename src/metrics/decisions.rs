@@ -67,19 +67,22 @@ pub const WAITS_LITTLE: &str = "waits_little";
 pub const SLOW_SERVICE: &str = "slow_service";
 /// A larger batch takes little of the bound.
 pub const QUICK_SERVICE: &str = "quick_service";
+/// Memory runs short.
+pub const MEMORY_SHORT: &str = "memory_short";
 /// Overload lasts.
 pub const OVERLOAD_LASTS: &str = "overload_lasts";
 /// The overload is over.
 pub const OVERLOAD_OVER: &str = "overload_over";
 
 /// Every kind of decision there is.
-const KINDS: [(Controller, Change, &str); 8] = [
+const KINDS: [(Controller, Change, &str); 9] = [
     (Controller::Pool, Change::Up, WORK_WAITS),
     (Controller::Pool, Change::Down, IDLE),
     (Controller::Shedding, Change::Down, WAITS_TOO_LONG),
     (Controller::Shedding, Change::Up, WAITS_LITTLE),
     (Controller::Batch, Change::Down, SLOW_SERVICE),
     (Controller::Batch, Change::Up, QUICK_SERVICE),
+    (Controller::Ladder, Change::Up, MEMORY_SHORT),
     (Controller::Ladder, Change::Up, OVERLOAD_LASTS),
     (Controller::Ladder, Change::Down, OVERLOAD_OVER),
 ];

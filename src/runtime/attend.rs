@@ -11,6 +11,9 @@ pub trait Attend: Send + Sync {
 
     /// Empties a lane whose owner has gone.
     fn clear(&self, lane: LaneId);
+
+    /// Has the queue hold no more than so many percent of what it could.
+    fn hold_at_most(&self, percent: u64);
 }
 
 impl<H: Handler> Attend for Stage<H> {
@@ -20,5 +23,9 @@ impl<H: Handler> Attend for Stage<H> {
 
     fn clear(&self, lane: LaneId) {
         Self::clear(self, lane);
+    }
+
+    fn hold_at_most(&self, percent: u64) {
+        Self::hold_at_most(self, percent);
     }
 }

@@ -188,6 +188,17 @@ where
         }
     }
 
+    /// Has the queue hold no more than so many percent of what it could. What is above goes as newcomers need the room:
+    /// from the fattest flows, where the queue knows any. For a stage whose own controller does not shed.
+    pub(crate) fn hold_at_most(&self, percent: u64) {
+        debug_assert!(self.settings.sojourn_max.is_none(), "one controller changes a stage's limits");
+        let Limits { segments, held_bytes } = self.settings.limits;
+        let part = |whole: u64| whole.saturating_mul(percent) / 100;
+        let limits = Limits { segments: part(segments), held_bytes: part(held_bytes) };
+        lock(&self.inner).lanes.set_limits(limits);
+        self.metrics.queue_admitted_packets.set(limits.segments);
+    }
+
     fn size_batch(&self, controllers: &mut Controllers, segments: u32, log: &Log<'_>) {
         self.metrics.batch_limit_packets.set(segments.into());
         let told = controllers.batch_told;

@@ -346,3 +346,21 @@ fn a_queue_that_waits_too_long_admits_less_and_what_it_drops_is_told_apart_from_
     assert_eq!((metrics.queue_admitted_packets.get(), metrics.shedding.get()), (1_000, 0));
     assert_eq!(metrics.unaccounted(), 0);
 }
+
+#[test]
+fn a_stage_that_is_to_hold_half_refuses_the_rest_and_holds_all_again_when_it_may() {
+    let settings = Settings { sojourn_max: None, ..settings(1, 32, Rule::Never, WhenFull::Drop) };
+    let sink = stage("sink", settings, Sink::new(None), None, None);
+    // One busy lane gets half of what the queue may hold. Nobody was started, so what waits goes on waiting.
+    let mut waiting = 0;
+    for (percent, holds) in [(50, 8), (100, 16)] {
+        sink.hold_at_most(percent);
+        let dropped = sink.metrics.drops[QUEUE_FULL].get();
+        let mut items = (0..20).map(|number| entry(0, 0, number)).collect();
+        Inlet::new(Arc::clone(&sink) as _, Cores::new(2)).push(Instant::now(), true, &mut items);
+        assert_eq!(sink.metrics.queue_packets.get(), holds, "at {percent} %");
+        assert_eq!(sink.metrics.queue_admitted_packets.get(), 32 * percent / 100);
+        assert_eq!(sink.metrics.drops[QUEUE_FULL].get() - dropped, 20 - (holds - waiting));
+        waiting = holds;
+    }
+}
