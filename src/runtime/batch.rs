@@ -17,6 +17,12 @@ pub fn limit(configured: u32, sojourn_max: Option<Duration>, segment_service: Du
     u32::try_from(served).unwrap_or(u32::MAX).clamp(1, configured.max(1))
 }
 
+/// The most segments of a batch that runs on: as many as the stage serves in the same time. What comes in one piece,
+/// super-packets above all, need not be taken apart because a configured batch is small.
+pub fn run_on_limit(sojourn_max: Option<Duration>, segment_service: Duration) -> u32 {
+    limit(u32::MAX, sojourn_max, segment_service)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +33,14 @@ mod tests {
         for (segment_us, expected) in [(0, 64), (1, 64), (19, 64), (50, 25), (500, 2), (1_300, 1), (100_000, 1)] {
             assert_eq!(limit(64, bound, Duration::from_micros(segment_us)), expected, "{segment_us} µs");
         }
+    }
+
+    #[test]
+    fn what_runs_on_is_bounded_by_its_time_alone() {
+        let bound = Some(Duration::from_millis(5));
+        assert_eq!(run_on_limit(bound, Duration::from_micros(1)), 1_250);
+        assert_eq!(run_on_limit(bound, Duration::from_micros(500)), 2);
+        assert_eq!(run_on_limit(None, Duration::from_micros(1)), u32::MAX);
     }
 
     #[test]

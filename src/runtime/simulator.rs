@@ -539,10 +539,9 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
     }
 
     fn sizes(&mut self, now: Instant) -> Verdict {
-        let batch_segments =
-            batch::limit(self.spec.quota.segments, self.spec.sojourn_max, Duration::from_nanos(self.segment_service));
-        self.quota.segments = batch_segments;
-        self.lanes.set_run_on_segments_max(batch_segments);
+        let service = Duration::from_nanos(self.segment_service);
+        self.quota.segments = batch::limit(self.spec.quota.segments, self.spec.sojourn_max, service);
+        self.lanes.set_run_on_segments_max(batch::run_on_limit(self.spec.sojourn_max, service));
         self.sojourns_looked.sort_unstable();
         let seen = shedding::Observation {
             sojourn_p99: self.sojourns_looked.get(self.sojourns_looked.len() * 99 / 100).copied(),

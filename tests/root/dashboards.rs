@@ -228,8 +228,18 @@ fn percent_encoded(query: &str) -> String {
 }
 
 /// The drop reasons of the live gateway's stages.
-const REASONS: &[&str] =
-    &["queue_full", "panicked", "kernel_full", "no_buffer", "cannot_cut", "port_limit", "memory_limit", "malformed"];
+const REASONS: &[&str] = &[
+    "queue_full",
+    "not_admitted",
+    "panicked",
+    "kernel_full",
+    "no_buffer",
+    "cannot_cut",
+    "port_limit",
+    "memory_limit",
+    "overload",
+    "malformed",
+];
 
 /// A metrics server whose figures move, as a gateway's do whose way out is raw.
 struct LiveGateway {

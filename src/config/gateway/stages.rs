@@ -22,7 +22,7 @@ settings! {
         /// tethers that fill it most lose first. Not for "ws-encode", whose queue waits for the tether's link.
         sojourn_max: Duration = "5ms" in "1ms"..="10s",
         /// The most packets it takes at once. It never waits for more than are there.
-        batch: usize = 64 in 1..=1024,
+        batch: usize = 256 in 1..=1024,
         /// Whether a batch goes through the next stage on the same thread: "auto" decides by what waits, "always" and
         /// "never" are for measurements.
         hand_over: HandOver = "auto",

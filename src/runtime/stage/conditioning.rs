@@ -79,7 +79,8 @@ where
             if inner.takes == inner.takes_looked {
                 inner.let_in(&mut resume);
             }
-            inner.set_batch_segments(self.settings.quota, batch_segments);
+            inner.quota.segments = batch_segments;
+            inner.lanes.set_run_on_segments_max(batch::run_on_limit(self.settings.sojourn_max, self.service()));
             self.observe(now, sojourn_p99, &mut inner)
         };
         self.resume_upstream(&mut resume);
@@ -214,13 +215,6 @@ where
         };
         let service = self.service();
         log.note(Controller::Batch, change, reason, format_args!("{segments} packets at once: {service:.1?} a packet"));
-    }
-}
-
-impl<Q: Queue> Inner<Q> {
-    fn set_batch_segments(&mut self, configured: Quota, segments: u32) {
-        self.quota = Quota { segments, ..configured };
-        self.lanes.set_run_on_segments_max(segments);
     }
 }
 
