@@ -154,6 +154,11 @@ impl StageMetrics {
         })
     }
 
+    /// Segments dropped for the reason of that label.
+    pub fn dropped_for(&self, label: &str) -> u64 {
+        self.reasons.iter().position(|reason| *reason == label).map_or(0, |at| self.drops[at].get())
+    }
+
     /// Segments dropped for any reason.
     pub fn dropped(&self) -> u64 {
         self.drops.iter().map(Counter::get).sum()

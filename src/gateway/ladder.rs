@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::overload::{Cause, Rung};
 
-/// How long stages must have shed without a break before the next rung is taken: longer than a burst, which the queues'
-/// own controllers deal with in a tenth of that.
-pub const CLIMB_AFTER: Duration = Duration::from_secs(1);
+/// How long somebody must have lost by shedding, at every look, before the next rung is taken: longer than a burst or one
+/// bulk transfer's search for the rate, which the queues' own controllers deal with.
+pub const CLIMB_AFTER: Duration = Duration::from_secs(5);
 
-/// How long it must have been calm before a rung is left. Twice as long as it takes to climb, so that a load that comes
-/// and goes does not make newcomers come and go with it.
+/// How long it must have been calm before a rung is left: some round trips of those who were turned away, and shorter
+/// than it takes to climb, so that nobody is kept out for long.
 pub const LEAVE_AFTER: Duration = Duration::from_secs(2);
 
 /// The part of the budget, in percent, from which on a rung is taken at once: memory does not wait a second. Each is
@@ -132,22 +132,22 @@ mod tests {
     }
 
     #[test]
-    fn lasting_overload_climbs_a_rung_a_second_and_calm_leaves_in_reverse_order() {
+    fn lasting_overload_climbs_a_rung_at_a_time_and_calm_leaves_in_reverse_order() {
         let (mut ladder, start) = (Ladder::default(), Instant::now());
         assert_eq!(
-            steps(&mut ladder, start, (0, 9_000), SHEDS),
+            steps(&mut ladder, start, (0, 30_000), SHEDS),
             [
-                (1_000, Rung::NoNewTethers, Cause::Shedding),
-                (2_000, Rung::NoNewMappings, Cause::Shedding),
-                (3_000, Rung::TrimLargest, Cause::Shedding),
+                (5_000, Rung::NoNewTethers, Cause::Shedding),
+                (10_000, Rung::NoNewMappings, Cause::Shedding),
+                (15_000, Rung::TrimLargest, Cause::Shedding),
             ]
         );
         assert_eq!(
-            steps(&mut ladder, start, (9_000, 20_000), QUIET),
+            steps(&mut ladder, start, (30_000, 41_000), QUIET),
             [
-                (11_000, Rung::NoNewMappings, Cause::Calm),
-                (13_000, Rung::NoNewTethers, Cause::Calm),
-                (15_000, Rung::Calm, Cause::Calm),
+                (32_000, Rung::NoNewMappings, Cause::Calm),
+                (34_000, Rung::NoNewTethers, Cause::Calm),
+                (36_000, Rung::Calm, Cause::Calm),
             ]
         );
     }
@@ -183,10 +183,10 @@ mod tests {
     #[test]
     fn calm_that_is_interrupted_begins_again() {
         let (mut ladder, start) = (Ladder::default(), Instant::now());
-        assert_eq!(steps(&mut ladder, start, (0, 1_250), SHEDS), [(1_000, Rung::NoNewTethers, Cause::Shedding)]);
-        assert_eq!(steps(&mut ladder, start, (1_250, 3_250), QUIET), []);
-        assert_eq!(steps(&mut ladder, start, (3_250, 3_500), SHEDS), []);
-        assert_eq!(steps(&mut ladder, start, (3_500, 6_000), QUIET), [(5_500, Rung::Calm, Cause::Calm)]);
+        assert_eq!(steps(&mut ladder, start, (0, 5_250), SHEDS), [(5_000, Rung::NoNewTethers, Cause::Shedding)]);
+        assert_eq!(steps(&mut ladder, start, (5_250, 7_250), QUIET), []);
+        assert_eq!(steps(&mut ladder, start, (7_250, 7_500), SHEDS), []);
+        assert_eq!(steps(&mut ladder, start, (7_500, 10_000), QUIET), [(9_500, Rung::Calm, Cause::Calm)]);
     }
 
     proptest! {

@@ -10,11 +10,14 @@ use super::registry::Registry;
 use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
 use crate::overload::{Cause, Rung};
+use crate::runtime::work::{NOT_ADMITTED, RUNTIME_REASONS};
 
 /// Who looks after the ladder.
 #[derive(Debug, Default)]
 pub(super) struct Overseer {
     ladder: Ladder,
+    /// What the stages had not admitted at the last look.
+    refused: u64,
 }
 
 impl Overseer {
@@ -24,7 +27,7 @@ impl Overseer {
         let seen = Observation {
             memory_bytes: budget.needed_bytes(),
             memory_limit_bytes: budget.limit_bytes(),
-            sheds: metrics.stages.iter().any(|stage| stage.shedding.get() > 0),
+            sheds: self.sheds(&metrics.stages),
         };
         while let Some(step) = self.ladder.look(now, seen) {
             registry.trim_downlink(step.to == Rung::TrimLargest);
@@ -44,6 +47,16 @@ impl Overseer {
         let rung = self.ladder.rung();
         registry.metrics.overload_rung.set(rung as u64);
         registry.overload.set(rung, registry.large_bytes());
+    }
+}
+
+impl Overseer {
+    /// Whether somebody has lost by a stage's shedding since the last look: something was not admitted, or waits for a
+    /// stage that admits less. A limit that nobody reaches is no overload.
+    fn sheds(&mut self, stages: &[Arc<StageMetrics>]) -> bool {
+        let refused = stages.iter().map(|stage| stage.dropped_for(RUNTIME_REASONS[NOT_ADMITTED])).sum();
+        let has_refused = std::mem::replace(&mut self.refused, refused) < refused;
+        has_refused || stages.iter().any(|stage| stage.shedding.get() > 0 && stage.lanes_parked.get() > 0)
     }
 }
 
@@ -82,21 +95,28 @@ mod tests {
         overseer.look(start, &registry, &metrics);
         assert_eq!((registry.overload.rung(), registry.metrics.overload_rung.get()), (Rung::NoNewMappings, 2));
         drop(held);
+        // A limit that nobody reaches is no overload.
         metrics.stages[0].shedding.set(1);
-        for at in 0..=4 {
+        for at in 0..=20 {
+            overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
+        }
+        assert_eq!(registry.overload.rung(), Rung::Calm, "memory is there again");
+        let start = start + 21 * super::super::LOOK_EVERY;
+        metrics.stages[0].lanes_parked.set(1);
+        for at in 0..=60 {
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!(registry.overload.rung(), Rung::TrimLargest);
-        metrics.stages[0].shedding.set(0);
-        for at in 5..40 {
+        (metrics.stages[0].lanes_parked.set(0), metrics.stages[0].shedding.set(0));
+        for at in 61..100 {
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!((registry.overload.rung(), registry.metrics.overload_rung.get()), (Rung::Calm, 0));
-        let steps = [("memory", 2), ("shedding", 1), ("calm", 3)];
+        let steps = [("memory", 2), ("shedding", 3), ("calm", 5)];
         assert_eq!(registry.metrics.overload_steps.counts(), steps);
         let told = registry.metrics.decisions.last(start);
-        assert_eq!(told.len(), 6);
+        assert_eq!(told.len(), 10);
         assert_eq!((told[0].1.reason, told[0].1.change), (decisions::OVERLOAD_OVER, Change::Down));
-        assert!(told[5].1.inputs.starts_with("from calm to no_new_tethers: 85 % of the memory"), "{:?}", told[5]);
+        assert!(told[9].1.inputs.starts_with("from calm to no_new_tethers: 85 % of the memory"), "{:?}", told[9]);
     }
 }

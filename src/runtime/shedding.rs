@@ -43,6 +43,8 @@ pub struct Observation {
     pub waiting_segments: u64,
     /// Segments of the largest item so far: the queue must have room for one.
     pub largest_segments: u32,
+    /// Segments that the stage's threads could serve in a second with nothing else to do; 0 until that is known.
+    pub able_segments_per_second: u64,
 }
 
 impl fmt::Display for Observation {
@@ -53,6 +55,11 @@ impl fmt::Display for Observation {
         }
         write!(f, ", {} waiting", self.waiting_segments)
     }
+}
+
+/// What `threads` threads serve in a second, in segments of `service` each; 0 while that is not known.
+pub fn able_segments_per_second(threads: usize, service: Duration) -> u64 {
+    (threads as u128 * Duration::from_secs(1).as_nanos()).checked_div(service.as_nanos()).unwrap_or(0) as u64
 }
 
 /// What is to be done.
@@ -135,18 +142,20 @@ impl Shedding {
         if self.is_shedding() && is_quiet { self.relax(law) } else { Verdict::Keep }
     }
 
-    /// Learns what the stage serves in a second. It counts only while something waited all the time.
+    /// Learns what the stage serves in a second. What it served tells that only while something waited all the time;
+    /// else it is what it could: a stage that had little to do is not taken for a slow one.
     fn learn(&mut self, now: Instant, seen: Observation) {
         let waits = seen.waiting_segments > 0;
         let elapsed = self.looked.replace(now).map(|then| now.saturating_duration_since(then));
         let was_waiting = std::mem::replace(&mut self.was_waiting, waits);
         let Some(elapsed) = elapsed.filter(|elapsed| !elapsed.is_zero()) else { return };
-        let new = (seen.taken_segments as f64 / elapsed.as_secs_f64()) as u64;
-        let old = self.drain_segments_per_second;
-        if old == 0 {
-            self.drain_segments_per_second = new;
-        } else if was_waiting && waits {
-            self.drain_segments_per_second = old - (old >> DRAIN_SHIFT) + (new >> DRAIN_SHIFT);
+        if !(was_waiting && waits) {
+            self.drain_segments_per_second = seen.able_segments_per_second;
+        } else if seen.sojourn_p99.is_some() {
+            let new = (seen.taken_segments as f64 / elapsed.as_secs_f64()) as u64;
+            let old = self.drain_segments_per_second;
+            self.drain_segments_per_second =
+                if old == 0 { new } else { old - (old >> DRAIN_SHIFT) + (new >> DRAIN_SHIFT) };
         }
     }
 

@@ -548,6 +548,7 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             taken_segments: std::mem::take(&mut self.taken_segments),
             waiting_segments: self.lanes.load().segments,
             largest_segments: self.largest_segments,
+            able_segments_per_second: shedding::able_segments_per_second(self.threads, service),
         };
         self.sojourns_looked.clear();
         let verdict = self.shedding.decide(now, seen);

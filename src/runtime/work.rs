@@ -12,7 +12,8 @@ use super::queue::{Queue, Weigh};
 /// (RFC 8290).
 pub const RUNTIME_REASONS: [&str; 6] = ["queue_full", "not_admitted", "no_owner", "panicked", "codel", "overlimit"];
 pub(super) const QUEUE_FULL: usize = 0;
-pub(super) const NOT_ADMITTED: usize = 1;
+/// The index of `not_admitted` among them.
+pub const NOT_ADMITTED: usize = 1;
 pub(super) const NO_OWNER: usize = 2;
 pub(super) const PANICKED: usize = 3;
 pub(super) const CODEL: usize = 4;

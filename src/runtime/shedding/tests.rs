@@ -7,6 +7,7 @@ const CAPACITY: u64 = 4_096;
 /// 20,000 segments a second are 400 a look, 100 in the bound, and of that 75 are admitted.
 const DRAIN_A_LOOK: u64 = 400;
 const LAW: u64 = 75;
+const ABLE: u64 = 20_000;
 
 struct Bench {
     shedding: Shedding,
@@ -29,6 +30,7 @@ impl Bench {
             taken_segments,
             waiting_segments,
             largest_segments: 1,
+            able_segments_per_second: ABLE,
         };
         self.shedding.decide(self.now, seen)
     }
@@ -52,7 +54,8 @@ fn a_queue_that_waits_too_long_admits_what_is_served_within_the_bound() {
 fn one_look_over_the_bound_changes_nothing() {
     let mut bench = Bench::new();
     for _ in 0..20 {
-        assert_eq!((bench.look(100, 50), bench.look(4, 50)), (Verdict::Keep, Verdict::Keep));
+        let verdicts = [bench.look(100, 50), bench.look(4, 50)];
+        assert_eq!(verdicts, [Verdict::Keep; 2]);
     }
 }
 
@@ -104,8 +107,13 @@ fn it_never_admits_less_than_the_largest_item() {
         let mut bench = Bench::new();
         for _ in 0..50 {
             bench.now += LOOK_EVERY;
-            let seen =
-                Observation { sojourn_p99: Some(10 * BOUND), taken_segments: 1, waiting_segments: 1, largest_segments };
+            let seen = Observation {
+                sojourn_p99: Some(10 * BOUND),
+                taken_segments: 1,
+                waiting_segments: 1,
+                largest_segments,
+                able_segments_per_second: 50,
+            };
             bench.shedding.decide(bench.now, seen);
         }
         assert_eq!(bench.shedding.admitted_segments(), least);
@@ -117,7 +125,13 @@ fn a_stage_that_serves_nothing_is_not_taken_for_one_that_waits_little() {
     let mut bench = Bench::shedding();
     for _ in 0..50 {
         bench.now += LOOK_EVERY;
-        let seen = Observation { sojourn_p99: None, taken_segments: 0, waiting_segments: LAW, largest_segments: 1 };
+        let seen = Observation {
+            sojourn_p99: None,
+            taken_segments: 0,
+            waiting_segments: LAW,
+            largest_segments: 1,
+            able_segments_per_second: ABLE,
+        };
         assert_eq!(bench.shedding.decide(bench.now, seen), Verdict::Keep);
     }
 }
@@ -126,4 +140,20 @@ fn a_stage_that_serves_nothing_is_not_taken_for_one_that_waits_little() {
 fn without_a_bound_all_is_admitted() {
     let mut bench = Bench { shedding: Shedding::new(None, CAPACITY), now: Instant::now() };
     assert!((0..50).all(|_| bench.look(1_000, CAPACITY) == Verdict::Keep));
+}
+
+#[test]
+fn a_stage_that_has_had_little_to_do_is_not_taken_for_a_slow_one() {
+    let mut bench = Bench::new();
+    // Nothing ever waits at a look, and only a few come: what the stage could do counts, not what it did.
+    (0..50).for_each(|_| assert_eq!(bench.look_at(1, 0, 2), Verdict::Keep));
+    let verdicts: Vec<_> = (0..2).map(|_| bench.look_at(100, 0, 2)).collect();
+    assert_eq!(verdicts, [Verdict::Keep, Verdict::Less(LAW)]);
+}
+
+#[test]
+fn what_threads_are_able_to_serve_follows_from_the_service_time() {
+    for (threads, service_us, able) in [(1, 50, 20_000), (2, 50, 40_000), (1, 0, 0)] {
+        assert_eq!(able_segments_per_second(threads, Duration::from_micros(service_us)), able);
+    }
 }

@@ -9,7 +9,7 @@ use super::{Inner, Settings, Stage};
 use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
 use crate::metrics::{Snapshot, StageMetrics};
 use crate::runtime::controller::{self, PoolController};
-use crate::runtime::lanes::{Limits, Quota};
+use crate::runtime::lanes::Limits;
 use crate::runtime::queue::Queue;
 use crate::runtime::shedding::{Shedding, Verdict};
 use crate::runtime::sync::lock;
@@ -132,6 +132,7 @@ where
                 taken_segments: std::mem::take(&mut inner.taken_segments),
                 waiting_segments: inner.lanes.load().segments,
                 largest_segments: self.largest_segments.load(Ordering::Relaxed),
+                able_segments_per_second: shedding::able_segments_per_second(inner.threads, self.service()),
             },
         }
     }
