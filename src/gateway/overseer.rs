@@ -107,7 +107,8 @@ mod tests {
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!(registry.overload.rung(), Rung::TrimLargest);
-        (metrics.stages[0].lanes_parked.set(0), metrics.stages[0].shedding.set(0));
+        metrics.stages[0].lanes_parked.set(0);
+        metrics.stages[0].shedding.set(0);
         for at in 61..100 {
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
