@@ -32,11 +32,18 @@ const SPARE_DIVISOR: u64 = 4;
 /// machine would never be reached for.
 const SPARES_MAX: u64 = 8_192;
 
+/// Spare buffers of a class that are reached for first hold so many bytes: what a core's cache has room for. With all of
+/// them in one ring each packet would be read into memory that no cache holds.
+const HOT_BYTES: usize = 524_288;
+
 /// A bounded pool of packet buffers, shared by all threads. Cloning gives another handle to the same pool.
 #[derive(Clone)]
 pub struct BufPool(Arc<Pool>);
 
 struct Pool {
+    /// Spare buffers that were in use just now.
+    hot: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
+    /// The others.
     spare: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
     /// Memory of the buffers in use. What the budget has on its books beyond it is spare.
     in_use_bytes: AtomicU64,
@@ -64,10 +71,12 @@ impl BufPool {
     pub fn drawing_on(budget: &Budget) -> Self {
         let spares = |class: usize| {
             let spare = budget.limit_bytes() / SPARE_DIVISOR / CLASS_BYTES.len() as u64 / CLASS_BYTES[class] as u64;
-            ArrayQueue::new(spare.clamp(1, SPARES_MAX) as usize)
+            spare.clamp(1, SPARES_MAX) as usize
         };
+        let hot = |class: usize| (HOT_BYTES / CLASS_BYTES[class]).min(spares(class) / 2).max(1);
         let pool = Arc::new(Pool {
-            spare: std::array::from_fn(spares),
+            hot: std::array::from_fn(|class| ArrayQueue::new(hot(class))),
+            spare: std::array::from_fn(|class| ArrayQueue::new(spares(class).saturating_sub(hot(class)).max(1))),
             in_use_bytes: AtomicU64::new(0),
             allocated_bytes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -83,7 +92,8 @@ impl BufPool {
     pub fn take(&self, len: usize) -> Option<Buf> {
         let pool = &*self.0;
         let class = CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)?;
-        let Some(data) = pool.spare[class].pop().or_else(|| pool.allocate(class)) else {
+        let spare = pool.hot[class].pop().or_else(|| pool.spare[class].pop());
+        let Some(data) = spare.or_else(|| pool.allocate(class)) else {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
@@ -154,7 +164,7 @@ impl Spare for Pool {
     fn give_back(&self, bytes: u64) {
         let mut freed_bytes = 0;
         // The largest first, since they bring the most for an allocation lost.
-        for spare in self.spare.iter().rev() {
+        for spare in self.spare.iter().rev().chain(self.hot.iter().rev()) {
             while freed_bytes < bytes {
                 let Some(data) = spare.pop() else { break };
                 freed_bytes += data.len() as u64;
@@ -306,7 +316,8 @@ impl Drop for Buf {
         let data = std::mem::take(&mut self.data);
         pool.in_use_bytes.fetch_sub(data.len() as u64, Ordering::Relaxed);
         // A full list of spares means that this one is surplus: it goes back to the allocator.
-        if let Err(surplus) = pool.spare[self.class].push(data) {
+        let kept = pool.hot[self.class].push(data).or_else(|data| pool.spare[self.class].push(data));
+        if let Err(surplus) = kept {
             pool.free(surplus);
         }
     }

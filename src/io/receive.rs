@@ -1,6 +1,6 @@
-//! Where a packet is read to, when its length is not known before: a small pooled buffer, with a large overflow area
-//! behind it that belongs to the reader. A small packet so pins a small buffer; a large one is copied once into a
-//! buffer of its size.
+//! Where a packet is read to, when its length is not known before: a small pooled buffer, with a large area behind it. A
+//! small packet so pins a small buffer. A super-packet stays where it was read, in a large pooled buffer, into which its
+//! first bytes follow it; what is in between is copied into a buffer of its size.
 
 use std::io::IoSliceMut;
 
@@ -9,24 +9,40 @@ use crate::packet::{Buf, BufPool, HEADROOM_BYTES, PACKET_BYTES_MAX};
 /// What the smallest class of pooled buffers takes behind its headroom.
 const SMALL_BYTES: usize = 2_048 - HEADROOM_BYTES;
 
+/// Packets above this keep the large buffer that they were read to: shorter ones would pin several times their bytes.
+const COPIED_BYTES_MAX: usize = 16_384 - HEADROOM_BYTES;
+
 /// One packet's place in a reader.
 #[derive(Debug)]
 pub(crate) struct Slot {
     small: Option<Buf>,
+    /// What of a packet does not fit into the small buffer is read behind that buffer's length into this one.
+    large: Option<Buf>,
+    /// The same where there is no large buffer; it is the reader's own.
     overflow: Box<[u8]>,
+    wants_large: bool,
 }
 
 impl Slot {
     /// A place for packets of up to `packet_bytes_max` (and never more than IP allows).
     pub(crate) fn new(packet_bytes_max: usize) -> Self {
         let overflow = packet_bytes_max.min(PACKET_BYTES_MAX).saturating_sub(SMALL_BYTES);
-        Self { small: None, overflow: vec![0; overflow].into_boxed_slice() }
+        Self { small: None, large: None, overflow: vec![0; overflow].into_boxed_slice(), wants_large: false }
+    }
+
+    /// Super-packets are expected here, and stay where they are read.
+    #[must_use]
+    pub(crate) fn for_super_packets(self) -> Self {
+        Self { wants_large: true, ..self }
     }
 
     /// Makes sure that a small buffer stands ready; `false` when the pool is at its limit.
     pub(crate) fn ready(&mut self, pool: &BufPool) -> bool {
         if self.small.is_none() {
             self.small = pool.take(SMALL_BYTES);
+        }
+        if self.wants_large && self.large.is_none() {
+            self.large = pool.take(PACKET_BYTES_MAX);
         }
         self.small.is_some()
     }
@@ -35,7 +51,11 @@ impl Slot {
     /// into it is lost.
     pub(crate) fn areas(&mut self) -> [IoSliceMut<'_>; 2] {
         let small = self.small.as_mut().map_or(&mut [] as &mut [u8], |buf| buf.spare_mut());
-        [IoSliceMut::new(small), IoSliceMut::new(&mut self.overflow)]
+        let rest = match &mut self.large {
+            Some(large) => &mut large.spare_mut()[SMALL_BYTES..PACKET_BYTES_MAX],
+            None => &mut self.overflow,
+        };
+        [IoSliceMut::new(small), IoSliceMut::new(rest)]
     }
 
     /// Takes the packet of `len` bytes that was read; `None` when there was no buffer for it.
@@ -46,9 +66,21 @@ impl Slot {
             small.advance(len);
             return self.small.take();
         }
+        let start = &small.spare_mut()[..room];
+        if len > COPIED_BYTES_MAX
+            && let Some(mut large) = self.large.take()
+        {
+            large.spare_mut()[..room].copy_from_slice(start);
+            large.advance(len);
+            return Some(large);
+        }
+        let rest = match &mut self.large {
+            Some(large) => &large.spare_mut()[room..],
+            None => &self.overflow,
+        };
         let mut whole = pool.take(len)?;
-        whole.extend(&small.spare_mut()[..room]);
-        whole.extend(self.overflow.get(..len - room)?);
+        whole.extend(start);
+        whole.extend(rest.get(..len - room)?);
         Some(whole)
     }
 }
@@ -70,14 +102,48 @@ mod tests {
     #[test]
     fn a_packet_of_any_length_comes_out_as_it_was_read_in_a_buffer_of_its_size() {
         let pool = BufPool::new(1 << 20);
-        let mut slot = Slot::new(PACKET_BYTES_MAX);
-        for (len, held) in [(40, 2_048), (SMALL_BYTES, 2_048), (SMALL_BYTES + 1, 16_384), (60_000, 65_664)] {
-            assert!(slot.ready(&pool));
-            fill(&mut slot, len);
-            let buf = slot.take(len, &pool).expect("room");
-            assert!(buf.bytes().iter().enumerate().all(|(at, &byte)| byte == at as u8), "for {len} bytes");
-            assert_eq!((buf.len(), buf.held_bytes()), (len, held));
+        let slots = [Slot::new(PACKET_BYTES_MAX), Slot::new(PACKET_BYTES_MAX).for_super_packets()];
+        let lens = [
+            (40, 2_048),
+            (SMALL_BYTES, 2_048),
+            (SMALL_BYTES + 1, 16_384),
+            (COPIED_BYTES_MAX, 16_384),
+            (COPIED_BYTES_MAX + 1, 65_664),
+            (60_000, 65_664),
+            (PACKET_BYTES_MAX, 65_664),
+        ];
+        for mut slot in slots {
+            for (len, held) in lens {
+                assert!(slot.ready(&pool));
+                fill(&mut slot, len);
+                let buf = slot.take(len, &pool).expect("room");
+                assert!(buf.bytes().iter().enumerate().all(|(at, &byte)| byte == at as u8), "for {len} bytes");
+                assert_eq!((buf.len(), buf.held_bytes(), buf.headroom()), (len, held, HEADROOM_BYTES));
+            }
         }
+    }
+
+    #[test]
+    fn a_super_packet_stays_where_it_was_read() {
+        let pool = BufPool::new(1 << 20);
+        let mut slot = Slot::new(PACKET_BYTES_MAX).for_super_packets();
+        assert!(slot.ready(&pool));
+        fill(&mut slot, 60_000);
+        let read_to = slot.areas()[1].as_ptr();
+        let buf = slot.take(60_000, &pool).expect("room");
+        assert_eq!(buf.bytes()[SMALL_BYTES..].as_ptr(), read_to);
+    }
+
+    #[test]
+    fn without_a_large_buffer_a_super_packet_is_read_beside_the_pool() {
+        let pool = BufPool::new(2_048 + 65_664);
+        let held = pool.take(PACKET_BYTES_MAX);
+        let mut slot = Slot::new(PACKET_BYTES_MAX).for_super_packets();
+        assert!(slot.ready(&pool));
+        fill(&mut slot, 60_000);
+        drop(held);
+        let buf = slot.take(60_000, &pool).expect("room");
+        assert!(buf.bytes().iter().enumerate().all(|(at, &byte)| byte == at as u8));
     }
 
     #[test]

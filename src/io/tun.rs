@@ -66,7 +66,11 @@ impl Tun {
         sys::set_nonblocking(fd.as_fd())?;
         sys::value_ioctl(fd.as_fd(), libc::TUNSETPERSIST, features.persistent.into())?;
         let offloads = if features.vnet_hdr { ask_for_offloads(fd.as_fd()) } else { Offloads::default() };
-        let slot = Slot::new(if features.vnet_hdr { PACKET_BYTES_MAX } else { PLAIN_BYTES_MAX });
+        let slot = if features.vnet_hdr {
+            Slot::new(PACKET_BYTES_MAX).for_super_packets()
+        } else {
+            Slot::new(PLAIN_BYTES_MAX)
+        };
         Ok(Self { fd, name: name.to_owned(), vnet_hdr: features.vnet_hdr, offloads, slot: Mutex::new(slot) })
     }
 

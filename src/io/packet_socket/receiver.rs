@@ -17,6 +17,10 @@ use crate::io::{Received, bpf, sys, virtio};
 use crate::offload::Merger;
 use crate::packet::{BufPool, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
+/// Packets of a batch, from its first, that stay where they are read if they are large. A system call seldom brings more
+/// super-packets, and each of these holds a large buffer of the pool.
+const IN_PLACE: usize = 8;
+
 /// What arrives for our addresses and ports.
 #[derive(Debug)]
 pub struct RawReceiver {
@@ -54,7 +58,10 @@ impl RawReceiver {
         set_buffer(fd.as_fd(), libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, settings.receive_buffer_bytes)?;
         sys::bind_link(fd.as_fd(), link.index, ETHERTYPE_IPV4)
             .map_err(doing("binding the capture to its interface"))?;
-        let packets = std::array::from_fn(|_| Slot::new(PACKET_BYTES_MAX));
+        let packets = std::array::from_fn(|at| {
+            let slot = Slot::new(PACKET_BYTES_MAX);
+            if at < IN_PLACE { slot.for_super_packets() } else { slot }
+        });
         let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, merger: Merger::default() });
         Ok(Self { fd, link_bytes, kernel_drops: AtomicU64::new(0), slots })
     }
