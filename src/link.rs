@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Share;
@@ -31,8 +31,10 @@ pub const BATCH_BYTES_MAX: u64 = 65_536;
 /// The most that a thread reads from a link before the next one has its turn.
 const READ_BUDGET_BYTES: usize = 262_144;
 
-/// Received bytes that are acknowledged without waiting for a message to ride on or for [`ACK_DELAY_MS`].
-pub const ACK_EVERY_BYTES: u64 = 32_768;
+/// Received bytes that are acknowledged without waiting for a message to ride on or for [`ACK_DELAY_MS`]: more than one
+/// super-packet, so that not each of them is answered, and half of the smallest window that can be configured, so that
+/// who waits for a window has the other half under way.
+pub const ACK_EVERY_BYTES: u64 = 65_536;
 
 /// How long an acknowledgement may wait for a message to ride on, in milliseconds. What was sent meanwhile has to be let
 /// out ahead of it, so that a longer delay would be a longer queue; a shorter one costs more than 500 acknowledgements a
@@ -432,6 +434,23 @@ impl Link {
         {
             outbox.control(|out| capsule::append_credit(granted, out));
         }
+    }
+
+    /// Does so at once, where nobody else is writing and nothing waits for the socket; `false` where somebody is.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn try_tell_received(&self, granted: Option<u64>, pool: &BufPool) -> io::Result<bool> {
+        let mut outbox = match self.outbox.try_lock() {
+            Ok(outbox) => outbox,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        if self.is_blocked() || !outbox.is_empty() {
+            return Ok(false);
+        }
+        self.tell_received(&mut outbox, granted);
+        self.flush(&mut outbox, pool).map(|()| true)
     }
 
     /// Puts one packet, as a DATAGRAM capsule, into the message that is being filled.

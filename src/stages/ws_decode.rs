@@ -205,10 +205,23 @@ impl<K: LinkKeeper> WsDecode<K> {
     /// Acknowledges at once what is much, and soon what is little.
     fn acknowledge(&self, link: &Arc<Link>, tether: &TetherLinks) {
         let unacknowledged = link.unacknowledged_bytes();
-        if unacknowledged >= ACK_EVERY_BYTES || link.outbox().owes_pong() {
+        if link.outbox().owes_pong() {
             self.keeper.has_control(tether.lane());
+        } else if unacknowledged >= ACK_EVERY_BYTES {
+            self.acknowledge_now(link, tether);
         } else if unacknowledged > 0 && link.schedule_ack() {
             self.keeper.ack_later(link);
+        }
+    }
+
+    /// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends
+    /// more than the message does.
+    fn acknowledge_now(&self, link: &Arc<Link>, tether: &TetherLinks) {
+        match link.try_tell_received(tether.grant(link), &self.pool) {
+            Ok(true) if tether.owes_credit(link) && link.schedule_ack() => self.keeper.ack_later(link),
+            Ok(true) => {}
+            Ok(false) => self.keeper.has_control(tether.lane()),
+            Err(error) => self.keeper.ended(link, &error.into()),
         }
     }
 

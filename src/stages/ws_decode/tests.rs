@@ -226,6 +226,11 @@ fn a_ping_asks_for_an_answer_at_once() {
     assert!(world.link.outbox().owes_pong());
 }
 
+/// Two datagrams that are acknowledged at once.
+fn much() -> Vec<u8> {
+    datagram(&[0x45; ACK_EVERY_BYTES as usize / 2]).repeat(2)
+}
+
 #[test]
 fn little_is_acknowledged_soon_and_much_at_once() {
     let mut world = world();
@@ -235,10 +240,27 @@ fn little_is_acknowledged_soon_and_much_at_once() {
     world.receive(2);
     assert_eq!(world.keeper.told(), [Told::AckLater], "scheduled once");
     world.keeper.forget();
-    let large = vec![0x45; ACK_EVERY_BYTES as usize];
-    world.peer.send(Opcode::Binary, &datagram(&large));
-    world.receive(3);
-    assert_eq!(world.keeper.told(), [Told::Control(TETHER)]);
+    world.peer.send(Opcode::Binary, &much());
+    world.receive(4);
+    let received = world.link.received_bytes();
+    assert_eq!(capsules(&world.peer.message())[0], Capsule::Ack(received));
+    assert_eq!((world.keeper.told(), world.link.unacknowledged_bytes()), (vec![], 0), "nobody was woken for it");
+}
+
+#[test]
+fn who_is_writing_to_the_link_sends_the_acknowledgement_too() {
+    let mut world = world();
+    let (link, keeper) = (Arc::clone(&world.link), Arc::clone(&world.keeper));
+    world.peer.send(Opcode::Binary, &much());
+    world.receive(2);
+    drop(world.peer.message());
+    link.count_received(ACK_EVERY_BYTES as usize);
+    let writing = link.outbox();
+    assert!(!link.try_tell_received(None, &keeper.pool).expect("a socket"));
+    drop(writing);
+    assert_eq!(link.unacknowledged_bytes(), ACK_EVERY_BYTES);
+    assert!(link.try_tell_received(None, &keeper.pool).expect("a socket"));
+    assert_eq!(link.unacknowledged_bytes(), 0);
 }
 
 #[test]
