@@ -25,6 +25,10 @@ const CONTROL_FRAME_BYTES_MAX: usize = HEADER_BYTES_MAX + frame::CONTROL_BYTES_M
 /// The read buffer. Larger reads cost cache misses, smaller ones system calls. It grows for a message that needs more.
 const READ_BYTES: usize = 256 * 1024;
 
+/// From here on a message is written from where it was read. A shorter one is copied to those that wait, so that they
+/// share a system call.
+const IN_PLACE_BYTES_MIN: usize = 16 * 1024;
+
 /// Room below which what is left is first moved to the buffer's front.
 const READ_BYTES_MIN: usize = 64 * 1024;
 
@@ -141,13 +145,38 @@ impl Half {
         Ok(passed)
     }
 
-    fn send(&mut self, message: &[u8]) {
-        let key = Some(self.keys.next());
+    fn send(&mut self, message: &mut [u8]) {
+        let key = self.keys.next();
         match self.subprotocol {
-            Subprotocol::Binary => frame::append(Opcode::Binary, message, key, &mut self.output),
-            Subprotocol::Base64 => frame::append_base64(message, key, &mut self.output),
+            Subprotocol::Binary if message.len() >= IN_PLACE_BYTES_MIN && self.writable && !self.is_behind => {
+                self.send_in_place(message, key);
+            }
+            Subprotocol::Binary => frame::append(Opcode::Binary, message, Some(key), &mut self.output),
+            Subprotocol::Base64 => frame::append_base64(message, Some(key), &mut self.output),
         }
         self.pending_bytes_max = self.pending_bytes_max.max(self.pending_bytes());
+    }
+
+    /// Masks a message where it was read, and writes it from there behind what waits. Only what the socket does not take
+    /// is copied.
+    fn send_in_place(&mut self, message: &mut [u8], key: [u8; 4]) {
+        let header = frame::header(Opcode::Binary, message.len(), Some(key));
+        frame::mask(message, key, 0);
+        let waiting = &self.output[self.written..];
+        let slices = [IoSlice::new(waiting), IoSlice::new(&header), IoSlice::new(message)];
+        let waiting_bytes = waiting.len();
+        // An error is found again by the flush that follows.
+        let mut taken = self.transport.write(&slices).map_or(0, |written| {
+            self.writable = !written.blocked;
+            self.is_behind = written.blocked;
+            written.bytes
+        });
+        for part in [&header[..], message] {
+            let skip = taken.saturating_sub(waiting_bytes).min(part.len());
+            self.output.extend_from_slice(&part[skip..]);
+            taken -= skip;
+        }
+        self.written += taken;
     }
 
     /// Asks the peer for a sign of life.
