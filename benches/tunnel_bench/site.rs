@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use wstether::io::netlink::{Prefix, Route};
 use wstether::io::nft::{Rules, Table};
+use wstether::lab::probe;
 use wstether::lab::world::{INTERNET, INTERNET_INTERFACE, Layout, World};
 use wstether::lab::{Isolation, Namespace, Program, Scratch};
 
@@ -20,6 +21,8 @@ pub(crate) type Error = Box<dyn StdError + Send + Sync>;
 /// How long anything may take to start.
 const START_MAX: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long what was measured before may have its effects: more than it takes a gateway to leave its ladder.
+const SETTLED_MAX: Duration = Duration::from_secs(15);
 /// How much of a program's log goes into a reason.
 const SHOWN_LINES: usize = 3;
 /// The size of the packets on the cables' tunnels that have no say of their own: an Ethernet's.
@@ -137,6 +140,20 @@ impl Site {
         from.run(|| TcpStream::connect((address, port))).is_ok_and(|connected| connected.is_ok())
     }
 
+    /// Waits for an answer to a ping. A gateway that had more than it can carry makes no new translations for a few
+    /// seconds, which is not what is measured next.
+    fn settle(&self) -> Result<(), Error> {
+        let late = Instant::now() + SETTLED_MAX;
+        loop {
+            self.go_on()?;
+            let pinged = probe::ping(&self.world.laptop, INTERNET, 1, Duration::ZERO);
+            if Instant::now() >= late || pinged.is_ok_and(|pings| !pings.times.is_empty()) {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// iperf3 from the laptop to the internet's host. Its server takes one test, so that one that failed cannot stand in
     /// the way of the next.
     pub(crate) fn iperf3(&self, args: &[&str], limit: Duration) -> Result<Value, Error> {
@@ -146,6 +163,7 @@ impl Site {
 
     /// The same, in the background.
     pub(crate) fn iperf3_start(&self, args: &[&str]) -> Result<Iperf3, Error> {
+        self.settle()?;
         let host = INTERNET.to_string();
         let log = self.scratch.file("iperf3-server.log");
         forget(&log)?;
