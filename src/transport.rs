@@ -21,9 +21,9 @@ pub use tcp::TcpOptions;
 /// The most plaintext of a TLS record (RFC 8446, 5.1).
 const TLS_RECORD_BYTES: usize = 16_384;
 
-/// What rustls takes at once and may hold for a socket that is full: two records, to the byte, so that it makes no small
-/// one behind them. Enough to keep the socket busy, little enough that the queue stands where it is managed.
-const TLS_BUFFER_BYTES: usize = 2 * TLS_RECORD_BYTES;
+/// What rustls takes at once and may hold for a socket that is full: four records, to the byte, so that it makes no small
+/// one behind them. A super-packet's message is one system call; where the link is slow, messages are shorter.
+const TLS_BUFFER_BYTES: usize = 4 * TLS_RECORD_BYTES;
 
 /// Ciphertext that one system call reads: four records with their headers and tags (RFC 8446, 5.2), a link's largest
 /// batch.
