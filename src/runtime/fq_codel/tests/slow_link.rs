@@ -114,7 +114,7 @@ fn bulk_flows_fill_the_link_with_a_short_queue_and_a_ping_passes_them() {
             eprintln!("{what}, {} dropped", seen.dropped);
             assert!(seen.ping_sojourn_max <= ping_max && seen.used > 0.9, "{what}");
             // Each flow may keep a packet behind the one that leaves. Windows this small lose so much that some have two.
-            assert!(median <= (3 * round + packet).max(15 * MS), "{what}");
+            assert!(median <= (3 * round + packet).max(25 * MS), "{what}");
         }
     }
 }
