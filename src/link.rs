@@ -5,7 +5,7 @@
 //! not been acknowledged.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,13 @@ pub const ACK_EVERY_BYTES: u64 = 65_536;
 /// second on a fast link.
 pub const ACK_DELAY_MS: u64 = 2;
 
+/// Received bytes below which an acknowledgement waits for [`ACK_TURNS_MAX`] of these delays: alone, in a message, frame
+/// and segment of its own, it would be as long as what it is about, and take of what the link has for the other direction.
+const ACK_SMALL_BYTES: u64 = crate::window::PACKET_BYTES;
+
+/// How often the delay of an acknowledgement of little begins anew: 10 ms in all, which is what a window lets wait anyway.
+const ACK_TURNS_MAX: u32 = 5;
+
 /// One WebSocket connection.
 #[derive(Debug)]
 pub struct Link {
@@ -65,6 +72,8 @@ pub struct Link {
     /// The same for when the peer was last asked for a sign of life.
     asked_ms: AtomicU64,
     ack_is_scheduled: AtomicBool,
+    /// How often the scheduled acknowledgement was put off.
+    ack_turns: AtomicU32,
     _memory: Option<Share>,
 }
 
@@ -168,6 +177,7 @@ impl Link {
             heard_ms: AtomicU64::new(0),
             asked_ms: AtomicU64::new(0),
             ack_is_scheduled: AtomicBool::new(false),
+            ack_turns: AtomicU32::new(0),
             _memory: None,
         }
     }
@@ -348,10 +358,24 @@ impl Link {
         !self.ack_is_scheduled.swap(true, Ordering::AcqRel)
     }
 
-    /// The scheduled acknowledgement is being sent.
-    pub fn unschedule_ack(&self) {
+    /// Whether an acknowledgement is scheduled that goes with the next packets or when its time has come, and not before.
+    pub fn ack_waits(&self) -> bool {
+        self.ack_is_scheduled.load(Ordering::Acquire) && self.unacknowledged_bytes() < ACK_EVERY_BYTES
+    }
+
+    /// The time of the scheduled acknowledgement has come; whether it is to be sent. One of little that is not `urgent`
+    /// waits for another turn, and stays scheduled.
+    #[must_use]
+    pub fn ack_is_due(&self, urgent: bool) -> bool {
+        let turns = self.ack_turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_little = (1..ACK_SMALL_BYTES).contains(&self.unacknowledged_bytes());
+        if is_little && !urgent && turns < ACK_TURNS_MAX {
+            return false;
+        }
+        self.ack_turns.store(0, Ordering::Relaxed);
         // A swap and no store: what was received before somebody found it scheduled is seen by who looks after this.
         self.ack_is_scheduled.swap(false, Ordering::AcqRel);
+        true
     }
 
     /// The peer has received up to `bytes`; `false` where that goes back, or beyond what was sent.
@@ -381,11 +405,11 @@ impl Link {
         let credit = self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent);
         let Some(window) = self.window.get() else { return 0 };
         let mut window = locked(window);
-        let free = window.bytes().saturating_sub(self.in_flight_bytes());
-        if free == 0 {
+        let sendable = window.sendable_bytes(self.in_flight_bytes());
+        if sendable == 0 {
             window.full();
         }
-        credit.min(free).min(window.burst_bytes().map_or(BATCH_BYTES_MAX, |burst| burst.min(BATCH_BYTES_MAX)))
+        credit.min(sendable).min(BATCH_BYTES_MAX)
     }
 
     /// Bytes that the window lets be on their way.
@@ -393,9 +417,9 @@ impl Link {
         self.window.get().map_or(0, |window| locked(window).bytes())
     }
 
-    /// The most bytes that one message should have; `None` where the link is fast, or not known yet.
-    pub fn burst_bytes(&self) -> Option<u64> {
-        locked(self.window.get()?).burst_bytes()
+    /// The most bytes that a super-packet should have; `None` where the link is fast, or not known yet.
+    pub fn cut_bytes(&self) -> Option<u64> {
+        locked(self.window.get()?).cut_bytes()
     }
 
     /// Has the window know what was put into the outbox: before it is flushed, or its acknowledgement may come first.

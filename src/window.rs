@@ -34,12 +34,20 @@ const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Rounds whose rates are remembered: fewer than the ten within which a change of the path is to be followed.
 const RATES: usize = 5;
 
-/// A message takes about so long to send: more of it would hold up what comes behind, and a message counts as received
-/// only when it is whole.
+/// A message, and a super-packet, takes about so long to send: more would hold up what comes behind, and a message counts as
+/// received only when it is whole.
 const BURST_S: f64 = 0.0015;
 
+/// A message of fewer packets than these may take a little longer, since it leaves at once, and what does not fill a segment
+/// has one of its own: a packet by itself is sent as two segments, four are sent as five.
+const PACKETS: u64 = 4;
+const PACKETS_S: f64 = 0.004;
+
+/// The part of the window that has to be free before something is sent, where that is less than a message.
+const FREE_PART: u64 = 8;
+
 /// From here on messages are as large as they may be: 64 KiB.
-const BURST_BYTES_MAX: u64 = 65_536;
+const MESSAGE_BYTES_MAX: u64 = 65_536;
 
 /// Marks remembered. A window has two batches between marks at most.
 const MARKS_MAX: usize = 64;
@@ -55,6 +63,8 @@ struct Mark {
     begin_bytes: u64,
     /// The byte that the mark is of: the last one.
     bytes: u64,
+    /// What was sent at once with it.
+    message_bytes: u64,
     at: Instant,
     is_honest: bool,
 }
@@ -67,7 +77,7 @@ struct Round {
     /// What was sent when it began: once this is acknowledged, what the last change did can be seen.
     sent_bytes: u64,
     /// The smallest round trip in it.
-    round_trip: Option<Duration>,
+    smallest: Option<Sample>,
 }
 
 /// The window of one link.
@@ -129,11 +139,27 @@ impl Window {
         self.drain_bytes.unwrap_or(self.bytes).min(self.bytes)
     }
 
-    /// The most bytes that one message should have; `None` where that is as many as it may. Of a link whose rate is not
+    /// The most bytes that a super-packet should have; `None` where that is as many as it may. Of a link whose rate is not
     /// known, a packet alone shows best how long the way is.
-    pub fn burst_bytes(&self) -> Option<u64> {
-        let bytes = (self.rate.unwrap_or(0.0) * BURST_S) as u64;
-        (bytes < BURST_BYTES_MAX).then_some(bytes.max(PACKET_BYTES))
+    pub fn cut_bytes(&self) -> Option<u64> {
+        let bytes = self.sent_within(BURST_S);
+        (bytes < MESSAGE_BYTES_MAX).then_some(bytes.max(PACKET_BYTES))
+    }
+
+    /// Bytes that may be sent now where `in_flight_bytes` are on their way: a message at most. None as long as little of
+    /// the window is free, or each acknowledgement would let out a packet by itself.
+    pub fn sendable_bytes(&self, in_flight_bytes: u64) -> u64 {
+        let free = self.bytes().saturating_sub(in_flight_bytes);
+        let few = self.sent_within(PACKETS_S).min(PACKETS * PACKET_BYTES);
+        let message = self.sent_within(BURST_S).clamp(few.max(PACKET_BYTES), MESSAGE_BYTES_MAX);
+        // A packet that begins within what is free ends beyond it.
+        let least = (message - PACKET_BYTES).min(self.bytes() / FREE_PART);
+        if free <= least { 0 } else { free.min(message) }
+    }
+
+    /// Bytes that the link sends within so many seconds.
+    fn sent_within(&self, seconds: f64) -> u64 {
+        (self.rate.unwrap_or(0.0) * seconds) as u64
     }
 
     /// The newest round trip.
@@ -176,12 +202,15 @@ impl Window {
             self.drain_bytes = None;
             self.judged_from_bytes = bytes + self.bytes;
         }
+        let message_bytes = bytes - self.sent_bytes;
         // The newest byte is the one to time: what came before it waited longer for its acknowledgement.
         let (is_crowded, spacing) = (self.marks.len() >= MARKS_MAX, self.bytes / (MARKS_MAX as u64 / 2));
         let melts = |last: &Mark| !last.is_honest && (is_crowded || self.sent_bytes - last.begin_bytes < spacing);
         match self.marks.back_mut().filter(|last| !is_honest && melts(last)) {
-            Some(last) => (last.bytes, last.at) = (bytes, now),
-            None => self.marks.push_back(Mark { begin_bytes: self.sent_bytes, bytes, at: now, is_honest }),
+            Some(last) => (last.bytes, last.message_bytes, last.at) = (bytes, message_bytes, now),
+            None => {
+                self.marks.push_back(Mark { begin_bytes: self.sent_bytes, bytes, message_bytes, at: now, is_honest });
+            }
         }
         self.sent_bytes = bytes;
     }
@@ -204,19 +233,20 @@ impl Window {
             newest = Some(mark);
         }
         if let Some(mark) = newest {
-            self.take(now.saturating_duration_since(mark.at), mark.is_honest);
+            self.take(now.saturating_duration_since(mark.at), &mark);
         }
         self.judge(now);
     }
 
-    fn take(&mut self, round_trip: Duration, is_honest: bool) {
-        if is_honest {
+    fn take(&mut self, round_trip: Duration, mark: &Mark) {
+        if mark.is_honest {
             self.drained.1 = round_trip < self.drained.0 * 15 / 16;
         }
-        self.smallest.take(Sample { round_trip, rate: self.rate });
+        let sample = Sample { round_trip, message_bytes: mark.message_bytes, rate: self.rate };
+        self.smallest.take(sample);
         self.present = Some(round_trip);
         if let Some(round) = &mut self.round {
-            round.round_trip = Some(round.round_trip.map_or(round_trip, |least| least.min(round_trip)));
+            round.smallest = Some(round.smallest.map_or(sample, |least| least.min(sample)));
         }
     }
 
@@ -240,15 +270,15 @@ impl Window {
             return;
         }
         let Some(round) = self.round else { return self.begin_round(now) };
-        let (Some(round_trip), Some(smallest)) = (round.round_trip, self.smallest.get()) else { return };
+        let (Some(of_round), Some(smallest)) = (round.smallest, self.smallest.get()) else { return };
         let took = now.saturating_duration_since(round.began);
         if took < smallest.round_trip.max(ROUND_MIN) {
             return;
         }
         let rate = (self.acked_bytes - round.acked_bytes) as f64 / took.as_secs_f64();
-        let smallest = smallest.at(rate);
-        let queue = round_trip.saturating_sub(smallest);
-        let has_queue = queue >= queue_of(rate, smallest) / 4;
+        let smallest = smallest.at(rate, of_round.message_bytes);
+        let queue = of_round.round_trip.saturating_sub(smallest);
+        let has_queue = queue >= queue_of(rate, smallest) / 3;
         if !has_queue && self.was_full && self.acked_bytes < round.sent_bytes {
             return;
         }
@@ -303,7 +333,7 @@ impl Window {
     fn begin_round(&mut self, now: Instant) {
         self.begin_anew();
         let (acked_bytes, sent_bytes) = (self.acked_bytes, self.sent_bytes);
-        self.round = Some(Round { began: now, acked_bytes, sent_bytes, round_trip: None });
+        self.round = Some(Round { began: now, acked_bytes, sent_bytes, smallest: None });
     }
 }
 

@@ -239,8 +239,9 @@ impl Links {
             return;
         }
         for link in self.tether.all() {
-            link.unschedule_ack();
-            if link.unacknowledged_bytes() > 0 {
+            if !link.ack_is_due(false) {
+                self.ack_due().get_or_insert(now + Duration::from_millis(ACK_DELAY_MS));
+            } else if link.unacknowledged_bytes() > 0 {
                 self.has_control(TETHER);
             }
         }

@@ -507,8 +507,12 @@ impl Registry {
         std::thread::sleep(Duration::from_millis(crate::link::ACK_DELAY_MS));
         let due = std::mem::take(&mut *self.acks.due.lock().unwrap_or_else(PoisonError::into_inner));
         for link in due {
-            link.unschedule_ack();
-            let Some(owner) = link.owner().filter(|_| link.is_open()) else { continue };
+            let owner = link.owner().filter(|_| link.is_open());
+            if !link.ack_is_due(owner.is_none_or(|owner| owner.owes_credit(&link))) {
+                self.ack_later(&link);
+                continue;
+            }
+            let Some(owner) = owner else { continue };
             if link.unacknowledged_bytes() > 0 || owner.owes_credit(&link) {
                 self.has_control(owner.lane());
             }

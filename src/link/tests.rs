@@ -105,3 +105,21 @@ fn a_base64_message_without_memory_waits_whole() {
     frame::append_base64(&[b"control".as_slice(), &[7; 60_000]].concat(), None, &mut expected);
     assert!(framed == expected);
 }
+
+#[test]
+fn an_acknowledgement_of_little_is_put_off_a_few_times_and_one_of_a_packet_is_not() {
+    let (link, _peer) = pair();
+    let turns = |bytes: u64, urgent: bool| {
+        link.count_received(bytes as usize);
+        assert!(link.schedule_ack());
+        let put_off = std::iter::from_fn(|| (!link.ack_is_due(urgent)).then_some(())).count();
+        let mut outbox = link.outbox();
+        link.tell_received(&mut outbox, None);
+        put_off
+    };
+    assert_eq!(turns(ACK_SMALL_BYTES - 1, false), ACK_TURNS_MAX as usize - 1);
+    assert_eq!(turns(ACK_SMALL_BYTES, false), 0);
+    assert_eq!(turns(100, true), 0, "who is out of credit is told soon");
+    assert_eq!(turns(100, false), ACK_TURNS_MAX as usize - 1, "each is put off by itself");
+    assert_eq!(turns(0, false), 0, "a message has taken it along");
+}

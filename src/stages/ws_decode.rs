@@ -174,7 +174,7 @@ impl<K: LinkKeeper> WsDecode<K> {
                 if !link.acked(now, bytes) {
                     return Err(Stop::Unexpected("ACK went back, or beyond what was sent"));
                 }
-                tether.set_cut_bytes(link.burst_bytes().unwrap_or(u64::MAX));
+                tether.set_cut_bytes(link.cut_bytes().unwrap_or(u64::MAX));
             }
             Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
             Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),

@@ -84,7 +84,11 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         tally: &mut Tally,
     ) -> u64 {
         let mut outbox = link.outbox();
-        link.tell_received(&mut outbox, tether.grant(link));
+        let mut packets = packets.peekable();
+        // By itself it would be a segment more.
+        if packets.peek().is_some() || !link.ack_waits() {
+            link.tell_received(&mut outbox, tether.grant(link));
+        }
         if tether.owes_credit(link) && link.schedule_ack() {
             // The peer may be out of credit while what it sent is still inside: it is told again when that has left.
             self.keeper.ack_later(link);

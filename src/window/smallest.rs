@@ -2,27 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use super::PACKET_BYTES;
-
 /// Round trips are remembered for one to two of these: a path that became longer is believed after ten seconds.
 const HALF: Duration = Duration::from_secs(5);
 
-/// A round trip, and the rate in bytes a second at that time, where it was known.
+/// A round trip of a message, and the rate in bytes a second at that time, where it was known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     pub(super) round_trip: Duration,
+    pub(super) message_bytes: u64,
     pub(super) rate: Option<f64>,
 }
 
 impl Sample {
-    /// What it would have been at `rate`: on a slower link a packet itself takes longer.
-    pub(super) fn at(self, rate: f64) -> Duration {
-        let packet_s = |rate: f64| PACKET_BYTES as f64 / rate.max(1.0);
-        let later_s = self.rate.map_or(0.0, |then| packet_s(rate) - packet_s(then)).max(0.0);
-        self.round_trip + Duration::from_secs_f64(later_s)
+    /// What it would have been at `rate` with a message of so many bytes: a larger one, or one on a slower link, itself
+    /// takes longer.
+    pub(super) fn at(self, rate: f64, message_bytes: u64) -> Duration {
+        let message_s = |bytes: u64, rate: f64| bytes as f64 / rate.max(1.0);
+        let later_s = message_s(message_bytes, rate) - message_s(self.message_bytes, self.rate.unwrap_or(rate));
+        self.round_trip + Duration::from_secs_f64(later_s.max(0.0))
     }
 
-    fn min(self, other: Self) -> Self {
+    pub(super) fn min(self, other: Self) -> Self {
         if other.round_trip < self.round_trip { other } else { self }
     }
 }

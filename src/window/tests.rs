@@ -66,13 +66,12 @@ impl Path {
     fn fill(&mut self) {
         let now = self.begin + self.now;
         loop {
-            let free = self.window.bytes().saturating_sub(self.window.in_flight_bytes());
-            if free == 0 {
+            let sendable = self.window.sendable_bytes(self.window.in_flight_bytes());
+            if sendable == 0 {
                 self.window.full();
                 break;
             }
-            let burst = free.min(self.window.burst_bytes().unwrap_or(BURST_BYTES_MAX));
-            let message = burst.div_ceil(PACKET_BYTES) * PACKET_BYTES;
+            let message = sendable.div_ceil(PACKET_BYTES) * PACKET_BYTES;
             self.sent += message;
             self.window.sent(now, self.sent);
             self.waiting.push_back(message);
@@ -297,19 +296,31 @@ fn a_path_that_becomes_longer_is_filled_again() {
 #[test]
 fn the_first_packets_show_the_path_each_by_itself() {
     let window = Window::new(1 << 20, Instant::now());
-    assert_eq!((window.bytes(), window.burst_bytes()), (BEGIN_BYTES, Some(PACKET_BYTES)));
+    assert_eq!((window.bytes(), window.sendable_bytes(0)), (BEGIN_BYTES, PACKET_BYTES));
 }
 
 #[test]
-fn a_message_is_a_packet_on_a_slow_link_and_as_large_as_may_be_on_a_fast_one() {
-    let burst = |rate_bit_s| {
+fn what_is_free_on_a_slow_link_is_sent_a_few_packets_at_a_time() {
+    let mut path = Path::new(10e6, Duration::from_millis(60));
+    path.run(Duration::from_secs(3));
+    let window = &path.window;
+    let bytes = window.bytes();
+    let of_few = window.sendable_bytes(0);
+    assert!(of_few > 2 * PACKET_BYTES && of_few <= PACKETS * PACKET_BYTES, "{of_few}");
+    let least = of_few - PACKET_BYTES;
+    assert_eq!([least, least + 1].map(|free| window.sendable_bytes(bytes - free)), [0, least + 1]);
+}
+
+#[test]
+fn a_super_packet_is_cut_to_a_packet_on_a_slow_link_and_stays_whole_on_a_fast_one() {
+    let cut = |rate_bit_s| {
         let mut path = Path::new(rate_bit_s, Duration::from_millis(20));
         path.run(Duration::from_secs(3));
-        path.window.burst_bytes()
+        path.window.cut_bytes()
     };
-    assert_eq!(burst(1e6), Some(PACKET_BYTES));
-    assert!((15_000..=20_000).contains(&burst(100e6).expect("not fast")), "1.5 ms");
-    assert_eq!(burst(1e9), None);
+    assert_eq!(cut(1e6), Some(PACKET_BYTES));
+    assert!((15_000..=20_000).contains(&cut(100e6).expect("not fast")), "1.5 ms");
+    assert_eq!(cut(1e9), None);
 }
 
 #[test]
@@ -319,7 +330,7 @@ fn with_nothing_on_its_way_there_is_always_room() {
         let mut window = Window::new(random.between(2_000.0, 1e7) as u64, begin);
         for _ in 0..2_000 {
             now += Duration::from_secs_f64(random.between(1e-5, 10.0));
-            let room = window.bytes().saturating_sub(window.in_flight_bytes());
+            let room = window.sendable_bytes(window.in_flight_bytes());
             assert!(room > 0 || window.in_flight_bytes() > 0, "{window:?}");
             if room == 0 {
                 window.full();

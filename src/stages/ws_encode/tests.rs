@@ -84,7 +84,7 @@ fn the_packets_of_a_batch_share_a_message_and_are_counted_as_sent() {
     let packets = [packet(b"one"), packet(b"two")];
     let bytes: Vec<Vec<u8>> = packets.iter().map(|packet| packet.bytes().to_vec()).collect();
     let allowed = world.send(packets);
-    assert_eq!(Some(allowed), world.link.burst_bytes());
+    assert_eq!(allowed, world.link.sendable_bytes());
     // The first message also tells the client's credit.
     let message = world.peer.message();
     let mut capsules = capsules(&message);
@@ -117,6 +117,24 @@ fn acknowledgement_and_credit_are_told_where_they_say_something_new() {
     world.send([]);
     world.send([packet(b"x")]);
     assert_eq!(datagrams(&world.peer.message()).len(), 1, "nothing new was told in between");
+}
+
+#[test]
+fn a_scheduled_acknowledgement_goes_with_the_next_packets_or_when_its_time_has_come() {
+    let mut world = world();
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message()), [Capsule::Credit(1_000)]);
+    world.link.count_received(2_000);
+    assert!(world.link.schedule_ack());
+    world.send([]);
+    world.send([packet(b"x")]);
+    let message = world.peer.message();
+    assert_eq!(capsules(&message)[0], Capsule::Ack(2_000), "nothing was told before");
+    world.link.count_received(2_000);
+    world.send([]);
+    assert!(world.link.ack_is_due(false));
+    world.send([]);
+    assert_eq!(capsules(&world.peer.message())[0], Capsule::Ack(4_000));
 }
 
 #[test]
