@@ -1,8 +1,9 @@
 //! A phone's link of 10 Mbit/s and 60 ms, with a buffer of 1 MB: how long a ping takes through the tunnel beside a bulk
 //! transfer, and how much that transfer gets of what plain TCP gets over the same link.
 
+use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wstether::cli::{EgressMode, RelayKind};
@@ -11,7 +12,7 @@ use wstether::lab::tethering::Setting;
 use wstether::lab::world::{
     self, GATEWAY, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, LAPTOP, PHONE, PHONE_MOBILE, World,
 };
-use wstether::lab::{DelayBox, Isolation, Namespace, Program, Scratch, Way, probe};
+use wstether::lab::{Counts, DelayBox, Isolation, Namespace, Program, Scratch, Way, probe};
 
 use crate::site::BINARY;
 use crate::{Figures, Outcome, told};
@@ -22,56 +23,76 @@ const RATE_BIT_S: u64 = 10_000_000;
 /// Half of it each way.
 const ROUND_TRIP: Duration = Duration::from_millis(60);
 const BUFFER_BYTES: usize = 1_000_000;
-/// How the outer connection, over the slow link, is paced.
+/// How the outer connections, over the slow link, are paced.
 const OUTER: [&str; 2] = ["cubic", "bbr"];
 const INNER: &str = "cubic";
 
 /// TCP needs some seconds until it has found the link's rate.
-const WARM_UP: Duration = Duration::from_secs(3);
-const BULK: Duration = Duration::from_secs(10);
-const PINGS: u16 = 40;
+const WARM_UP: Duration = Duration::from_secs(4);
+/// A loss and the recovery from it, several times.
+const BULK: Duration = Duration::from_secs(15);
+/// Plain TCP fills the link and its buffer all the time.
+const PLAIN: Duration = Duration::from_secs(8);
+const PINGS_IDLE: u16 = 20;
+const PINGS_BUSY: u16 = 120;
 const PINGS_APART: Duration = Duration::from_millis(100);
 
 /// The machines, with the slow link between phone and gateway.
 struct Slow {
     world: World,
-    _link: DelayBox,
+    link: DelayBox,
+}
+
+/// What a transfer through the tunnel came to.
+struct Tunnelled {
+    bit_s: f64,
+    /// How much longer a ping takes meanwhile.
+    ping_over_idle_ms: f64,
+    /// The part of the link's rate that was used in the transfer's direction.
+    busy_ratio: f64,
+    /// Mean bytes of a frame there, headers included; a full one has 1,514.
+    frame_bytes: f64,
 }
 
 pub(crate) fn measure(_: Duration) -> Outcome<Figures> {
+    let slow = Slow::new()?;
     let mut cases = Figures::new();
     let (mut worst_ping_ms, mut worst_goodput) = (0.0_f64, f64::INFINITY);
-    for outer in OUTER {
-        let slow = Slow::new()?;
-        for namespace in [&slow.world.phone, &slow.world.gateway] {
-            if namespace.sysctl("net.ipv4.tcp_congestion_control", outer).is_err() {
-                cases.insert(outer.to_owned(), "this kernel does not have it".into());
-            }
-        }
-        if cases.contains_key(outer) {
-            continue;
-        }
-        for (direction, down) in [("down", true), ("up", false)] {
-            let plain = slow.plain(down)?;
-            let (ping_over_idle_ms, goodput) = slow.tunnelled(down)?;
+    for (direction, down) in [("down", true), ("up", false)] {
+        let plain = slow.plain(down)?;
+        for outer in OUTER {
+            let tunnelled = match slow.tunnelled(outer, down) {
+                Ok(tunnelled) => tunnelled,
+                Err(error) => {
+                    // Such as that the kernel does not have it.
+                    cases.insert(format!("{direction}_{outer}"), error.to_string().into());
+                    continue;
+                }
+            };
+            let Tunnelled { bit_s, ping_over_idle_ms, busy_ratio, frame_bytes } = tunnelled;
+            let goodput_ratio = bit_s / plain;
             told(&format!(
-                "  {direction}, outer {outer}: ping {ping_over_idle_ms:.1} ms over idle, {:.2} of plain TCP's {:.1} Mbit/s",
-                goodput / plain,
+                "  {direction}, outer {outer}: ping {ping_over_idle_ms:.1} ms over idle, {goodput_ratio:.3} of plain TCP's \
+                 {:.2} Mbit/s, the link {busy_ratio:.3} busy with frames of {frame_bytes:.0} bytes",
                 plain / 1e6
             ));
             worst_ping_ms = worst_ping_ms.max(ping_over_idle_ms);
-            worst_goodput = worst_goodput.min(goodput / plain);
+            worst_goodput = worst_goodput.min(goodput_ratio);
             let case = json!({
                 "ping_over_idle_ms": ping_over_idle_ms,
-                "goodput_ratio": goodput / plain,
+                "goodput_ratio": goodput_ratio,
                 "plain_mbit_s": plain / 1e6,
+                "link_busy_ratio": busy_ratio,
+                "link_frame_bytes": frame_bytes,
             });
             cases.insert(format!("{direction}_{outer}"), case);
         }
     }
     let mut figures = Figures::new();
-    figures.insert("slow_link_ping_over_idle_ms".into(), json!(worst_ping_ms));
-    figures.insert("slow_link_goodput_ratio".into(), json!(worst_goodput));
+    if worst_goodput.is_finite() {
+        figures.insert("slow_link_ping_over_idle_ms".into(), json!(worst_ping_ms));
+        figures.insert("slow_link_goodput_ratio".into(), json!(worst_goodput));
+    }
     figures.insert("slow_link".into(), Value::Object(cases));
     Ok(figures)
 }
@@ -92,35 +113,46 @@ impl Slow {
         let internet_end = (internet, INTERNET_INTERFACE, INTERNET);
         world::join((gateway, INTERNET_INTERFACE, GATEWAY_EXTERNAL), internet_end, 24, None)?;
         gateway.route(Prefix::ALL_V4, INTERNET.into(), INTERNET_INTERFACE)?;
-        Ok(Self { world, _link: link })
+        Ok(Self { world, link })
     }
 
     /// Bits a second of one plain TCP connection over the slow link.
     fn plain(&self, down: bool) -> Outcome<f64> {
         let _server = Server::start(&self.world.gateway)?;
-        rate(bulk(&self.world.phone, GATEWAY, down)?)
+        rate(bulk(&self.world.phone, GATEWAY, down, PLAIN)?)
     }
 
-    /// The same through the tunnel, and how much longer a ping takes meanwhile, in milliseconds.
-    fn tunnelled(&self, down: bool) -> Outcome<(f64, f64)> {
+    /// The same through the tunnel, while pings go the same way.
+    fn tunnelled(&self, outer: &str, down: bool) -> Outcome<Tunnelled> {
         let scratch = Scratch::new()?;
         let setting = Setting { binary: BINARY.as_ref(), world: &self.world, scratch: &scratch, tls: false };
         let token = setting.token("laptop")?;
-        let _gateway: Program = setting.gateway(EgressMode::Raw, &[])?;
-        let mut client = setting.client(RelayKind::Headless, &token, &[])?;
-        let _relay = setting.relay(RelayKind::Headless, &[])?;
+        let [listen, client] = ["listen", "client"].map(|section| format!("{section}.congestion={outer}"));
+        let _gateway: Program = setting.gateway(EgressMode::Raw, &["--set", &listen])?;
+        let mut client = setting.client(RelayKind::Headless, &token, &["--set", &client])?;
+        let _relay = setting.relay(RelayKind::Headless, &["--congestion", outer])?;
         setting.connected(&mut client)?;
         let _server = Server::start(&self.world.internet)?;
-        let idle_ms = self.ping_ms()?;
-        let bulk = bulk(&self.world.laptop, INTERNET, down)?;
+        let idle_ms = self.ping_ms(PINGS_IDLE)?;
+        let bulk = bulk(&self.world.laptop, INTERNET, down, BULK)?;
         std::thread::sleep(WARM_UP);
-        let busy_ms = self.ping_ms();
-        let rate = rate(bulk)?;
-        Ok((busy_ms? - idle_ms, rate))
+        let (began, before) = (Instant::now(), self.passed(down));
+        let busy_ms = self.ping_ms(PINGS_BUSY);
+        let (passed, took) = (self.passed(down), began.elapsed());
+        let passed_bytes = (passed.passed_bytes - before.passed_bytes) as f64;
+        let busy_ratio = 8.0 * passed_bytes / took.as_secs_f64() / RATE_BIT_S as f64;
+        let frame_bytes = passed_bytes / (passed.passed - before.passed).max(1) as f64;
+        let bit_s = rate(bulk)?;
+        Ok(Tunnelled { bit_s, ping_over_idle_ms: busy_ms? - idle_ms, busy_ratio, frame_bytes })
     }
 
-    fn ping_ms(&self) -> Outcome<f64> {
-        let pings = probe::ping(&self.world.laptop, INTERNET, PINGS, PINGS_APART)?;
+    /// What the slow link carried in a direction.
+    fn passed(&self, down: bool) -> Counts {
+        if down { self.link.b_to_a() } else { self.link.a_to_b() }
+    }
+
+    fn ping_ms(&self, pings: u16) -> Outcome<f64> {
+        let pings = probe::ping(&self.world.laptop, INTERNET, pings, PINGS_APART)?;
         pings.quantile_ms(0.5).ok_or_else(|| "no ping came back through the tunnel".into())
     }
 }
@@ -148,10 +180,10 @@ impl Drop for Server {
 }
 
 /// Starts a bulk transfer of one TCP connection.
-fn bulk(from: &Namespace, to: std::net::Ipv4Addr, down: bool) -> Outcome<Child> {
+fn bulk(from: &Namespace, to: Ipv4Addr, down: bool, lasts: Duration) -> Outcome<Child> {
     let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
     let mut command = from.command("iperf3", isolation)?;
-    let (warm_up, lasts) = (WARM_UP.as_secs().to_string(), BULK.as_secs().to_string());
+    let (warm_up, lasts) = (WARM_UP.as_secs().to_string(), lasts.as_secs().to_string());
     command.args(["-c", &to.to_string(), "-J", "-C", INNER, "-O", &warm_up, "-t", &lasts]);
     command.args(if down { &["-R"][..] } else { &[] });
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
