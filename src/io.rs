@@ -24,9 +24,13 @@ pub mod sysctl;
 pub mod tun;
 pub mod virtio;
 
+use std::time::Duration;
+
 /// What one call of a `read_batch` brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
+    /// How long the first of them had waited in the kernel, where that is known.
+    pub waited: Option<Duration>,
     /// Packets appended to the batch.
     pub packets: usize,
     /// Packets read and lost, because the pool had no buffer or the kernel had cut them off.

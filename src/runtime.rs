@@ -14,6 +14,7 @@ pub mod lanes;
 pub mod port;
 pub mod queue;
 pub mod rest;
+pub mod ring;
 pub mod shedding;
 #[cfg(test)]
 mod simulator;

@@ -49,7 +49,7 @@ struct Args {
     #[arg(long)]
     markdown: bool,
     /// Some parts alone
-    #[arg(long, value_delimiter = ',', default_value = "fixed,real,idle,slow-link")]
+    #[arg(long, value_delimiter = ',', default_value = "fixed,uplink,fairness,hog,real,idle,slow-link")]
     only: Vec<String>,
     /// What cargo tells every bench
     #[arg(long, hide = true)]
@@ -59,8 +59,11 @@ struct Args {
 /// A part of the bench, and the figures that it owes.
 type Part = (&'static str, fn(Duration) -> Outcome<Figures>, &'static [&'static str]);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 7] = [
     ("fixed", fixed::measure, &fixed::KEYS),
+    ("uplink", fixed::uplink, &fixed::UPLINK_KEYS),
+    ("fairness", fixed::fairness, &fixed::FAIRNESS_KEYS),
+    ("hog", fixed::hog, &fixed::HOG_KEYS),
     ("real", real::measure, &real::KEYS),
     ("idle", idle::measure, &idle::KEYS),
     ("slow-link", slow_link::measure, &slow_link::KEYS),

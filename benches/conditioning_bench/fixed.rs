@@ -1,6 +1,7 @@
 //! With a fixed cost a packet, so that the gateway and not the generator is the limit: what becomes of goodput, latency and
 //! fairness at loads up to 20 times the peak.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,18 +11,18 @@ use wstether::stages::ballast::Ballast;
 use crate::site::{Pinned, Site, each, number};
 use crate::{Figures, Outcome, told};
 
-pub(crate) const KEYS: [&str; 10] = [
+pub(crate) const KEYS: [&str; 7] = [
     "goodput_ratio_at_20x",
     "p99_ms_at_half_load",
     "p99_ms_at_20x",
     "recovery_ms",
-    "jain_1000",
-    "worst_share_1000",
-    "hog_worst_share_ratio",
-    "uplink_goodput_ratio",
     "peak_pps",
     "generator_pps",
+    "generator_factor",
 ];
+pub(crate) const UPLINK_KEYS: [&str; 1] = ["uplink_goodput_ratio"];
+pub(crate) const FAIRNESS_KEYS: [&str; 2] = ["jain_1000", "worst_share_1000"];
+pub(crate) const HOG_KEYS: [&str; 1] = ["hog_worst_share_ratio"];
 
 /// How many times faster than the gateway's peak the generator must be.
 const GENERATOR_FACTOR: f64 = 40.0;
@@ -42,39 +43,71 @@ const MANY: u32 = 1_000;
 const HOGGED: u32 = 100;
 const SIZE: &str = "128";
 
+/// A p99 wants some ten thousand packets, and the first tens of milliseconds of an overload, until it is known as one, to
+/// be under 1 % of them.
+const LONG: Duration = Duration::from_secs(10);
+/// Shares of some tens of packets would be those of chance.
+const VERY_LONG: Duration = Duration::from_secs(20);
+
+/// Once it is known.
+static PEAK: OnceLock<Peak> = OnceLock::new();
+
 /// The longest p99 after which an overload counts as over, in milliseconds.
 const RECOVERED_MS: f64 = 10.0;
 /// The same as a multiple of what it was at half the load.
 const RECOVERED_FACTOR: f64 = 3.0;
 
-pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
+/// A gateway's fixed cost, and what it can do with it. Found once, for all parts.
+#[derive(Clone, Copy)]
+struct Peak {
+    ballast: Ballast,
+    peak_pps: f64,
+    generator_pps: f64,
+}
+
+/// The peak, and the site that it was found at.
+fn peak(lasts: Duration) -> Outcome<(Peak, Site)> {
     let generator_pps = generator()?;
     let peak_target_pps = generator_pps / GENERATOR_FACTOR / MARGIN;
     let ballast = ballast(Duration::from_secs_f64(1.0 / peak_target_pps));
     told(&format!("  generator {generator_pps:.0} packets/s, {} rounds a packet", ballast.rounds));
-    let mut figures = Figures::new();
     let site = Site::start(TETHERS, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let mut peak_pps: f64 = 0.0;
     for part in PEAK_AT {
         peak_pps = peak_pps.max(goodput(&site, peak_target_pps * part, lasts)?.0);
     }
-    let (_, half_p99_ms) = goodput(&site, peak_pps / 2.0, lasts)?;
-    let (at_20x_pps, p99_ms) = goodput(&site, peak_pps * OVERLOAD, lasts)?;
+    Ok((Peak { ballast, peak_pps, generator_pps }, site))
+}
+
+/// The same for the parts that have a site of their own.
+fn known_peak(lasts: Duration) -> Outcome<Peak> {
+    if let Some(known) = PEAK.get() {
+        return Ok(*known);
+    }
+    let (found, _) = peak(lasts)?;
+    Ok(*PEAK.get_or_init(|| found))
+}
+
+pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
+    let (found, site) = peak(lasts)?;
+    let Peak { peak_pps, generator_pps, .. } = *PEAK.get_or_init(|| found);
+    let generator_factor = generator_pps / peak_pps;
+    if generator_factor < GENERATOR_FACTOR {
+        return Err(format!("the generator sends {generator_factor:.1} times the peak, which is too little").into());
+    }
+    let (_, half_p99_ms) = goodput(&site, peak_pps / 2.0, lasts.max(LONG))?;
+    let (at_20x_pps, p99_ms) = goodput(&site, peak_pps * OVERLOAD, lasts.max(LONG))?;
     told(&format!(
         "  peak {peak_pps:.0} packets/s; at {OVERLOAD} times: {at_20x_pps:.0}, p99 {p99_ms:.1} ms (half: {half_p99_ms:.1})"
     ));
+    let mut figures = Figures::new();
     figures.insert("generator_pps".into(), json!(generator_pps));
+    figures.insert("generator_factor".into(), json!(generator_factor));
     figures.insert("peak_pps".into(), json!(peak_pps));
     figures.insert("goodput_ratio_at_20x".into(), json!(at_20x_pps / peak_pps));
     figures.insert("p99_ms_at_half_load".into(), json!(half_p99_ms));
     figures.insert("p99_ms_at_20x".into(), json!(p99_ms));
     figures.insert("recovery_ms".into(), recovery(&site, peak_pps, half_p99_ms)?);
-    drop(site);
-    figures.insert("uplink_goodput_ratio".into(), uplink(ballast, peak_pps, lasts)?);
-    let (jain, worst) = fairness(ballast, peak_pps, lasts)?;
-    figures.insert("jain_1000".into(), json!(jain));
-    figures.insert("worst_share_1000".into(), json!(worst));
-    figures.insert("hog_worst_share_ratio".into(), json!(hog(ballast, peak_pps, lasts)?));
     Ok(figures)
 }
 
@@ -133,7 +166,8 @@ fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64) -> Outcome<Value> {
 }
 
 /// From the tethers, at twice the peak: goodput as a part of the best, by number of tethers.
-fn uplink(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<Value> {
+pub(crate) fn uplink(lasts: Duration) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
     let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
     let mut delivered = Vec::new();
     for tethers in [1, 10, 100, MANY] {
@@ -141,25 +175,32 @@ fn uplink(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<Value> {
         delivered.push((tethers, number(&report, "/up/delivered_pps")?));
     }
     let best = delivered.iter().map(|(_, pps)| *pps).fold(1.0, f64::max);
-    Ok(delivered.into_iter().map(|(tethers, pps)| (tethers.to_string(), json!(pps / best))).collect())
+    let ratios: Value = delivered.into_iter().map(|(tethers, pps)| (tethers.to_string(), json!(pps / best))).collect();
+    Ok([("uplink_goodput_ratio".to_owned(), ratios)].into_iter().collect())
 }
 
 /// Jain's index and the worst share of many equal tethers at 1.5 times the peak.
-fn fairness(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+pub(crate) fn fairness(lasts: Duration) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
     let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
-    // Shares of a few packets would be those of chance.
-    let report = down(&site, MANY, 1.5 * peak_pps, lasts.max(Duration::from_secs(10)), &[])?;
-    Ok((number(&report, "/down/shares/jain")?, number(&report, "/down/shares/worst")?))
+    let report = down(&site, MANY, 1.5 * peak_pps, lasts.max(VERY_LONG), &[])?;
+    let mut figures = Figures::new();
+    figures.insert("jain_1000".into(), json!(number(&report, "/down/shares/jain")?));
+    figures.insert("worst_share_1000".into(), json!(number(&report, "/down/shares/worst")?));
+    Ok(figures)
 }
 
 /// What the worst off of 100 tethers gets beside a hog, as a part of what it gets without.
-fn hog(ballast: Ballast, peak_pps: f64, lasts: Duration) -> Outcome<f64> {
+pub(crate) fn hog(lasts: Duration) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
     let site =
         Site::start(HOGGED + 1, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=256"])?;
     let rate = 0.8 * peak_pps / f64::from(HOGGED);
+    let lasts = lasts.max(LONG);
     let without = load(&site, "down", HOGGED, rate, lasts, &["--each"])?;
     let with = load(&site, "down", HOGGED + 1, rate, lasts, &["--each", "--mix", "steady,hog=1"])?;
     let (without, with) = (each(&without, "/down/each")?, each(&with, "/down/each")?);
     // The hog is the last one.
-    Ok(with.iter().zip(&without).map(|(with, without)| with / without.max(1.0)).fold(f64::INFINITY, f64::min))
+    let worst = with.iter().zip(&without).map(|(with, without)| with / without.max(1.0)).fold(f64::INFINITY, f64::min);
+    Ok([("hog_worst_share_ratio".to_owned(), json!(worst))].into_iter().collect())
 }

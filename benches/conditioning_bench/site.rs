@@ -12,7 +12,7 @@ use wstether::lab::tethering::Setting;
 use wstether::lab::world::{self, INTERNET, Layout, World};
 use wstether::lab::{Isolation, Program, Scratch};
 use wstether::stages::ballast::Ballast;
-use wstether::status::Status;
+use wstether::status::{StageStatus, Status};
 
 use crate::{GATEWAY, Outcome};
 
@@ -84,9 +84,38 @@ impl Site {
         Ok(Self { token, launcher, _gateway: gateway, _sink: sink, world, scratch })
     }
 
-    /// Runs a load to its end and returns what it tells.
+    /// Runs a load to its end and returns what it tells. It begins when nothing of an earlier one waits any more.
     pub(crate) fn load(&self, args: &[&str]) -> Outcome<Value> {
+        let is_at_rest = |stage: &StageStatus| stage.queue == 0 && !stage.shedding;
+        let is_empty = |status: &Status| status.tethers == 0 && status.stages.iter().all(is_at_rest);
+        self.until("the gateway does not come to rest", is_empty)?;
         let output = self.command(args)?.stderr(Stdio::piped()).output()?;
+        if std::env::var_os("DEBUG_STATUS").is_some() {
+            let status = self.status()?;
+            for stage in &status.stages {
+                eprintln!(
+                    "{args:?} {} {} in {} out {} drops {:?} queue {} max {} admitted {} threads {} {} busy {:.3}",
+                    stage.name,
+                    stage.direction,
+                    stage.packets,
+                    stage.packets_out,
+                    stage.drops,
+                    stage.queue,
+                    stage.queue_max,
+                    stage.queue_admitted,
+                    stage.threads,
+                    stage.threads_max,
+                    stage.busy_seconds
+                );
+            }
+            for d in &status.decisions {
+                eprintln!(
+                    "   {:.2}s ago {} {} {} {} {}",
+                    d.seconds_ago, d.controller, d.subject, d.change, d.reason, d.inputs
+                );
+            }
+            eprintln!("{}", String::from_utf8_lossy(&output.stdout));
+        }
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }
@@ -122,10 +151,14 @@ impl Site {
 
     /// Waits until the gateway has so many tethers.
     pub(crate) fn until_tethers(&self, tethers: u64) -> Outcome<()> {
+        self.until(&format!("the gateway does not get {tethers} tethers"), |status| status.tethers >= tethers)
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Outcome<()> {
         let late = Instant::now() + PATIENCE;
-        while self.status()?.tethers < tethers {
+        while !is_so(&self.status()?) {
             if Instant::now() >= late {
-                return Err(format!("the gateway does not get {tethers} tethers").into());
+                return Err(what.into());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -140,7 +173,12 @@ impl Site {
 /// A script that becomes the program, with its core and its limits.
 fn launcher(scratch: &Scratch, name: &str, core: &str, program: &str) -> Outcome<PathBuf> {
     let path: PathBuf = scratch.file(name);
-    fs::write(&path, format!("#!/bin/sh\nulimit -n {FILES_MAX}\nexec {core}{program} \"$@\"\n"))?;
+    fs::write(
+        &path,
+        format!(
+            "#!/bin/sh\nulimit -n {FILES_MAX} 2>/dev/null || ulimit -n $(ulimit -H -n)\nexec {core}{program} \"$@\"\n"
+        ),
+    )?;
     fs::set_permissions(Path::new(&path), fs::Permissions::from_mode(0o700))?;
     Ok(path)
 }

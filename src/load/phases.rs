@@ -23,8 +23,8 @@ const SINK_MAX_NS: u64 = 5_000_000_000;
 /// A question without an answer is asked again after this.
 const ASK_AGAIN_NS: u64 = 100_000_000;
 
-/// Questions at once: fewer than any queue on the way holds.
-const QUESTIONS_MAX: usize = 512;
+/// Questions at once: fewer than any queue on the way holds, and so few a second that they are no overload themselves.
+const QUESTIONS_MAX: usize = 128;
 
 /// From the word to start to the start.
 const HEAD_START_NS: u64 = 500_000_000;

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::lanes::HandOver;
+use super::port::Behind;
 
 /// What a hand-over costs when the other side sleeps: a wake-up of another thread takes 7 to 10 µs on a small virtual
 /// machine. A batch that is served faster than that is not worth a second core.
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
+
+/// The longest work that a source does itself while what waits in front of it waits too long: parsing a batch is less,
+/// and is needed to know whose it is.
+pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
 
 /// The configured rule of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,8 +28,8 @@ pub enum Rule {
 /// What the decision is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// Work waits behind this batch, in the stage it comes from or at its source.
-    pub behind: bool,
+    /// What waits behind this batch, in the stage it comes from or at its source.
+    pub behind: Behind,
     /// Cores that no thread of the runtime keeps busy.
     pub cores_free: usize,
     /// How long this stage is expected to take for the batch.
@@ -32,12 +37,17 @@ pub struct Observation {
 }
 
 /// Run on when nothing waits behind (the thread has nothing better to do), when no core is free (another thread could
-/// not run anyway), or when the work is smaller than a wake-up.
+/// not run anyway), or when the work is smaller than a wake-up. Where what waits behind waits too long, no core need be
+/// free: a source that does the stages' work leaves what comes to a ring that nobody bounds, and nobody shares out.
 pub fn decide(rule: Rule, seen: Observation) -> HandOver {
     let runs_on = match rule {
         Rule::Always => true,
         Rule::Never => false,
-        Rule::Auto => !seen.behind || seen.cores_free == 0 || seen.service < WAKE_UP_COST,
+        Rule::Auto => match seen.behind {
+            Behind::Nothing => true,
+            Behind::Work => seen.cores_free == 0 || seen.service < WAKE_UP_COST,
+            Behind::Late => seen.service < LATE_SERVICE_MAX,
+        },
     };
     if runs_on { HandOver::RunOn } else { HandOver::Queue }
 }
@@ -46,17 +56,20 @@ pub fn decide(rule: Rule, seen: Observation) -> HandOver {
 mod tests {
     use super::*;
 
-    fn seen(behind: bool, cores_free: usize, service_us: u64) -> Observation {
+    fn seen(behind: Behind, cores_free: usize, service_us: u64) -> Observation {
         Observation { behind, cores_free, service: Duration::from_micros(service_us) }
     }
 
     #[test]
-    fn a_batch_queues_only_when_work_waits_a_core_is_free_and_the_service_is_worth_a_wake_up() {
+    fn a_batch_queues_where_work_waits_and_is_worth_a_wake_up_and_a_core_is_free_or_it_waits_too_long() {
         for (behind, cores_free, service_us, expected) in [
-            (true, 1, 100, HandOver::Queue),
-            (false, 1, 100, HandOver::RunOn),
-            (true, 0, 100, HandOver::RunOn),
-            (true, 1, 1, HandOver::RunOn),
+            (Behind::Work, 1, 100, HandOver::Queue),
+            (Behind::Nothing, 1, 100, HandOver::RunOn),
+            (Behind::Work, 0, 100, HandOver::RunOn),
+            (Behind::Work, 1, 1, HandOver::RunOn),
+            (Behind::Late, 0, 100, HandOver::Queue),
+            (Behind::Late, 1, 99, HandOver::RunOn),
+            (Behind::Late, 0, 1, HandOver::RunOn),
         ] {
             assert_eq!(decide(Rule::Auto, seen(behind, cores_free, service_us)), expected);
         }
@@ -64,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_fixed_rule_does_not_look() {
-        assert_eq!(decide(Rule::Always, seen(true, 8, 1_000)), HandOver::RunOn);
-        assert_eq!(decide(Rule::Never, seen(false, 0, 0)), HandOver::Queue);
+        assert_eq!(decide(Rule::Always, seen(Behind::Work, 8, 1_000)), HandOver::RunOn);
+        assert_eq!(decide(Rule::Never, seen(Behind::Nothing, 0, 0)), HandOver::Queue);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cores::Cores;
 use super::lanes::{Batch, Entry, LaneId};
-use super::port::{Offer, Port};
+use super::port::{Behind, Offer, Port};
 
 /// A source's end of the first stage. One a source thread: it holds that thread's scratch space.
 ///
@@ -28,11 +28,11 @@ pub struct Pushed {
     pub items: usize,
     /// Lanes that they belong to; known only where some were refused.
     pub lanes: usize,
-    /// Items that found no room.
+    /// Items that found no room, in the first stage or in one that they ran on to.
     pub refused_items: usize,
     /// Lanes of which something found no room.
     pub refused_lanes: usize,
-    /// How long the offer took; known only where some were refused.
+    /// How long the offer took.
     pub offer: Duration,
 }
 
@@ -51,25 +51,26 @@ impl<T> Inlet<T> {
     /// Pushes a batch in, and empties `items`. `behind` tells whether the source has more waiting (ready sockets, ring
     /// occupancy): its backlog counts as the first stage's queue. Where nothing waits, the batch runs on through the
     /// pipeline on this thread. Tells what was refused.
-    pub fn push(&mut self, now: Instant, behind: bool, items: &mut Vec<Entry<T>>) -> Pushed {
+    pub fn push(&mut self, now: Instant, behind: impl Into<Behind>, items: &mut Vec<Entry<T>>) -> Pushed {
         if items.is_empty() {
             return Pushed::default();
         }
-        let mut pushed = Pushed { items: items.len(), ..Pushed::default() };
+        let (behind, mut pushed) = (behind.into(), Pushed { items: items.len(), ..Pushed::default() });
         self.lanes.clear();
         self.lanes.extend(items.iter().map(|entry| entry.lane));
         let _busy = self.cores.occupy();
         let offer = Offer { upstream: None, behind, may_run_on: true };
-        let dropped = self.next.offer(now, offer, items, &mut self.entered, &mut self.refused);
+        let mut dropped = self.next.offer(now, offer, items, &mut self.entered, &mut self.refused);
         debug_assert!(self.refused.is_empty(), "a port gives nothing back to an offer without upstream");
+        pushed.offer = now.elapsed();
+        if !self.entered.is_empty() {
+            dropped += self.next.run(now, behind, &mut self.entered);
+        }
         if dropped.items > 0 {
             self.lanes.sort_unstable();
             self.lanes.dedup();
-            (pushed.lanes, pushed.offer) = (self.lanes.len(), now.elapsed());
+            pushed.lanes = self.lanes.len();
             (pushed.refused_items, pushed.refused_lanes) = (dropped.items, dropped.lanes);
-        }
-        if !self.entered.is_empty() {
-            self.next.run(now, behind, &mut self.entered);
         }
         pushed
     }

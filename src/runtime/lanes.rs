@@ -5,9 +5,9 @@
 //! stages is: [`Lanes::take`], handle, offer to the next stage, [`Lanes::done`], and only then run on in the next stage.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::queue::{Load, Queue, Shed, Weigh};
+use super::queue::{Law, Load, Queue, Shed, Weigh};
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
@@ -214,6 +214,8 @@ pub struct Lanes<Q: Queue> {
     offers: u64,
     /// The most that one offer lets run on: whoever comes behind it waits for all of it.
     run_on_segments_max: u32,
+    /// What has waited longer is given up when its turn comes.
+    wait_max: Option<Duration>,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -233,6 +235,7 @@ impl<Q: Queue> Lanes<Q> {
             backlogged: 0,
             offers: 0,
             run_on_segments_max: u32::MAX,
+            wait_max: None,
             exclusive: true,
         }
     }
@@ -405,6 +408,10 @@ impl<Q: Queue> Lanes<Q> {
             while lane.deficit_segments > 0 && lane.has_allowance() && lane_bytes < quota.lane_bytes {
                 let Some((at, item)) = lane.queue.pop(&mut self.shared, now, shed) else { break };
                 oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
+                if self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max) {
+                    shed.dropped.push((Law::TooOld, item));
+                    continue;
+                }
                 lane.deficit_segments -= i64::from(item.segments());
                 lane_bytes += item.bytes() as u64;
                 left -= i64::from(item.segments());
@@ -531,6 +538,12 @@ impl<Q: Queue> Lanes<Q> {
     /// From now on an offer lets so many segments run on, and queues the rest.
     pub fn set_run_on_segments_max(&mut self, segments: u32) {
         self.run_on_segments_max = segments;
+    }
+
+    /// From now on what has waited longer is given up when its turn comes. Lanes have turns, so it is those who hold
+    /// much that lose: who holds little does not wait.
+    pub fn set_wait_max(&mut self, wait_max: Option<Duration>) {
+        self.wait_max = wait_max;
     }
 
     /// The most that may wait.

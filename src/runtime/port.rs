@@ -1,5 +1,6 @@
 //! How stages are joined: a stage is a port to the one before it, and is resumed by the one behind it.
 
+use std::ops::AddAssign;
 use std::sync::Weak;
 use std::time::Instant;
 
@@ -22,11 +23,29 @@ pub trait Port<T>: Send + Sync {
         refused: &mut Vec<Entry<T>>,
     ) -> Dropped;
 
-    /// Runs what entered, on this thread, through this stage and on.
-    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<T>);
+    /// Runs what entered, on this thread, through this stage and on. Tells what was dropped further on.
+    fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<T>) -> Dropped;
 
     /// Makes `upstream` known, to be resumed when there is room again.
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;
+}
+
+/// What waits behind a batch, where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing: the thread has nothing better to do than to run on.
+    #[default]
+    Nothing,
+    /// Work.
+    Work,
+    /// Work that waits too long already, outside of any queue of ours: the thread is to come back for it soon.
+    Late,
+}
+
+impl From<bool> for Behind {
+    fn from(is_there: bool) -> Self {
+        if is_there { Self::Work } else { Self::Nothing }
+    }
 }
 
 /// What of an offer was dropped.
@@ -38,13 +57,20 @@ pub struct Dropped {
     pub lanes: usize,
 }
 
+impl AddAssign for Dropped {
+    fn add_assign(&mut self, other: Self) {
+        self.items += other.items;
+        self.lanes += other.lanes;
+    }
+}
+
 /// How something is offered.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer {
     /// Who offers; `None` for one that cannot be parked.
     pub upstream: Option<Upstream>,
-    /// Whether work waits behind the batch.
-    pub behind: bool,
+    /// What waits behind the batch.
+    pub behind: Behind,
     /// Whether the offering thread could run it at all.
     pub may_run_on: bool,
 }

@@ -67,6 +67,8 @@ pub enum Law {
     Codel,
     /// Room was needed, and this was first in the flow that held most (RFC 8290, 4.1.3).
     Overlimit,
+    /// It had waited longer than the stage lets anything wait now.
+    TooOld,
 }
 
 /// What queues gave up instead of letting it wait or leave.

@@ -13,13 +13,14 @@ use super::inlet::Pushed;
 const REST_FOR_WASTE: u32 = 32;
 
 /// The longest rest at once. A queue that refuses holds work for some milliseconds (5 by default), and must not run dry
-/// meanwhile.
-const REST_MAX: Duration = Duration::from_millis(2);
+/// meanwhile; the thread may then wait for a core as long again.
+const REST_MAX: Duration = Duration::from_millis(1);
 
 /// What a source has just done.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// Whether the batch was full, and more waits behind it.
+    /// Whether the batch was full, and more waits behind it; or none does, but reading was in vain a moment ago. What comes
+    /// by ones and twos in an overload wakes the thread as often.
     pub has_more: bool,
     /// What became of it.
     pub pushed: Pushed,
@@ -32,7 +33,7 @@ pub struct Observation {
 impl Observation {
     /// Whether reading on is in vain: most of a full batch was refused, of most of the lanes that were in it, and no
     /// core is left. What a hog sends too much is refused in its lane alone, and the others need the source.
-    fn is_in_vain(&self) -> bool {
+    pub fn is_in_vain(&self) -> bool {
         let Pushed { items, lanes, refused_items, refused_lanes, .. } = self.pushed;
         self.has_more && self.cores_free == 0 && 2 * refused_items >= items && 2 * refused_lanes >= lanes
     }
@@ -95,10 +96,10 @@ mod tests {
     #[test]
     fn a_rest_is_short_and_what_is_left_of_it_is_owed_until_something_is_taken_in() {
         let (mut rest, start) = (Rest::default(), Instant::now());
-        let waste = Observation { read: Duration::from_micros(100), ..seen(64, 32) };
+        let waste = Observation { read: Duration::from_micros(50), ..seen(64, 32) };
         assert_eq!(rest.after(start, waste), REST_MAX);
-        // 3.2 ms were owed, and 2 have gone by: a batch of which little was refused adds nothing.
-        assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::from_micros(1_200));
+        // 1.6 ms were owed, and 1 has gone by: a batch of which little was refused adds nothing.
+        assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::from_micros(600));
         assert_eq!(rest.after(start + REST_MAX, seen(0, 0)), Duration::ZERO);
         assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::ZERO);
     }

@@ -446,7 +446,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         let next = &mut self.stages[stage + 1];
         let segments: u64 = out.iter().map(|entry| u64::from(entry.item.segments)).sum();
         let service = Duration::from_nanos(next.segment_service * segments);
-        let hand_over = hand_over::decide(next.spec.rule, hand_over::Observation { behind, cores_free, service });
+        let hand_over =
+            hand_over::decide(next.spec.rule, hand_over::Observation { behind: behind.into(), cores_free, service });
         let (mut entered, mut refused, mut shed) = (Batch::default(), Vec::new(), Shed::default());
         next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut shed);
         let (when_full, mut parked) = (next.spec.when_full, Vec::new());

@@ -14,11 +14,11 @@ use crossbeam::queue::ArrayQueue;
 use super::cores::Cores;
 use super::hand_over::Rule;
 use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
-use super::port::{Offer, Port, Resume, Upstream};
+use super::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock};
 use super::waiting::Waiting;
-use super::work::{CODEL, Count, Handler, In, NO_OWNER, OVERLIMIT, RUNTIME_REASONS, Work, WorkOf};
+use super::work::{CODEL, Count, Handler, In, NO_OWNER, NOT_ADMITTED, OVERLIMIT, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
 
 mod conditioning;
@@ -272,6 +272,7 @@ impl<H: Handler> Stage<H> {
             let reason = match law {
                 Law::Codel => CODEL,
                 Law::Overlimit => OVERLIMIT,
+                Law::TooOld => NOT_ADMITTED,
             };
             self.metrics.drops[reason].add(u64::from(item.segments()));
         }
@@ -291,8 +292,8 @@ impl<H: Handler> Stage<H> {
     }
 
     /// Handles `scratch.work`, hands on, gives the lanes back, and runs on. In this order: a lane that is given back
-    /// before its items are with the next stage could be overtaken by its next batch.
-    fn process(&self, started: Instant, behind: bool, scratch: &mut Scratch<H>) {
+    /// before its items are with the next stage could be overtaken by its next batch. Tells what was dropped further on.
+    fn process(&self, started: Instant, behind: Behind, scratch: &mut Scratch<H>) -> Dropped {
         let mut now = started;
         if !scratch.work.batch.lanes.is_empty() {
             self.handle(started, &mut scratch.work);
@@ -301,13 +302,14 @@ impl<H: Handler> Stage<H> {
             self.turn_round(now, scratch);
         }
         self.take_up_leftovers(scratch);
-        self.hand_on(now, behind, scratch);
+        let mut dropped = self.hand_on(now, behind, scratch);
         self.give_back(scratch);
         if let Some((next, _)) = &self.next
             && !scratch.onward.is_empty()
         {
-            next.run(now, behind, &mut scratch.onward);
+            dropped += next.run(now, behind, &mut scratch.onward);
         }
+        dropped
     }
 
     /// Runs the handler. One that panics loses its batch and nothing else: what it put out so far is forgotten, what
@@ -358,7 +360,7 @@ impl<H: Handler> Stage<H> {
             scratch.work.made.clear();
             return;
         };
-        let offer = Offer { upstream: None, behind: true, may_run_on: false };
+        let offer = Offer { upstream: None, behind: Behind::Work, may_run_on: false };
         for items in [&mut scratch.work.turned, &mut scratch.work.made] {
             if !items.is_empty() {
                 turn.offer(now, offer, items, &mut scratch.turn_entered, &mut scratch.turn_refused);
@@ -378,22 +380,23 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    fn hand_on(&self, now: Instant, behind: bool, scratch: &mut Scratch<H>) {
+    fn hand_on(&self, now: Instant, behind: Behind, scratch: &mut Scratch<H>) -> Dropped {
         let Some((next, upstream)) = &self.next else {
             debug_assert!(scratch.work.out.is_empty(), "a stage with a next one");
             scratch.work.out.clear();
-            return;
+            return Dropped::default();
         };
         if scratch.work.out.is_empty() {
-            return;
+            return Dropped::default();
         }
         let offer = Offer { upstream: Some(*upstream), behind, may_run_on: true };
         let offered = Count::of(&scratch.work.out);
-        next.offer(now, offer, &mut scratch.work.out, &mut scratch.onward, &mut scratch.refused);
+        let dropped = next.offer(now, offer, &mut scratch.work.out, &mut scratch.onward, &mut scratch.refused);
         let refused = Count::of(&scratch.refused);
         self.metrics.packets_out.add(offered.segments - refused.segments);
         self.metrics.bytes_out.add(offered.bytes - refused.bytes);
         self.leave_over(scratch);
+        dropped
     }
 
     /// Keeps what the next stage had no room for, and notes the lanes that have to wait for it.
@@ -430,10 +433,11 @@ impl<H: Handler> Stage<H> {
         parked.clear();
     }
 
-    fn with_scratch(&self, use_it: impl FnOnce(&mut Scratch<H>)) {
+    fn with_scratch<T>(&self, use_it: impl FnOnce(&mut Scratch<H>) -> T) -> T {
         let mut scratch = self.scratch.pop().unwrap_or_default();
-        use_it(&mut scratch);
+        let done = use_it(&mut scratch);
         drop(self.scratch.push(scratch));
+        done
     }
 
     /// Takes the next batch and processes it. `false` when nothing was ready.
@@ -462,7 +466,7 @@ impl<H: Handler> Stage<H> {
             }
             self.count_shed(&mut scratch.shed);
             self.resume_upstream(&mut scratch.resume);
-            self.process(now, taken.behind, scratch);
+            self.process(now, taken.behind.into(), scratch);
         });
         found
     }

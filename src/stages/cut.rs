@@ -11,7 +11,7 @@ use crate::metrics::StageMetrics;
 use crate::offload;
 use crate::packet::{BufPool, Packet};
 use crate::runtime::lanes::{Batch, Entry, LaneId};
-use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
 use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::Reason as _;
 use crate::stages::ws_encode::Reason;
@@ -105,8 +105,8 @@ impl<P: Copy + Send + Sync> Port<Packet<P>> for Cut<P> {
         self.next.offer(now, offer, items, entered, refused)
     }
 
-    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<Packet<P>>) {
-        self.next.run(now, behind, entered);
+    fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<Packet<P>>) -> Dropped {
+        self.next.run(now, behind, entered)
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {

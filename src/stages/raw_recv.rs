@@ -14,6 +14,8 @@ crate::reasons! {
     pub enum Reason {
         /// The buffer pool is at its limit, or the kernel had cut the packet off.
         NoBuffer = "no_buffer",
+        /// It had waited too long in the kernel, while the stages have more to do than they can.
+        WaitedTooLong = "waited_too_long",
     }
 }
 
@@ -31,5 +33,15 @@ impl PacketSource for RawReceiver {
 
     fn lost(&self) -> usize {
         Reason::NoBuffer.index()
+    }
+
+    fn waited_too_long(&self) -> usize {
+        Reason::WaitedTooLong.index()
+    }
+
+    fn bound(&self, bytes: Option<u32>) {
+        if let Err(error) = self.bound(bytes) {
+            tracing::error!(%error, "the capture's buffer keeps its size");
+        }
     }
 }

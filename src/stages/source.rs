@@ -16,7 +16,9 @@ use crate::metrics::StageMetrics;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
+use crate::runtime::port::Behind;
 use crate::runtime::rest::{self, Rest};
+use crate::runtime::ring::Ring;
 use crate::runtime::work::Count;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
@@ -41,6 +43,15 @@ pub trait PacketSource: Send + Sync + 'static {
 
     /// The index, among the source's reasons, of a packet that was read and lost.
     fn lost(&self) -> usize;
+
+    /// The same of one that had waited too long. One that does not tell how long packets waited has none.
+    fn waited_too_long(&self) -> usize {
+        self.lost()
+    }
+
+    /// Has the kernel hold no more than so many bytes for now; `None` is what was configured. Where that cannot be
+    /// changed, nothing is.
+    fn bound(&self, _bytes: Option<u32>) {}
 }
 
 /// A source before its thread runs.
@@ -95,23 +106,28 @@ impl<S: PacketSource> Source<S> {
         failed: impl Fn(&io::Error),
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
-        let mut rest = Rest::default();
+        let (mut rest, mut ring, mut taken_in) = (Rest::default(), Ring::default(), BATCH_PACKETS);
         while !self.stop.stopping.load(Ordering::Acquire) {
             let started = Instant::now();
-            match self.read(&mut packets) {
+            match self.read(&mut packets, ring.batch(BATCH_PACKETS, taken_in), &ring) {
                 Ok(received) => {
                     entries.extend(packets.drain(..).map(|item| {
                         let lane = lane_of(item.bytes());
                         Entry { origin: lane, lane, item }
                     }));
                     let now = Instant::now();
-                    let pushed = inlet.push(now, received.more, &mut entries);
+                    let behind = if received.more { ring.behind(received.waited) } else { Behind::Nothing };
+                    let pushed = inlet.push(now, behind, &mut entries);
                     let seen = rest::Observation {
-                        has_more: received.more,
+                        has_more: received.more || ring.is_in_overload(),
                         pushed,
                         read: now.saturating_duration_since(started),
                         cores_free: inlet.cores_free(),
                     };
+                    if let Some(bytes) = ring.after(now, seen.is_in_vain(), received.waited) {
+                        self.source.bound(bytes);
+                    }
+                    taken_in = pushed.items - pushed.refused_items;
                     self.rest(rest.after(now, seen));
                     if !received.more {
                         self.wait(&mut events, None);
@@ -125,10 +141,10 @@ impl<S: PacketSource> Source<S> {
         }
     }
 
-    /// Reads a batch and counts it.
-    fn read(&self, packets: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
+    /// Reads a batch and counts it. What has waited too long is dropped.
+    fn read(&self, packets: &mut Vec<Packet<Raw>>, max: usize, ring: &Ring) -> io::Result<Received> {
         let started = Instant::now();
-        let received = self.source.read_batch(&self.pool, BATCH_PACKETS, packets)?;
+        let received = self.source.read_batch(&self.pool, max, packets)?;
         if packets.is_empty() && received.lost == 0 {
             return Ok(received);
         }
@@ -137,8 +153,18 @@ impl<S: PacketSource> Source<S> {
         let (metrics, service, lost) = (&self.metrics, started.elapsed(), received.lost as u64);
         metrics.packets_in.add(count.segments + lost);
         metrics.bytes_in.add(count.bytes);
-        metrics.packets_out.add(count.segments);
-        metrics.bytes_out.add(count.bytes);
+        if let Some(waited) = received.waited {
+            metrics.sojourn_seconds.observe(waited);
+        }
+        if ring.is_too_old(received.waited) {
+            packets.clear();
+            if let Some(counter) = metrics.drops.get(self.source.waited_too_long()) {
+                counter.add(count.segments);
+            }
+        } else {
+            metrics.packets_out.add(count.segments);
+            metrics.bytes_out.add(count.bytes);
+        }
         if let Some(counter) = metrics.drops.get(self.source.lost()) {
             counter.add(lost);
         }
@@ -180,7 +206,7 @@ mod tests {
     use crate::packet::Offload;
     use crate::runtime::cores::Cores;
     use crate::runtime::lanes::Batch;
-    use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
+    use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -228,12 +254,14 @@ mod tests {
             _refused: &mut Vec<Entry<Packet<Raw>>>,
         ) -> Dropped {
             for entry in items.drain(..) {
-                self.0.send((entry.lane, entry.item.bytes().to_vec(), offer.behind)).unwrap();
+                self.0.send((entry.lane, entry.item.bytes().to_vec(), offer.behind != Behind::Nothing)).unwrap();
             }
             Dropped::default()
         }
 
-        fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
+        fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
+            Dropped::default()
+        }
 
         fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
             unreachable!("a source is no stage")
@@ -339,7 +367,9 @@ mod tests {
             if is_full { Dropped { items: count, lanes: count } } else { Dropped::default() }
         }
 
-        fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
+        fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
+            Dropped::default()
+        }
 
         fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
             unreachable!("a source is no stage")

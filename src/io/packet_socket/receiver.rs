@@ -2,10 +2,11 @@
 #![allow(unsafe_code, reason = "recvmmsg has no wrapper in std")]
 
 use std::io::{self, IoSliceMut};
-use std::mem::zeroed;
+use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
     BATCH, ETHERTYPE_IPV4, EgressSettings, Error, HEADER_BYTES_MAX, PACKET_IGNORE_OUTGOING, PACKET_STATISTICS, doing,
@@ -21,11 +22,15 @@ use crate::packet::{BufPool, Offload, PACKET_BYTES_MAX, Packet, Raw};
 /// super-packets, and each of these holds a large buffer of the pool.
 const IN_PLACE: usize = 8;
 
+/// Room for the one word that the kernel sends along, in its alignment: a header and a time.
+type Control = [u64; 8];
+
 /// What arrives for our addresses and ports.
 #[derive(Debug)]
 pub struct RawReceiver {
     fd: OwnedFd,
     link_bytes: usize,
+    buffer_bytes: u32,
     kernel_drops: AtomicU64,
     slots: Mutex<Slots>,
 }
@@ -41,6 +46,8 @@ struct Slots {
 struct Lengths {
     count: usize,
     lens: [Option<usize>; BATCH],
+    /// When the first came, by the system's clock.
+    first_came: Option<Duration>,
 }
 
 impl RawReceiver {
@@ -55,7 +62,10 @@ impl RawReceiver {
         sys::attach_filter(fd.as_fd(), &filter).map_err(doing("attaching the capture's filter"))?;
         sys::set_option(fd.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)
             .map_err(doing("asking for PACKET_IGNORE_OUTGOING"))?;
-        set_buffer(fd.as_fd(), libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, settings.receive_buffer_bytes)?;
+        sys::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1)
+            .map_err(doing("asking when packets came"))?;
+        let buffer_bytes = settings.receive_buffer_bytes;
+        set_buffer(fd.as_fd(), libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffer_bytes)?;
         sys::bind_link(fd.as_fd(), link.index, ETHERTYPE_IPV4)
             .map_err(doing("binding the capture to its interface"))?;
         let packets = std::array::from_fn(|at| {
@@ -63,7 +73,7 @@ impl RawReceiver {
             if at < IN_PLACE { slot.for_super_packets() } else { slot }
         });
         let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, merger: Merger::default() });
-        Ok(Self { fd, link_bytes, kernel_drops: AtomicU64::new(0), slots })
+        Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), slots })
     }
 
     /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost. What
@@ -91,7 +101,8 @@ impl RawReceiver {
             for slot in &mut slots.packets[..wanted] {
                 slot.ready(pool);
             }
-            let Lengths { count, lens } = self.receive(slots, wanted)?;
+            let Lengths { count, lens, first_came } = self.receive(slots, wanted)?;
+            received.waited = received.waited.or(first_came.map(since));
             for (at, len) in lens.iter().enumerate().take(count) {
                 match len.and_then(|len| self.packet(slots, at, len, pool)) {
                     Some(packet) => {
@@ -107,6 +118,15 @@ impl RawReceiver {
         }
         received.more = true;
         Ok(received)
+    }
+
+    /// Has the kernel hold no more than so many bytes of its own accounting for now; `None` is what was configured.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn bound(&self, bytes: Option<u32>) -> Result<(), Error> {
+        let bytes = bytes.unwrap_or(self.buffer_bytes).min(self.buffer_bytes);
+        set_buffer(self.fd.as_fd(), libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)
     }
 
     /// Packets that the kernel dropped since the start because the socket's buffer was full.
@@ -141,8 +161,12 @@ impl RawReceiver {
             message.msg_hdr.msg_iov = areas.as_mut_ptr().cast();
             message.msg_hdr.msg_iovlen = areas.len();
         }
+        // The first is the oldest: the others' times are of no interest, and are not copied.
+        let mut control: Control = [0; 8];
+        messages[0].msg_hdr.msg_control = control.as_mut_ptr().cast();
+        messages[0].msg_hdr.msg_controllen = size_of_val(&control) as _;
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        // SAFETY: the first `wanted` messages point to areas that outlive the call, and nothing else uses them.
+        // SAFETY: the first `wanted` messages point to areas and a control buffer that outlive the call, and nothing else uses them.
         let got = unsafe {
             libc::recvmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), wanted as u32, flags, std::ptr::null_mut())
         };
@@ -155,7 +179,8 @@ impl RawReceiver {
             let whole = message.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
             (message.msg_len as usize).checked_sub(header_bytes).filter(|_| whole)
         };
-        Ok(Lengths { count, lens: std::array::from_fn(|at| len(&messages[at])) })
+        let first_came = if count > 0 { came(&messages[0].msg_hdr) } else { None };
+        Ok(Lengths { count, lens: std::array::from_fn(|at| len(&messages[at])), first_came })
     }
 
     fn packet(&self, slots: &mut Slots, at: usize, len: usize, pool: &BufPool) -> Option<Packet<Raw>> {
@@ -166,6 +191,26 @@ impl RawReceiver {
         packet.set_offload(virtio::decode(header, self.link_bytes, packet.bytes())?);
         Some(packet)
     }
+}
+
+/// When a message came, by the system's clock, as its control data tell.
+fn came(message: &libc::msghdr) -> Option<Duration> {
+    // SAFETY: the kernel has filled in the control data, whose length it tells in the message.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    // SAFETY: computes a length alone.
+    let whole = unsafe { libc::CMSG_LEN(size_of::<libc::timespec>() as u32) } as usize;
+    let is_time = header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_TIMESTAMPNS;
+    if !is_time || (header.cmsg_len as usize) < whole {
+        return None;
+    }
+    // SAFETY: the kernel has put a timespec there, as type and length say.
+    let time = unsafe { libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned() };
+    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+}
+
+/// How long ago that was. The system's clock may be set meanwhile; then it is not long.
+fn since(came: Duration) -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH + came).unwrap_or_default()
 }
 
 /// Takes off the bytes behind the IP packet with which Ethernet fills a short frame up to its least length.

@@ -116,6 +116,23 @@ fn a_lane_that_runs_is_taken_by_nobody_else_and_goes_on_where_it_stood() {
 }
 
 #[test]
+fn what_has_waited_longer_than_it_may_is_given_up_when_its_turn_comes() {
+    let mut bench = Bench::new(100);
+    bench.queue(&[(0, 1), (0, 2)]);
+    bench.now += Duration::from_millis(6);
+    bench.queue(&[(0, 3), (1, 4)]);
+    bench.lanes.set_wait_max(Some(Duration::from_millis(5)));
+    let (mut batch, mut shed) = (Batch::default(), Shed::default());
+    let taken = bench.lanes.take(bench.now, QUOTA, 1, &mut batch, &mut shed).unwrap();
+    assert_eq!(names(&batch.items), [3, 4]);
+    let dropped: Vec<_> = shed.dropped.iter().map(|(law, item)| (*law, item.name)).collect();
+    assert_eq!(dropped, [(Law::TooOld, 1), (Law::TooOld, 2)]);
+    // Its wait is seen by the controllers, and its room is free.
+    assert_eq!(taken.oldest, Some(bench.now - Duration::from_millis(6)));
+    assert_eq!((taken.freed.segments, bench.lanes.load()), (4, Load::default()));
+}
+
+#[test]
 fn a_batch_spans_lanes() {
     let mut bench = Bench::new(100);
     bench.queue(&[(0, 1), (1, 2), (2, 3), (0, 4)]);

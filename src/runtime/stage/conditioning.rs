@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Inner, Settings, Stage};
+use super::{Inner, Settings, Stage, WhenFull};
 use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
 use crate::metrics::{Snapshot, StageMetrics};
 use crate::runtime::controller::{self, PoolController};
@@ -165,6 +165,8 @@ where
         {
             let mut inner = lock(&self.inner);
             inner.lanes.set_limits(Limits { segments: admitted, ..self.settings.limits });
+            let drops = self.settings.when_full == WhenFull::Drop && controllers.shedding.is_shedding();
+            inner.lanes.set_wait_max(self.settings.sojourn_max.filter(|_| drops));
             if change == Change::Up {
                 inner.let_in(&mut resume);
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Stage, WhenFull};
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
-use crate::runtime::port::{Dropped, Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
 use crate::runtime::queue::Shed;
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
@@ -66,12 +66,13 @@ where
         Dropped::default()
     }
 
-    fn run(&self, now: Instant, behind: bool, entered: &mut Batch<In<H>>) {
+    fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<In<H>>) -> Dropped {
         self.with_scratch(|scratch| {
             std::mem::swap(&mut scratch.work.batch, entered);
-            self.process(now, behind, scratch);
+            let dropped = self.process(now, behind, scratch);
             std::mem::swap(&mut scratch.work.batch, entered);
-        });
+            dropped
+        })
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {

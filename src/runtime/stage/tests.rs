@@ -96,7 +96,7 @@ fn a_port_that_parks_gives_back_exactly_what_does_not_fit() {
     let upstream = sink.attach(Weak::<Stage<Sink>>::new());
     let mut items = (0..10).map(|number| entry(0, 0, number)).collect();
     let (mut entered, mut refused) = (Batch::default(), Vec::new());
-    let offer = Offer { upstream: Some(upstream), behind: true, may_run_on: true };
+    let offer = Offer { upstream: Some(upstream), behind: Behind::Work, may_run_on: true };
     sink.offer(Instant::now(), offer, &mut items, &mut entered, &mut refused);
     assert_eq!(refused.iter().map(|entry| entry.item.number).collect::<Vec<_>>(), [4, 5, 6, 7, 8, 9]);
     let figures = sink.metrics();
@@ -325,19 +325,17 @@ fn a_queue_that_waits_too_long_admits_less_and_what_it_drops_is_told_apart_from_
     let told = decisions.last(Instant::now()).pop().unwrap().1;
     assert_eq!((told.reason, &*told.subject), (crate::metrics::decisions::WAITS_TOO_LONG, "slow uplink"));
     assert!(told.inputs.starts_with("admits 76 of 1000 packets: p99 of the wait 1.0s, 68 waiting"), "{}", told.inputs);
-    for look in 0..60 {
-        Arc::clone(&slow).look(Instant::now() + look * LOOK_EVERY, &decisions);
-    }
-    // 16 a look are 4 in the bound, and 8 are the least.
-    assert_eq!((metrics.queue_admitted_packets.get(), metrics.shedding.get()), (8, 1));
-    // 52 still wait, so there is no room until it has fallen below 8.
-    inlet.push(Instant::now(), true, &mut vec![entry(1, 1, 0)]);
-    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.drops[QUEUE_FULL].get()), (1, 0));
+    // What waited still had waited for too long, and went when its turn came.
+    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.queue_packets.get()), (68, 0));
+    let admitted = metrics.queue_admitted_packets.get();
+    assert!(admitted <= 76 && metrics.shedding.get() == 1, "{admitted}");
+    // One lane may hold as much as is free: a half.
+    inlet.push(Instant::now(), true, &mut (0..100).map(|number| entry(1, 1, number)).collect());
+    assert_eq!(metrics.queue_packets.get(), admitted / 2);
+    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.drops[QUEUE_FULL].get()), (168 - admitted / 2, 0));
     while slow.metrics().queue_packets.get() > 0 {
         assert!(slow.take_and_process(lock(&slow.inner)));
     }
-    inlet.push(Instant::now(), true, &mut vec![entry(1, 1, 1)]);
-    assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.queue_packets.get()), (1, 1));
     // Nothing waits long: after a second it admits all again.
     for look in 0..60 {
         Arc::clone(&slow).look(Instant::now() + look * LOOK_EVERY, &decisions);

@@ -27,7 +27,9 @@ impl Port<Packet<Raw>> for Offered {
         Dropped::default()
     }
 
-    fn run(&self, _now: Instant, _behind: bool, _entered: &mut Batch<Packet<Raw>>) {}
+    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
+        Dropped::default()
+    }
 
     fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
         unreachable!("nothing is parked")
@@ -64,7 +66,7 @@ fn small(payload: &[u8]) -> Packet<Raw> {
 impl World {
     /// Lengths and segments of what comes out for `packets`.
     fn offer(&self, lane: LaneId, packets: Vec<Packet<Raw>>) -> Vec<(usize, u32)> {
-        let offer = Offer { upstream: None, behind: false, may_run_on: true };
+        let offer = Offer { upstream: None, behind: Behind::Nothing, may_run_on: true };
         let mut items = packets.into_iter().map(|item| Entry { origin: LaneId(9), lane, item }).collect();
         self.cut.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
         let out = std::mem::take(&mut *self.offered.0.lock().unwrap());

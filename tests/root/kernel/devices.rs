@@ -33,8 +33,14 @@ fn packets_come_out_of_a_tun_and_go_in_with_and_without_the_virtio_header() {
             for _ in 0..5 {
                 socket.send_to(&[1; 900], (THERE, 9)).unwrap();
             }
-            assert_eq!(tun.read_batch(&pool, 3, &mut batch).unwrap(), Received { packets: 3, lost: 0, more: true });
-            assert_eq!(tun.read_batch(&pool, 3, &mut batch).unwrap(), Received { packets: 2, lost: 0, more: false });
+            assert_eq!(
+                tun.read_batch(&pool, 3, &mut batch).unwrap(),
+                Received { packets: 3, lost: 0, more: true, waited: None }
+            );
+            assert_eq!(
+                tun.read_batch(&pool, 3, &mut batch).unwrap(),
+                Received { packets: 2, lost: 0, more: false, waited: None }
+            );
             assert!(batch.iter().all(|packet| packet.len() == 928 && packet.segments() == 1));
             let mut packet = Packet::raw(pool.copy(&udp((THERE, 9), (HERE, 7), b"back")).unwrap(), Offload::default());
             tun.write(&mut packet).unwrap();
@@ -52,7 +58,10 @@ fn an_exhausted_pool_loses_packets_and_never_blocks() {
         for _ in 0..5 {
             socket.send_to(b"x", (THERE, 9)).unwrap();
         }
-        assert_eq!(tun.read_batch(&pool, 64, &mut batch).unwrap(), Received { packets: 2, lost: 3, more: false });
+        assert_eq!(
+            tun.read_batch(&pool, 64, &mut batch).unwrap(),
+            Received { packets: 2, lost: 3, more: false, waited: None }
+        );
     });
 }
 
