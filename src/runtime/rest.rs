@@ -14,14 +14,15 @@ const REST_FOR_WASTE: u32 = 32;
 
 /// The longest rest at once. A queue that refuses holds work for some milliseconds (5 by default), and must not run dry
 /// meanwhile; the thread may then wait for a core as long again.
-const REST_MAX: Duration = Duration::from_millis(1);
+const REST_MAX: Duration = Duration::from_micros(1_500);
 
 /// What a source has just done.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// Whether the batch was full, and more waits behind it; or none does, but reading was in vain a moment ago. What comes
-    /// by ones and twos in an overload wakes the thread as often.
+    /// Whether the batch was full, and more waits behind it.
     pub has_more: bool,
+    /// Whether reading was in vain a moment ago.
+    pub is_in_overload: bool,
     /// What became of it.
     pub pushed: Pushed,
     /// How long it took to read.
@@ -55,7 +56,12 @@ impl Rest {
     /// How long the source rests now, after what it has done. Nothing once all it brings is taken in.
     pub fn after(&mut self, now: Instant, seen: Observation) -> Duration {
         let elapsed = self.looked.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        if seen.pushed.refused_items == 0 {
+        let is_refused = seen.pushed.refused_items > 0;
+        if seen.is_in_overload && (is_refused || !seen.has_more) {
+            // It looks from time to time: what comes by ones and twos would wake it as often.
+            return REST_MAX;
+        }
+        if !is_refused {
             self.owed = Duration::ZERO;
             return Duration::ZERO;
         }
@@ -75,7 +81,7 @@ mod tests {
 
     fn seen(refused_items: usize, refused_lanes: usize) -> Observation {
         let pushed = Pushed { items: 64, lanes: 32, refused_items, refused_lanes, offer: Duration::ZERO };
-        Observation { has_more: true, pushed, read: READ, cores_free: 0 }
+        Observation { has_more: true, is_in_overload: false, pushed, read: READ, cores_free: 0 }
     }
 
     #[test]
@@ -96,12 +102,21 @@ mod tests {
     #[test]
     fn a_rest_is_short_and_what_is_left_of_it_is_owed_until_something_is_taken_in() {
         let (mut rest, start) = (Rest::default(), Instant::now());
-        let waste = Observation { read: Duration::from_micros(50), ..seen(64, 32) };
+        let waste = Observation { read: Duration::from_micros(75), ..seen(64, 32) };
         assert_eq!(rest.after(start, waste), REST_MAX);
-        // 1.6 ms were owed, and 1 has gone by: a batch of which little was refused adds nothing.
-        assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::from_micros(600));
+        // 2.4 ms were owed, and 1.5 have gone by: a batch of which little was refused adds nothing.
+        assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::from_micros(900));
         assert_eq!(rest.after(start + REST_MAX, seen(0, 0)), Duration::ZERO);
         assert_eq!(rest.after(start + REST_MAX, seen(2, 1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn in_overload_it_looks_from_time_to_time_until_something_is_taken_in_and_more_waits() {
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        let overload = |refused, has_more| Observation { is_in_overload: true, has_more, ..seen(refused, 1) };
+        let rests = [(1, true), (1, false), (0, false), (0, true)]
+            .map(|(refused, more)| rest.after(now, overload(refused, more)));
+        assert_eq!(rests, [REST_MAX, REST_MAX, REST_MAX, Duration::ZERO]);
     }
 
     #[test]

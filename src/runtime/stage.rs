@@ -454,7 +454,8 @@ impl<H: Handler> Stage<H> {
             let sojourn = taken.oldest.map(|oldest| now.saturating_duration_since(oldest));
             inner.sojourn_max = inner.sojourn_max.max(sojourn.unwrap_or_default());
             inner.takes += 1;
-            inner.taken_segments += taken.freed.segments;
+            // What was given up was not served.
+            inner.taken_segments += Count::of(&batch.items).segments;
             if taken.freed != Load::default() {
                 inner.let_in(&mut scratch.resume);
             }

@@ -119,7 +119,8 @@ impl<S: PacketSource> Source<S> {
                     let behind = if received.more { ring.behind(received.waited) } else { Behind::Nothing };
                     let pushed = inlet.push(now, behind, &mut entries);
                     let seen = rest::Observation {
-                        has_more: received.more || ring.is_in_overload(),
+                        has_more: received.more,
+                        is_in_overload: ring.is_in_overload(),
                         pushed,
                         read: now.saturating_duration_since(started),
                         cores_free: inlet.cores_free(),
