@@ -147,6 +147,8 @@ struct Lane<Q> {
     allowance_bytes: Option<u64>,
     /// Segments that it may still take in this round (deficit round robin).
     deficit_segments: i64,
+    /// Segments that were queued of it in this while.
+    queued: (u32, u64),
     /// The offer in which it last entered, and in which it was last refused.
     entered_in: u64,
     refused_in: u64,
@@ -164,6 +166,7 @@ impl<Q: Queue> Lane<Q> {
             orphaned: false,
             allowance_bytes: None,
             deficit_segments: 0,
+            queued: (0, 0),
             entered_in: 0,
             refused_in: 0,
         }
@@ -198,6 +201,37 @@ impl<Q: Queue> Lane<Q> {
     }
 }
 
+/// Segments a lane, on average, after which their shares are counted anew: few enough that what was long ago does not
+/// count, so many that the rest of a division, a packet or two, does not either.
+const WHILE_SEGMENTS: u64 = 64;
+
+/// What lanes got of late, while the queue is kept short.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shares {
+    number: u32,
+    segments: u64,
+    lanes: u64,
+}
+
+impl Shares {
+    fn count(&mut self, queued: &mut (u32, u64), segments: u64) {
+        if self.segments >= WHILE_SEGMENTS * self.lanes {
+            *self = Self { number: self.number.wrapping_add(1), ..Self::default() };
+        }
+        if queued.0 != self.number {
+            *queued = (self.number, 0);
+            self.lanes += 1;
+        }
+        queued.1 += segments;
+        self.segments += segments;
+    }
+
+    /// Whether a lane got more than the mean.
+    fn is_ahead(&self, queued: (u32, u64)) -> bool {
+        queued.0 == self.number && queued.1 * self.lanes > self.segments
+    }
+}
+
 /// The lanes of one stage: their queues, who runs, who is next.
 #[derive(Debug)]
 pub struct Lanes<Q: Queue> {
@@ -216,6 +250,7 @@ pub struct Lanes<Q: Queue> {
     run_on_segments_max: u32,
     /// What has waited longer is given up when its turn comes.
     wait_max: Option<Duration>,
+    shares: Shares,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -236,6 +271,7 @@ impl<Q: Queue> Lanes<Q> {
             offers: 0,
             run_on_segments_max: u32::MAX,
             wait_max: None,
+            shares: Shares::default(),
             exclusive: true,
         }
     }
@@ -284,7 +320,11 @@ impl<Q: Queue> Lanes<Q> {
             } else if self.has_room(entry.lane, &entry.item) || self.make_room(entry.lane, &entry.item, shed) {
                 self.push(now, entry.lane, entry.item);
             } else {
-                self.lanes[entry.lane.index()].refused_in = self.offers;
+                let lane = &mut self.lanes[entry.lane.index()];
+                lane.refused_in = self.offers;
+                if self.wait_max.is_some() {
+                    self.shares.count(&mut lane.queued, 0);
+                }
                 refused.push(entry);
             }
         }
@@ -295,11 +335,20 @@ impl<Q: Queue> Lanes<Q> {
     /// one item that fits, and an empty stage any one at all: an item larger than the queue would otherwise wait for
     /// ever.
     fn has_room(&self, lane: LaneId, item: &Q::Item) -> bool {
-        Q::COALESCES || self.would_fit(self.load, self.lanes[lane.index()].queue.load(), Load::of(item))
+        Q::COALESCES
+            || self.would_fit(self.load, self.lanes[lane.index()].queue.load(), Load::of(item), self.limits_of(lane))
+    }
+
+    /// The limits for a lane. A queue that is kept short may be shorter than there are lanes, and then it is chance, or the
+    /// order in which they come, who finds room. So its last quarter is for those that got less than the mean of late.
+    fn limits_of(&self, lane: LaneId) -> Limits {
+        let is_ahead = self.wait_max.is_some() && self.shares.is_ahead(self.lanes[lane.index()].queued);
+        let kept = if is_ahead { self.limits.segments / 4 } else { 0 };
+        Limits { segments: self.limits.segments - kept, ..self.limits }
     }
 
     /// Whether `new` fits into a lane that holds `mine`, of `all` that waits in the stage.
-    fn would_fit(&self, all: Load, mine: Load, new: Load) -> bool {
+    fn would_fit(&self, all: Load, mine: Load, new: Load, limits: Limits) -> bool {
         if all == Load::default() {
             return true;
         }
@@ -308,8 +357,8 @@ impl<Q: Queue> Lanes<Q> {
             let free = limit.saturating_sub(held);
             new <= free && (is_first || mine + new <= free)
         };
-        fits(mine.segments, new.segments, all.segments, self.limits.segments)
-            && fits(mine.held_bytes, new.held_bytes, all.held_bytes, self.limits.held_bytes)
+        fits(mine.segments, new.segments, all.segments, limits.segments)
+            && fits(mine.held_bytes, new.held_bytes, all.held_bytes, limits.held_bytes)
     }
 
     /// Lets the lane's own queue give up what it will for `item`, until that fits. `false` where it does not come to
@@ -318,7 +367,7 @@ impl<Q: Queue> Lanes<Q> {
         let mine = self.lanes[id.index()].queue.load();
         let mut others = self.load;
         others -= mine;
-        if !self.would_fit(others, Load::default(), Load::of(item)) {
+        if !self.would_fit(others, Load::default(), Load::of(item), self.limits) {
             return false;
         }
         while !self.has_room(id, item) {
@@ -336,6 +385,9 @@ impl<Q: Queue> Lanes<Q> {
 
     fn push(&mut self, now: Instant, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
+        if self.wait_max.is_some() {
+            self.shares.count(&mut lane.queued, item.segments().into());
+        }
         let before = lane.queue.load();
         lane.queue.push(&mut self.shared, now, item);
         let after = lane.queue.load();
@@ -408,7 +460,9 @@ impl<Q: Queue> Lanes<Q> {
             while lane.deficit_segments > 0 && lane.has_allowance() && lane_bytes < quota.lane_bytes {
                 let Some((at, item)) = lane.queue.pop(&mut self.shared, now, shed) else { break };
                 oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-                if self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max) {
+                // The last of a lane is served however old it is: a lane that holds no more than one is no hog.
+                let is_old = self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max);
+                if is_old && !lane.queue.is_empty() {
                     shed.dropped.push((Law::TooOld, item));
                     continue;
                 }
