@@ -90,32 +90,6 @@ impl Site {
         let is_empty = |status: &Status| status.tethers == 0 && status.stages.iter().all(is_at_rest);
         self.until("the gateway does not come to rest", is_empty)?;
         let output = self.command(args)?.stderr(Stdio::piped()).output()?;
-        if std::env::var_os("DEBUG_STATUS").is_some() {
-            let status = self.status()?;
-            for stage in &status.stages {
-                eprintln!(
-                    "{args:?} {} {} in {} out {} drops {:?} queue {} max {} admitted {} threads {} {} busy {:.3}",
-                    stage.name,
-                    stage.direction,
-                    stage.packets,
-                    stage.packets_out,
-                    stage.drops,
-                    stage.queue,
-                    stage.queue_max,
-                    stage.queue_admitted,
-                    stage.threads,
-                    stage.threads_max,
-                    stage.busy_seconds
-                );
-            }
-            for d in &status.decisions {
-                eprintln!(
-                    "   {:.2}s ago {} {} {} {} {}",
-                    d.seconds_ago, d.controller, d.subject, d.change, d.reason, d.inputs
-                );
-            }
-            eprintln!("{}", String::from_utf8_lossy(&output.stdout));
-        }
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }

@@ -392,7 +392,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             here.sojourns.push(sojourn);
             here.sojourns_looked.push(sojourn);
         }
-        here.taken_segments += taken.freed.segments;
+        here.taken_segments += batch.items.iter().map(|entry| u64::from(entry.item.segments)).sum::<u64>();
         self.workers[worker].job = Some(Job::new(stage, batch, taken.behind));
         self.drop_shed(&shed);
         self.let_in(stage);
@@ -555,6 +555,8 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
         let verdict = self.shedding.decide(now, seen);
         let segments = self.shedding.admitted_segments();
         self.lanes.set_limits(Limits { segments, ..self.spec.limits });
+        let drops = self.spec.when_full == WhenFull::Drop && self.shedding.is_shedding();
+        self.lanes.set_wait_max(self.spec.sojourn_max.filter(|_| drops));
         verdict
     }
 
