@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const FLOOD_BYTES: u64 = 3 << 20;
 
 /// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
-const TETHERS_MAX: u32 = 4;
+const TETHERS_MAX: u32 = 16;
 
 /// More than a stranger opens who breaks the rules: such a session may be resumed, and keeps its place.
 const TETHERS_OF_RULE_BREAKERS: u32 = 64;
