@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Three times the credit that a link begins with.
 const FLOOD_BYTES: u64 = 3 << 20;
 
-/// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
+/// As many as the strangers of a test, one after the other: the place of one that is done rests for a second.
 const TETHERS_MAX: u32 = 16;
 
 /// More than a stranger opens who breaks the rules: such a session may be resumed, and keeps its place.
