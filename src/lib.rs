@@ -18,6 +18,7 @@ pub mod packet;
 #[cfg_attr(fuzzing, allow(dead_code, reason = "the unit tests need more of it"))]
 mod packet_builder;
 pub mod policy;
+pub mod random;
 pub mod runtime;
 pub mod stages;
 pub mod status;

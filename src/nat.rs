@@ -11,18 +11,17 @@ use crate::budget::Part;
 use crate::icmp::{Error, Errors};
 use crate::overload::Overload;
 use crate::packet::{BufPool, Packet};
+use crate::random::Random;
 use crate::stages::ip_parse::{DNS_PORT, FiveTuple, Kind, Parsed, TcpFlags, Transport};
 use crate::stages::nat_rewrite::Reason;
 use crate::tether_id::TetherId;
 use mapping::{Behaviour, Key, Peer};
 pub use mapping::{Filtering, Timers};
 pub use plan::{AddressPlan, PlanError, PortBlock, Translation};
-use random::Random;
 use table::{Full, Slot, Table};
 
 mod mapping;
 mod plan;
-mod random;
 pub(crate) mod rewrite;
 mod table;
 
@@ -109,7 +108,7 @@ impl Nat {
             table: Table::new(rules.pool.budget().share(Part::Mappings)),
             making: Bucket::new(rules.mappings_per_second, Duration::from_secs(1)),
             made: [0; Transport::COUNT],
-            identification: random.next() as u16,
+            identification: random.next_u64() as u16,
             random,
             errors: Errors::new(rules.plan.gateway(), rules.pool.clone()),
             rules,

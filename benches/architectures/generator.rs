@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use wstether::random::Random;
 
 use super::record::Run;
 use super::request::{REQUEST_BYTES, Request};
@@ -53,29 +54,12 @@ pub(crate) struct Offered {
     pub(crate) ever: u64,
 }
 
-/// Random numbers (splitmix64), the same in each run.
-struct Random(u64);
-
+/// The order and the gaps are the same in each run.
 const SEED: u64 = 0x5eda;
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// An exponentially distributed time of that mean: arrivals that know nothing of each other.
-    fn gap_ns(&mut self, mean_ns: f64) -> f64 {
-        let uniform = ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-        -uniform.ln() * mean_ns
-    }
-
-    fn shuffle(&mut self, items: &mut [u32]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, (self.next() % (last as u64 + 1)) as usize);
-        }
+fn shuffle(random: &mut Random, items: &mut [u32]) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last as u32 + 1) as usize);
     }
 }
 
@@ -88,15 +72,15 @@ struct Turns {
 
 impl Turns {
     fn new(tethers: usize) -> Self {
-        let (mut order, mut random) = ((0..tethers as u32).collect::<Vec<_>>(), Random(SEED));
-        random.shuffle(&mut order);
+        let (mut order, mut random) = ((0..tethers as u32).collect::<Vec<_>>(), Random::new(SEED));
+        shuffle(&mut random, &mut order);
         Self { order, at: 0, random }
     }
 
     fn next(&mut self) -> u32 {
         if self.at == self.order.len() {
             self.at = 0;
-            self.random.shuffle(&mut self.order);
+            shuffle(&mut self.random, &mut self.order);
         }
         self.at += 1;
         self.order[self.at - 1]
@@ -108,7 +92,7 @@ pub(crate) fn open_loop(sender: &Sender, run: &Run, rate_per_s: f64) -> io::Resu
     let (mut turns, mut offered) = (Turns::new(sender.tethers.len()), Offered::default());
     let (mean_ns, mut due_ns) = (1e9 / rate_per_s, 0.0);
     loop {
-        due_ns += turns.random.gap_ns(mean_ns);
+        due_ns += turns.random.exponential(mean_ns);
         let mut now_ns = run.now_ns();
         // A generator that cannot keep up ends in time, and shows what it did offer.
         if due_ns as u64 >= run.end_ns() || now_ns >= run.end_ns() {

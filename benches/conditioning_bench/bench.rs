@@ -36,7 +36,7 @@ const REPEATS_FULL: usize = 3;
 #[derive(Debug, Parser)]
 #[command(name = "benches/conditioning", about = "How the gateway behaves under load")]
 struct Args {
-    /// Each figure once, within 5 minutes (the default)
+    /// Each figure once, some minutes (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// The median of 3 of each

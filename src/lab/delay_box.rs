@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::namespace::{Error, Namespace, veth};
 use crate::io::ethtool::Offloads;
 use crate::io::link_socket::{LinkSocket, Sees};
+use crate::random::Random;
 
 /// Larger than any frame of the box's cables.
 const FRAME_BYTES_MAX: usize = 9_216;
@@ -165,7 +166,7 @@ impl Line {
         let now = Instant::now();
         Self {
             way,
-            random: Random(seed),
+            random: Random::new(seed),
             counters,
             flying: VecDeque::new(),
             held_bytes: 0,
@@ -189,7 +190,7 @@ impl Line {
     }
 
     fn enter(&mut self, frame: &[u8], now: Instant) {
-        if self.random.share() < self.way.loss {
+        if self.random.fraction() < self.way.loss {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -204,7 +205,7 @@ impl Line {
             .rate_bit_s
             .map_or(Duration::ZERO, |rate| Duration::from_nanos(frame.len() as u64 * 8 * 1_000_000_000 / rate.max(1)));
         let departs = self.link_free.max(now) + on_link;
-        let arrives = departs + self.way.delay + self.way.jitter.mul_f64(self.random.share());
+        let arrives = departs + self.way.delay + self.way.jitter.mul_f64(self.random.fraction());
         self.link_free = departs;
         self.last_arrival = self.last_arrival.max(arrives);
         self.held_bytes += frame.len();
@@ -234,20 +235,6 @@ impl Line {
                 Err(_) => drop(self.counters.dropped.fetch_add(1, Ordering::Relaxed)),
             }
         }
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): enough for losing packets, and the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    /// A number from 0 to below 1.
-    fn share(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use super::mapping::{Behaviour, Key, Mapping, Peer, REMOTE_BYTES, TimerClass};
-use super::random::Random;
 use crate::budget::Share;
+use crate::random::Random;
 use crate::stages::ip_parse::{TcpFlags, Transport};
 
 /// No slot.

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::queue::{Law, Load, Queue, Shed, Weigh};
+use shares::Shares;
+
+mod shares;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
@@ -198,37 +201,6 @@ impl<Q: Queue> Lane<Q> {
 
     fn is_runnable(&self) -> bool {
         !self.parked && (self.settling || self.poked || self.has_work())
-    }
-}
-
-/// Segments a lane, on average, after which their shares are counted anew: few enough that what was long ago does not
-/// count, so many that the rest of a division, a packet or two, does not either.
-const WHILE_SEGMENTS: u64 = 64;
-
-/// What lanes got of late, while the queue is kept short.
-#[derive(Clone, Copy, Debug, Default)]
-struct Shares {
-    number: u32,
-    segments: u64,
-    lanes: u64,
-}
-
-impl Shares {
-    fn count(&mut self, queued: &mut (u32, u64), segments: u64) {
-        if self.segments >= WHILE_SEGMENTS * self.lanes {
-            *self = Self { number: self.number.wrapping_add(1), ..Self::default() };
-        }
-        if queued.0 != self.number {
-            *queued = (self.number, 0);
-            self.lanes += 1;
-        }
-        queued.1 += segments;
-        self.segments += segments;
-    }
-
-    /// Whether a lane got more than the mean.
-    fn is_ahead(&self, queued: (u32, u64)) -> bool {
-        queued.0 == self.number && queued.1 * self.lanes > self.segments
     }
 }
 

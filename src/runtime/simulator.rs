@@ -16,14 +16,12 @@ use super::queue::{Load, Queue, Shed, Weigh};
 use super::shedding::{self, Shedding, Verdict};
 use super::stage::WhenFull;
 use super::waiting::Waiting;
+use crate::random::Random;
 
-mod random;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod workloads;
-
-use random::Random;
 
 /// Nanoseconds since the start of the simulation.
 type Ns = u64;

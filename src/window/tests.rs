@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::random::Random;
 
 /// As links acknowledge.
 const ACK_EVERY_BYTES: u64 = 32_768;
@@ -170,23 +171,9 @@ impl Path {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    /// A number from 0 to below 1.
-    fn share(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// A number between two, each power of ten as likely as the next.
-    fn between(&mut self, min: f64, max: f64) -> f64 {
-        min * (max / min).powf(self.share())
-    }
+/// A number between two, each power of ten as likely as the next.
+fn between(random: &mut Random, min: f64, max: f64) -> f64 {
+    min * (max / min).powf(random.fraction())
 }
 
 /// Runs `check` with the same seeds each time, or with the one that is given to replay a failure or to look further.
@@ -194,7 +181,7 @@ fn seeded(check: impl Fn(&mut Random)) {
     let given: Option<u64> = std::env::var("WINDOW_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
         eprintln!("WINDOW_SEED={seed}");
-        check(&mut Random(seed));
+        check(&mut Random::new(seed));
     }
 }
 
@@ -205,8 +192,8 @@ const SEEDS: u64 = 40;
 const RATE_BIT_S: (f64, f64) = (0.1e6, 100e6);
 
 fn path(random: &mut Random) -> Path {
-    let base = Duration::from_secs_f64(random.between(0.01, 0.3));
-    Path::new(random.between(RATE_BIT_S.0, RATE_BIT_S.1), base)
+    let base = Duration::from_secs_f64(between(random, 0.01, 0.3));
+    Path::new(between(random, RATE_BIT_S.0, RATE_BIT_S.1), base)
 }
 
 impl Path {
@@ -258,9 +245,9 @@ fn ten_round_trips_after_a_change_of_rate_the_link_is_busy_again() {
         let mut path = path(random);
         path.run(Duration::from_secs(5));
         for _ in 0..4 {
-            path.set_rate(random.between(RATE_BIT_S.0, RATE_BIT_S.1));
+            path.set_rate(between(random, RATE_BIT_S.0, RATE_BIT_S.1));
             path.is_soon_busy();
-            path.run(Duration::from_secs_f64(random.between(1.0, 10.0)));
+            path.run(Duration::from_secs_f64(between(random, 1.0, 10.0)));
         }
     });
 }
@@ -283,8 +270,8 @@ fn after_a_stall_of_five_seconds_the_link_is_soon_busy_and_its_queue_short_again
 #[test]
 fn a_path_that_becomes_longer_is_filled_again() {
     seeded(|random| {
-        let base = Duration::from_secs_f64(random.between(0.01, 0.1));
-        let mut path = Path::new(random.between(RATE_BIT_S.0, RATE_BIT_S.1), base);
+        let base = Duration::from_secs_f64(between(random, 0.01, 0.1));
+        let mut path = Path::new(between(random, RATE_BIT_S.0, RATE_BIT_S.1), base);
         path.run(Duration::from_secs(8));
         path.base *= 3;
         path.run(Duration::from_secs(40));
@@ -327,19 +314,19 @@ fn a_super_packet_is_cut_to_a_packet_on_a_slow_link_and_stays_whole_on_a_fast_on
 fn with_nothing_on_its_way_there_is_always_room() {
     seeded(|random| {
         let (begin, mut now, mut sent) = (Instant::now(), Duration::ZERO, 0);
-        let mut window = Window::new(random.between(2_000.0, 1e7) as u64, begin);
+        let mut window = Window::new(between(random, 2_000.0, 1e7) as u64, begin);
         for _ in 0..2_000 {
-            now += Duration::from_secs_f64(random.between(1e-5, 10.0));
+            now += Duration::from_secs_f64(between(random, 1e-5, 10.0));
             let room = window.sendable_bytes(window.in_flight_bytes());
             assert!(room > 0 || window.in_flight_bytes() > 0, "{window:?}");
             if room == 0 {
                 window.full();
             } else {
-                sent += (room as f64 * random.share()) as u64 + 1;
+                sent += (room as f64 * random.fraction()) as u64 + 1;
                 window.sent(begin + now, sent);
             }
-            if random.share() < 0.6 {
-                let acked = sent - (window.in_flight_bytes() as f64 * random.share() * random.share()) as u64;
+            if random.fraction() < 0.6 {
+                let acked = sent - (window.in_flight_bytes() as f64 * random.fraction() * random.fraction()) as u64;
                 window.acked(begin + now, acked);
             }
         }

@@ -34,8 +34,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Three times the credit that a link begins with.
 const FLOOD_BYTES: u64 = 3 << 20;
 
-/// As many as the strangers of a test, one after the other: the place of one that is done rests for a second.
-const TETHERS_MAX: u32 = 16;
+/// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
+const TETHERS_MAX: u32 = 4;
 
 /// More than a stranger opens who breaks the rules: such a session may be resumed, and keeps its place.
 const TETHERS_OF_RULE_BREAKERS: u32 = 64;
@@ -215,8 +215,20 @@ impl World {
         })
     }
 
-    /// Runs the Python client with these arguments.
+    /// Runs the Python client with these arguments. Where every place is taken, it comes again when it was told to: the
+    /// place of one that is done rests for a moment.
     fn stranger<'a>(&self, gateway: &'a Gateway, arguments: &[&str]) -> Told<'a> {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            let told = self.stranger_once(gateway, arguments);
+            match told.no_address_for() {
+                Some(wait) if Instant::now() < late => thread::sleep(wait),
+                Some(_) | None => return told,
+            }
+        }
+    }
+
+    fn stranger_once<'a>(&self, gateway: &'a Gateway, arguments: &[&str]) -> Told<'a> {
         let mut command = self.command(&self.client, &python().display().to_string());
         command
             .arg(python_file("client.py"))
@@ -241,6 +253,13 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
+    /// When to come again, where it was refused because every place is taken.
+    fn no_address_for(&self) -> Option<Duration> {
+        let told: Value = serde_json::from_slice(&self.output.stdout).ok()?;
+        let refused = told["refused"].get(0).filter(|refused| refused["reason"] == "no_address")?;
+        refused["retry_after_ms"].as_u64().map(Duration::from_millis)
+    }
+
     fn succeeded(self) -> Value {
         self.exited(0)
     }
