@@ -201,7 +201,7 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
             events.0.clone(),
         )?),
         Via::Phone => {
-            let server = PageServer::start(&config.phone, &tcp, &identity.gateway, events.0.clone())?;
+            let server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
             server.announce(&config.phone, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
             Way::Phone

@@ -303,7 +303,12 @@ impl Dial<'_> {
             return Err(self.late(During::Connect(peer)));
         }
         match socket.take_error() {
-            Ok(None) => Ok(socket.into()),
+            Ok(None) => {
+                if let Some(tcp) = self.settings.tcp {
+                    tcp.connected(&socket);
+                }
+                Ok(socket.into())
+            }
             Ok(Some(error)) | Err(error) => Err(failed(error)),
         }
     }

@@ -191,7 +191,7 @@ impl Gateway {
             let (accept, ws_decode) = (pipeline.accept, pipeline.ws_decode);
             let (listen, registry_of_poller) = (&config.listen, Arc::clone(&registry));
             let tcp = TcpOptions::new(&listen.congestion, listen.unsent_max);
-            let poller = Poller::bind(&listen.address, &tcp, registry_of_poller, tls, accept, ws_decode)?;
+            let poller = Poller::bind(&listen.address, tcp, registry_of_poller, tls, accept, ws_decode)?;
             let server = config.metrics.listen.map(|address| bind_metrics(address, &metrics)).transpose()?;
             let pool = registry.pool.clone();
             let source = match &egress.way {

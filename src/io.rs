@@ -21,6 +21,7 @@ pub(crate) mod ready;
 pub(crate) mod receive;
 pub(crate) mod sys;
 pub mod sysctl;
+pub(crate) mod tcp_info;
 pub mod tun;
 pub mod virtio;
 

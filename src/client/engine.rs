@@ -41,9 +41,9 @@ use crate::table::Table;
 /// Memory for packets. A laptop's share: some hundredths of a second at 10 Gbit/s, and far above what its queues hold.
 const POOL_BYTES: u64 = 64 << 20;
 
-/// The most that waits in one stage, in segments: a second at 12 Mbit/s, so that a short stall of the phone's network
-/// drops nothing.
-const QUEUE_SEGMENTS: u64 = 1_024;
+/// The most that waits in one stage, in segments: what RFC 8290 (5.2.1) gives FQ-CoDel. That keeps the wait short by
+/// itself; a shorter queue (1,024 segments are 1.5 ms at 8 Gbit/s) takes from TCP the rate that it has not reached yet.
+const QUEUE_SEGMENTS: u64 = 10_240;
 
 /// The memory that they may hold. Super-packets take 64 KiB each.
 const QUEUE_BYTES: u64 = 16 << 20;

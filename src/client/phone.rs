@@ -65,6 +65,7 @@ pub struct PageServer {
 #[derive(Debug)]
 struct Shared {
     settings: Vec<u8>,
+    tcp: TcpOptions,
     events: Sender<Event>,
     connections: AtomicUsize,
 }
@@ -76,7 +77,7 @@ impl PageServer {
     /// [`PhoneError::Listen`].
     pub fn start(
         config: &Config,
-        tcp: &TcpOptions,
+        tcp: TcpOptions,
         gateway: &WsUrl,
         events: Sender<Event>,
     ) -> Result<Self, PhoneError> {
@@ -85,7 +86,7 @@ impl PageServer {
         tcp.apply(&listener).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let settings = page::settings(gateway, false);
-        let shared = Arc::new(Shared { settings, events, connections: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared { settings, tcp, events, connections: AtomicUsize::new(0) });
         let accept = move || accept_all(&listener, &shared);
         std::thread::Builder::new().name("page".to_owned()).spawn(accept).map_err(failed)?;
         Ok(Self { local })
@@ -137,7 +138,10 @@ impl PageServer {
 fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => begin(stream, shared),
+            Ok((stream, _)) => {
+                shared.tcp.connected(&stream);
+                begin(stream, shared);
+            }
             Err(error) => {
                 warn!(%error, "the page's server cannot accept");
                 std::thread::sleep(ACCEPT_RETRY);
@@ -257,7 +261,7 @@ mod tests {
         let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
         let (sender, events) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
-        (PageServer::start(&config, &TcpOptions::default(), &gateway, sender).unwrap(), events)
+        (PageServer::start(&config, TcpOptions::default(), &gateway, sender).unwrap(), events)
     }
 
     fn ask(server: &PageServer, request: &str) -> String {

@@ -52,6 +52,7 @@ const WAKER: Token = Token(usize::MAX);
 pub(super) struct Poller {
     poll: Poll,
     listeners: Vec<TcpListener>,
+    tcp: TcpOptions,
     registry: Arc<Registry>,
     tls: Option<Arc<ServerConfig>>,
     accept: Inlet<Signal>,
@@ -69,7 +70,7 @@ impl Poller {
     /// An address or an option that cannot be had.
     pub(super) fn bind(
         addresses: &[SocketAddr],
-        tcp: &TcpOptions,
+        tcp: TcpOptions,
         registry: Arc<Registry>,
         tls: Option<Arc<ServerConfig>>,
         accept: Inlet<Signal>,
@@ -85,7 +86,7 @@ impl Poller {
             listeners.push(listener);
         }
         let (link_signals, accept_signals) = (Vec::new(), Vec::new());
-        Ok(Self { poll, listeners, registry, tls, accept, ws_decode, link_signals, accept_signals, rests_until: None })
+        Ok(Self { poll, listeners, tcp, registry, tls, accept, ws_decode, link_signals, accept_signals, rests_until: None })
     }
 
     /// The addresses that were bound.
@@ -222,6 +223,7 @@ impl Poller {
             Some(config) => Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into()),
             None => None,
         };
+        self.tcp.connected(&stream);
         let mut transport = Transport::new(stream, tls)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(transport.source(), Token(lane.0 as usize), interest)?;

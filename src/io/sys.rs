@@ -37,6 +37,25 @@ unsafe impl SocketOption for [u32; 2] {}
 // SAFETY: an integer and a pointer to filters; only `attach_filter` passes one, and keeps what it points to alive.
 unsafe impl SocketOption for libc::sock_fprog {}
 
+/// The beginning of `struct tcp_info` (linux/tcp.h): 8 bytes of states and counts, then 32-bit figures.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct TcpInfo {
+    states: [u8; 8],
+    figures: [u32; 16],
+}
+// SAFETY: plain integers.
+unsafe impl SocketOption for TcpInfo {}
+
+impl TcpInfo {
+    /// `tcpi_rtt`: the smoothed round trip, in microseconds.
+    pub(crate) fn round_trip_us(&self) -> u32 {
+        /// Behind rto, ato, two segment sizes, five counts of packets, four ages, and two sizes of the path.
+        const RTT: usize = 15;
+        self.figures[RTT]
+    }
+}
+
 /// setsockopt(2).
 pub(crate) fn set_option<T: SocketOption>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     let value: *const T = value;

@@ -3,13 +3,23 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use socket2::SockRef;
 
 use crate::config::values::{Auto, Bytes, Congestion};
+use crate::io::tcp_info;
 
-/// What "auto" means where the kernel has it: BBR keeps the queue short that it makes in the network, by itself.
-const PREFERRED: &[u8] = b"bbr";
+/// What "auto" means on a long path, where the kernel has it: BBR keeps the queue short that it makes in the network, and
+/// takes a lost packet for chance where a radio loses some.
+const ON_LONG_PATHS: &[u8] = b"bbr";
+
+/// What "auto" means on a short path. BBR paces by a timer for each burst, which at 10 Gbit/s costs a third of the rate
+/// (docs/decisions/0019), and a path without length has no queue and no radio that it would help with.
+const ON_SHORT_PATHS: &[u8] = b"cubic";
+
+/// A path is long from this round trip on: above what two busy machines need in one building, below any radio's.
+const LONG_PATH: Duration = Duration::from_millis(5);
 
 /// What the kernel offers (ip-sysctl, `tcp_available_congestion_control`).
 const OFFERED: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
@@ -54,9 +64,19 @@ impl TcpOptions {
             }
             Auto::Auto => {
                 // A kernel without it keeps its own default.
-                drop(socket.set_tcp_congestion(PREFERRED));
+                drop(socket.set_tcp_congestion(ON_SHORT_PATHS));
                 Ok(())
             }
+        }
+    }
+
+    /// Chooses by the path for a connected socket what [`TcpOptions::apply`] could not know before. Once it has BBR a socket
+    /// goes on to pace whatever else it is given, so it does not begin with it.
+    pub fn connected(&self, socket: &impl AsFd) {
+        // The handshake has timed the path; where the kernel tells nothing it may be any.
+        let is_long = || tcp_info::round_trip(socket.as_fd()).is_none_or(|round_trip| round_trip >= LONG_PATH);
+        if self.congestion == Auto::Auto && is_long() {
+            drop(SockRef::from(socket).set_tcp_congestion(ON_LONG_PATHS));
         }
     }
 }
@@ -95,5 +115,21 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("\"no_such\"") && text.contains("reno"), "{text}");
         TcpOptions::default().apply(&listener).expect("auto takes what there is");
+    }
+
+    #[test]
+    fn on_a_short_path_auto_does_not_pace_and_a_configured_name_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let congestion = |options: &TcpOptions| {
+            let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+            options.apply(&socket).expect("offered");
+            options.connected(&socket);
+            let name = SockRef::from(&socket).tcp_congestion().expect("a name");
+            String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+        };
+        assert_eq!(congestion(&options("reno")), "reno");
+        let offered = fs::read_to_string(OFFERED).expect("procfs");
+        let is_offered = offered.split_whitespace().any(|name| name.as_bytes() == ON_SHORT_PATHS);
+        assert_eq!(congestion(&TcpOptions::default()) == "cubic", is_offered, "of {offered}");
     }
 }
