@@ -218,7 +218,7 @@ pub struct Relay {
     /// Trust the certificate authorities in this PEM file as well
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// The congestion control of both connections [default: bbr where the kernel has it]
+    /// The congestion control of both connections [default: bbr on long paths, else cubic]
     #[arg(long, value_name = "NAME", value_parser = congestion)]
     pub congestion: Option<Congestion>,
 }

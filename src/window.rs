@@ -49,6 +49,9 @@ const FREE_PART: u64 = 8;
 /// From here on messages are as large as they may be: 64 KiB.
 const MESSAGE_BYTES_MAX: u64 = 65_536;
 
+/// The most that is sent at once: some such messages, where the link is fast.
+const BURST_BYTES_MAX: u64 = 4 * MESSAGE_BYTES_MAX;
+
 /// Marks remembered. A window has two batches between marks at most.
 const MARKS_MAX: usize = 64;
 
@@ -146,15 +149,15 @@ impl Window {
         (bytes < MESSAGE_BYTES_MAX).then_some(bytes.max(PACKET_BYTES))
     }
 
-    /// Bytes that may be sent now where `in_flight_bytes` are on their way: a message at most. None as long as little of
+    /// Bytes that may be sent now where `in_flight_bytes` are on their way: what takes a moment, at most. None as long as little of
     /// the window is free, or each acknowledgement would let out a packet by itself.
     pub fn sendable_bytes(&self, in_flight_bytes: u64) -> u64 {
         let free = self.bytes().saturating_sub(in_flight_bytes);
         let few = self.sent_within(PACKETS_S).min(PACKETS * PACKET_BYTES);
-        let message = self.sent_within(BURST_S).clamp(few.max(PACKET_BYTES), MESSAGE_BYTES_MAX);
+        let burst = self.sent_within(BURST_S).clamp(few.max(PACKET_BYTES), BURST_BYTES_MAX);
         // A packet that begins within what is free ends beyond it.
-        let least = (message - PACKET_BYTES).min(self.bytes() / FREE_PART);
-        if free <= least { 0 } else { free.min(message) }
+        let least = (burst - PACKET_BYTES).min(self.bytes() / FREE_PART);
+        if free <= least { 0 } else { free.min(burst) }
     }
 
     /// Bytes that the link sends within so many seconds.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use super::handshake::{Handshake, HandshakeError, Offer, Step, Terms};
 use crate::dial;
-use crate::link::{Event, Link, LinkError, read_buffer_bytes};
+use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, read_buffer_bytes};
 use crate::packet::BufPool;
 use crate::relay::ended::Ended;
 use crate::runtime::lanes::LaneId;
@@ -147,7 +147,7 @@ impl Opening<'_> {
     fn read(&self, handshake: &mut Handshake, buffer: &mut [u8]) -> Result<Option<Terms>, OpeningError> {
         loop {
             let (mut terms, mut messages) = (None, 0);
-            self.link.receive(Instant::now(), buffer, 1, |event| match event {
+            self.link.receive(Instant::now(), buffer, READ_BUDGET_BYTES, 1, |event| match event {
                 Event::Message(message) => {
                     messages += 1;
                     match handshake.take_in(message)? {

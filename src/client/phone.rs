@@ -75,12 +75,7 @@ impl PageServer {
     ///
     /// # Errors
     /// [`PhoneError::Listen`].
-    pub fn start(
-        config: &Config,
-        tcp: TcpOptions,
-        gateway: &WsUrl,
-        events: Sender<Event>,
-    ) -> Result<Self, PhoneError> {
+    pub fn start(config: &Config, tcp: TcpOptions, gateway: &WsUrl, events: Sender<Event>) -> Result<Self, PhoneError> {
         let failed = |source| PhoneError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).map_err(failed)?;
         tcp.apply(&listener).map_err(failed)?;

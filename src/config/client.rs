@@ -91,8 +91,8 @@ settings! {
         /// A file of certificates (PEM) to trust beside the public ones, for a gateway with a certificate of its own. It
         /// counts for "direct"; through a phone the browser judges.
         ca: Option<PathBuf> = "",
-        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the kernel has it, since it
-        /// does not fill the network's buffers; else the kernel's own.
+        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the path is long (5 ms or
+        /// more) and the kernel has it, since it does not fill the network's buffers; else "cubic".
         congestion: Auto<Congestion> = "auto",
         /// How many bytes a socket may hold that TCP has not sent yet (TCP_NOTSENT_LOWAT). What waits there waits in no
         /// order but its own.

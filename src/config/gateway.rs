@@ -125,8 +125,8 @@ settings! {
         links_max: usize = 1024 in 1..=1000000,
         /// How often an idle link is asked whether it still lives. One that is silent three times as long is closed.
         keepalive: Duration = "20s" in "1s"..="10m",
-        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the kernel has it, since it
-        /// does not fill the network's buffers; else the kernel's own.
+        /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the path is long (5 ms or
+        /// more) and the kernel has it, since it does not fill the network's buffers; else "cubic".
         congestion: Auto<Congestion> = "auto",
         /// How many bytes a socket may hold that TCP has not sent yet (TCP_NOTSENT_LOWAT). What waits there waits in no
         /// order but its own.
@@ -164,7 +164,7 @@ settings! {
         /// How long a tether whose last link broke keeps its address and its connections.
         linger: Duration = "5m" in "0s"..="1d",
         /// How many bytes a client may send ahead of what the gateway has passed on.
-        credit_window: Bytes = "1MiB" in "128KiB"..="64MiB",
+        credit_window: Bytes = "4MiB" in "128KiB"..="64MiB",
         /// How many bytes the gateway sends ahead of what the client has acknowledged, at most. It follows the link: what
         /// the path holds, and a few milliseconds of queue.
         downlink_window: Bytes = "8MiB" in "128KiB"..="64MiB",

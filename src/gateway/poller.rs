@@ -86,7 +86,18 @@ impl Poller {
             listeners.push(listener);
         }
         let (link_signals, accept_signals) = (Vec::new(), Vec::new());
-        Ok(Self { poll, listeners, tcp, registry, tls, accept, ws_decode, link_signals, accept_signals, rests_until: None })
+        Ok(Self {
+            poll,
+            listeners,
+            tcp,
+            registry,
+            tls,
+            accept,
+            ws_decode,
+            link_signals,
+            accept_signals,
+            rests_until: None,
+        })
     }
 
     /// The addresses that were bound.

@@ -107,6 +107,24 @@ fn a_base64_message_without_memory_waits_whole() {
 }
 
 #[test]
+fn much_is_acknowledged_at_once_but_not_each_super_packet_of_a_fast_link() {
+    let (link, _peer) = pair();
+    let at_us = |us| link.born() + Duration::from_micros(us);
+    let tell = |us| link.tell_received(at_us(us), &mut link.outbox(), None);
+    link.count_received(ACK_EVERY_BYTES as usize - 1);
+    assert!(!link.owes_ack_now(at_us(10_000), None), "little can wait");
+    link.count_received(1);
+    assert!(link.owes_ack_now(at_us(10_000), None));
+    tell(10_000);
+    link.count_received(ACK_EVERY_BYTES as usize);
+    assert!(!link.owes_ack_now(at_us(10_000 + ACK_PAUSE_US - 1), None), "the last one was just now");
+    assert!(link.owes_ack_now(at_us(10_000 + ACK_PAUSE_US), None));
+    let small = ACK_CREDIT_PART * ACK_EVERY_BYTES;
+    assert!(link.owes_ack_now(at_us(10_001), Some(small)), "a small credit would run out meanwhile");
+    assert!(!link.owes_ack_now(at_us(10_001), Some(small + ACK_CREDIT_PART)));
+}
+
+#[test]
 fn an_acknowledgement_of_little_is_put_off_a_few_times_and_one_of_a_packet_is_not() {
     let (link, _peer) = pair();
     let turns = |bytes: u64, urgent: bool| {
@@ -114,7 +132,7 @@ fn an_acknowledgement_of_little_is_put_off_a_few_times_and_one_of_a_packet_is_no
         assert!(link.schedule_ack());
         let put_off = std::iter::from_fn(|| (!link.ack_is_due(urgent)).then_some(())).count();
         let mut outbox = link.outbox();
-        link.tell_received(&mut outbox, None);
+        link.tell_received(Instant::now(), &mut outbox, None);
         put_off
     };
     assert_eq!(turns(ACK_SMALL_BYTES - 1, false), ACK_TURNS_MAX as usize - 1);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::link::{ACK_EVERY_BYTES, Event, Link, LinkError, Turn, read_buffer_bytes};
+use crate::link::{Event, Link, LinkError, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, Turn, read_buffer_bytes};
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
 use crate::runtime::queue::Latch;
@@ -94,12 +94,13 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
 
     fn handle(&self, now: Instant, work: &mut WorkOf<Self>) {
         work.batch.items.clear();
+        let budget_bytes = if work.batch.lanes.len() > 1 { READ_BUDGET_BYTES } else { READ_BUDGET_ALONE_BYTES };
         for index in 0..work.batch.lanes.len() {
             let lane = work.batch.lanes[index];
             let Some(link) = self.links.get(lane) else { continue };
             let Some(tether) = link.owner().cloned().filter(|_| !link.is_closed()) else { continue };
-            let turn = self.read(now, &link, &tether, &mut work.out, &mut work.tally);
-            self.acknowledge(&link, &tether);
+            let turn = self.read(now, budget_bytes, &link, &tether, &mut work.out, &mut work.tally);
+            self.acknowledge(now, &link, &tether);
             match turn {
                 Ok(Turn::Drained) => {}
                 Ok(Turn::More) => work.outcomes.push((lane, Outcome { again: true, ..Outcome::default() })),
@@ -113,6 +114,7 @@ impl<K: LinkKeeper> WsDecode<K> {
     fn read(
         &self,
         now: Instant,
+        budget_bytes: usize,
         link: &Arc<Link>,
         tether: &Arc<TetherLinks>,
         out: &mut Vec<Entry<Packet<Raw>>>,
@@ -120,7 +122,7 @@ impl<K: LinkKeeper> WsDecode<K> {
     ) -> Result<Turn, Stop> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(read_buffer_bytes(self.message_bytes_max), 0);
-            link.receive(now, buffer, usize::MAX, |event| match event {
+            link.receive(now, buffer, budget_bytes, usize::MAX, |event| match event {
                 Event::Message(message) => Capsules::new(message).try_for_each(|capsule| match capsule {
                     Ok(Capsule::Datagram(datagram)) => {
                         self.take_in(link, tether, &datagram, out, tally);
@@ -203,21 +205,20 @@ impl<K: LinkKeeper> WsDecode<K> {
     }
 
     /// Acknowledges at once what is much, and soon what is little.
-    fn acknowledge(&self, link: &Arc<Link>, tether: &TetherLinks) {
-        let unacknowledged = link.unacknowledged_bytes();
+    fn acknowledge(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks) {
         if link.outbox().owes_pong() {
             self.keeper.has_control(tether.lane());
-        } else if unacknowledged >= ACK_EVERY_BYTES {
-            self.acknowledge_now(link, tether);
-        } else if unacknowledged > 0 && link.schedule_ack() {
+        } else if link.owes_ack_now(now, tether.windows().credit_bytes) {
+            self.acknowledge_now(now, link, tether);
+        } else if link.unacknowledged_bytes() > 0 && link.schedule_ack() {
             self.keeper.ack_later(link);
         }
     }
 
     /// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends
     /// more than the message does.
-    fn acknowledge_now(&self, link: &Arc<Link>, tether: &TetherLinks) {
-        match link.try_tell_received(tether.grant(link), &self.pool) {
+    fn acknowledge_now(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks) {
+        match link.try_tell_received(now, tether.grant(link), &self.pool) {
             Ok(true) if tether.owes_credit(link) && link.schedule_ack() => self.keeper.ack_later(link),
             Ok(true) => {}
             Ok(false) => self.keeper.has_control(tether.lane()),

@@ -256,10 +256,10 @@ fn who_is_writing_to_the_link_sends_the_acknowledgement_too() {
     drop(world.peer.message());
     link.count_received(ACK_EVERY_BYTES as usize);
     let writing = link.outbox();
-    assert!(!link.try_tell_received(None, &keeper.pool).expect("a socket"));
+    assert!(!link.try_tell_received(Instant::now(), None, &keeper.pool).expect("a socket"));
     drop(writing);
     assert_eq!(link.unacknowledged_bytes(), ACK_EVERY_BYTES);
-    assert!(link.try_tell_received(None, &keeper.pool).expect("a socket"));
+    assert!(link.try_tell_received(Instant::now(), None, &keeper.pool).expect("a socket"));
     assert_eq!(link.unacknowledged_bytes(), 0);
 }
 

@@ -197,7 +197,7 @@ fn a_peer_that_does_not_read_stops_the_lane_and_loses_nothing() {
 #[test]
 fn a_super_packet_goes_whole_to_a_client_that_takes_it() {
     let mut world = world();
-    world.link.tell_received(&mut Outbox::default(), Some(1_000));
+    world.link.tell_received(Instant::now(), &mut Outbox::default(), Some(1_000));
     world.send([super_packet()]);
     let message = world.peer.message();
     let datagrams = datagrams(&message);
