@@ -268,6 +268,8 @@ impl<Q: Queue> Lanes<Q> {
         shed: &mut Shed<Q::Item>,
     ) {
         self.offers += 1;
+        // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
+        let runs_on = hand_over == HandOver::RunOn && self.wait_max.is_none();
         let mut run_on_segments = 0_u64;
         for entry in offered.drain(..) {
             let Some(lane) = self.lanes.get_mut(entry.lane.index()) else {
@@ -276,7 +278,7 @@ impl<Q: Queue> Lanes<Q> {
             };
             if lane.refused_in == self.offers {
                 refused.push(entry);
-            } else if hand_over == HandOver::RunOn
+            } else if runs_on
                 && run_on_segments < u64::from(self.run_on_segments_max)
                 && (lane.is_free() || lane.is_entering(self.offers))
             {
@@ -312,10 +314,11 @@ impl<Q: Queue> Lanes<Q> {
     }
 
     /// The limits for a lane. A queue that is kept short may be shorter than there are lanes, and then it is chance, or the
-    /// order in which they come, who finds room. So its last quarter is for those that got less than the mean of late.
+    /// order in which they come, who finds room. So its last half is for those that got less than the mean of late: what
+    /// comes of them between two looks of a source fits into it.
     fn limits_of(&self, lane: LaneId) -> Limits {
         let is_ahead = self.wait_max.is_some() && self.shares.is_ahead(self.lanes[lane.index()].queued);
-        let kept = if is_ahead { self.limits.segments / 4 } else { 0 };
+        let kept = if is_ahead { self.limits.segments / 2 } else { 0 };
         Limits { segments: self.limits.segments - kept, ..self.limits }
     }
 
@@ -432,9 +435,9 @@ impl<Q: Queue> Lanes<Q> {
             while lane.deficit_segments > 0 && lane.has_allowance() && lane_bytes < quota.lane_bytes {
                 let Some((at, item)) = lane.queue.pop(&mut self.shared, now, shed) else { break };
                 oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-                // The last of a lane is served however old it is: a lane that holds no more than one is no hog.
+                // One that was alone is served however old it is: a lane that holds no more than one is no hog.
                 let is_old = self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max);
-                if is_old && !lane.queue.is_empty() {
+                if is_old && load_before.segments > u64::from(item.segments()) {
                     shed.dropped.push((Law::TooOld, item));
                     continue;
                 }

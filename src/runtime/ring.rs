@@ -12,11 +12,11 @@ use super::port::Behind;
 /// scheduler's slice between two busy threads usually is, and under half of a stage's bound (5 ms by default).
 const LATE: Duration = Duration::from_millis(2);
 
-/// In overload, the wait above which less may wait. A source that rests finds what came meanwhile.
-const LONG: Duration = Duration::from_millis(3);
+/// In overload, how many times what is taken in is read at once: that the first stage has a choice of whom to refuse.
+const CHOICE: usize = 2;
 
-/// Packets read at once in overload, at least.
-const BATCH_MIN: usize = 8;
+/// The least that is read at once in overload, in packets: with less a source would look for next to nothing.
+const READ_MIN: usize = 16;
 
 /// In overload, what has waited longer is dropped unseen: as long as a stage lets things wait.
 const TOO_OLD: Duration = Duration::from_millis(5);
@@ -30,7 +30,36 @@ const CHANGE_EVERY: Duration = Duration::from_millis(5);
 
 /// The least and the most of the bound in overload, in bytes of the kernel's accounting: from some small packets to some
 /// super-packets. The kernel doubles it for its own needs.
-const BYTES: (u32, u32) = (8 << 10, 1 << 20);
+const BYTES: (u32, u32) = (4 << 10, 1 << 20);
+
+/// What a look at the ring came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Packets that were read, and how many of them the stages took in.
+    pub read: usize,
+    pub taken_in: usize,
+    /// Whether more were there.
+    pub has_more: bool,
+    /// Whether reading was in vain.
+    pub is_in_vain: bool,
+}
+
+impl Look {
+    /// Packets that a look should bring.
+    fn wanted(&self) -> usize {
+        (CHOICE * self.taken_in).max(READ_MIN)
+    }
+
+    /// Whether the ring holds too much: what is left of it, and what is read for nothing, waits longer the next time.
+    fn is_too_much(&self) -> bool {
+        self.has_more || 2 * self.read > 3 * self.wanted()
+    }
+
+    /// Whether it holds too little for the stages to have their fill.
+    fn is_too_little(&self) -> bool {
+        !self.has_more && self.taken_in == self.read
+    }
+}
 
 /// The ring in front of a source.
 #[derive(Debug, Default)]
@@ -58,15 +87,9 @@ impl Ring {
         self.vain.is_some()
     }
 
-    /// How many packets to read at once, of `most`, where so many of the last batch were taken in: in overload, twice as
-    /// many. What is read beyond that is read to be dropped.
-    pub fn batch(&self, most: usize, taken_in: usize) -> usize {
-        if self.is_in_overload() { (2 * taken_in).clamp(BATCH_MIN, most) } else { most }
-    }
-
     /// After a batch: how many bytes may wait from now on, where that changes; `None` inside is what was configured.
-    pub fn after(&mut self, now: Instant, is_in_vain: bool, waited: Option<Duration>) -> Option<Option<u32>> {
-        if is_in_vain {
+    pub fn after(&mut self, now: Instant, look: Look) -> Option<Option<u32>> {
+        if look.is_in_vain {
             self.vain = Some(now);
         }
         self.vain = self.vain.filter(|then| now.saturating_duration_since(*then) < CALM);
@@ -76,10 +99,10 @@ impl Ring {
             (Some(_), None) => Some(most),
             (Some(_), Some(bytes)) => {
                 let is_settled = self.changed.is_none_or(|then| now.saturating_duration_since(then) >= CHANGE_EVERY);
-                match waited.filter(|_| is_settled) {
-                    Some(waited) if waited > LONG => Some((bytes / 2).max(least)),
-                    Some(waited) if waited < LONG / 3 => Some((bytes * 2).min(most)),
-                    Some(_) | None => Some(bytes),
+                match is_settled {
+                    true if look.is_too_much() => Some((bytes / 2).max(least)),
+                    true if look.is_too_little() => Some((bytes * 2).min(most)),
+                    _ => Some(bytes),
                 }
             }
         };
@@ -99,26 +122,36 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    const VAIN: Look = Look { read: 64, taken_in: 10, has_more: true, is_in_vain: true };
+    const FINE: Look = Look { read: 20, taken_in: 10, has_more: false, is_in_vain: false };
+
     #[test]
     fn a_ring_is_as_configured_until_reading_is_in_vain_and_again_when_it_has_not_been_for_a_while() {
         let (mut ring, start) = (Ring::default(), Instant::now());
-        assert_eq!(ring.after(start, false, Some(ms(100))), None);
-        assert_eq!(ring.after(start, true, Some(ms(100))), Some(Some(BYTES.1)));
-        assert_eq!(ring.after(start + CALM - ms(1), false, Some(ms(1))), None);
-        assert_eq!(ring.after(start + CALM, false, Some(ms(1))), Some(None));
+        assert_eq!(ring.after(start, FINE), None);
+        assert_eq!(ring.after(start, VAIN), Some(Some(BYTES.1)));
+        assert_eq!(ring.after(start + CALM - ms(1), FINE), None);
+        assert_eq!(ring.after(start + CALM, FINE), Some(None));
     }
 
     #[test]
-    fn in_overload_it_holds_what_is_read_in_time() {
+    fn in_overload_it_holds_about_twice_of_what_is_taken_in_at_a_look() {
         let (mut ring, start) = (Ring::default(), Instant::now());
-        let mut bytes = |at_ms, waited| ring.after(start + ms(at_ms), true, Some(waited));
-        assert_eq!(bytes(0, ms(4)), Some(Some(1 << 20)));
-        assert_eq!(bytes(1, ms(4)), None, "the change has to show first");
-        assert_eq!(bytes(5, ms(4)), Some(Some(512 << 10)));
-        assert_eq!(bytes(10, ms(2)), None);
-        let halved: Vec<_> = (0..7).map(|turn| bytes(15 + 5 * turn, ms(4))).collect();
-        assert_eq!(halved[..6], [18, 17, 16, 15, 14, 13].map(|power| Some(Some(1 << power))));
-        assert_eq!((halved[6], bytes(60, ms(4)), bytes(65, ms(0))), (None, None, Some(Some(2 * BYTES.0))));
+        let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
+        assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
+        assert_eq!(bytes(1, VAIN), None, "the change has to show first");
+        assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
+        assert_eq!(bytes(10, Look { read: 30, has_more: false, ..VAIN }), None, "three times is not far from twice");
+        assert_eq!(bytes(15, Look { read: 31, has_more: false, ..VAIN }), Some(Some(256 << 10)));
+        assert_eq!(bytes(20, Look { read: 24, taken_in: 3, has_more: false, ..VAIN }), None, "it always brings some");
+        let halved: Vec<_> = (0..7).map(|turn| bytes(25 + 5 * turn, VAIN)).collect();
+        assert_eq!(halved[..6], [17, 16, 15, 14, 13, 12].map(|power| Some(Some(1 << power))));
+        assert_eq!(halved[6], None);
+        assert_eq!(
+            bytes(60, Look { read: 10, ..FINE }),
+            Some(Some(2 * BYTES.0)),
+            "all was taken in, and nothing is left"
+        );
     }
 
     #[test]
@@ -127,15 +160,7 @@ mod tests {
         let seen = |ring: &Ring, waited| (ring.behind(Some(waited)), ring.is_too_old(Some(waited)));
         assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Work, false), (Behind::Late, false)]);
         assert_eq!((ring.behind(None), ring.is_too_old(None)), (Behind::Work, false));
-        ring.after(now, true, None);
+        ring.after(now, VAIN);
         assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Late, false), (Behind::Late, true)]);
-    }
-
-    #[test]
-    fn in_overload_twice_as_many_are_read_as_were_taken_in() {
-        let mut ring = Ring::default();
-        assert_eq!(ring.batch(64, 10), 64);
-        ring.after(Instant::now(), true, None);
-        assert_eq!([0, 10, 40].map(|taken_in| ring.batch(64, taken_in)), [8, 20, 64]);
     }
 }

@@ -32,6 +32,14 @@ const ADMITTED_MIN: u64 = 8;
 /// Weight of the newest look in the moving average of what is served, as a power of two: 1/4.
 const DRAIN_SHIFT: u32 = 2;
 
+/// While nothing waits too long, a queue holds at most so many times what its stage could serve within the bound, by the
+/// time that a segment takes: a burst passes, and an overload that begins is seen before the queue is as long as
+/// it is large.
+const CEILING_BOUNDS: u64 = 4;
+
+/// But never less, in segments: the time that a segment takes may have been measured while the machine did something else.
+const CEILING_MIN: u64 = 256;
+
 /// What a stage's queue looks like now.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
@@ -77,6 +85,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Shedding {
     sojourn_max: Option<Duration>,
+    configured_segments: u64,
+    /// What it admits while it does not shed.
     capacity_segments: u64,
     admitted_segments: u64,
     /// What it shall admit: less than it does only on the way down.
@@ -95,6 +105,7 @@ impl Shedding {
     pub fn new(sojourn_max: Option<Duration>, capacity_segments: u64) -> Self {
         Self {
             sojourn_max,
+            configured_segments: capacity_segments,
             capacity_segments,
             admitted_segments: capacity_segments,
             target_segments: capacity_segments,
@@ -121,6 +132,22 @@ impl Shedding {
         self.drain_segments_per_second
     }
 
+    /// What it holds at most, now that its threads could serve so many segments a second; 0 where that is not known. Tells
+    /// what it admits from now on, where that changes.
+    pub fn hold(&mut self, able_segments_per_second: u64) -> Option<u64> {
+        let bound = self.sojourn_max?;
+        let ceiling = (able_segments_per_second as f64 * bound.as_secs_f64()) as u64 * CEILING_BOUNDS;
+        let ceiling = if able_segments_per_second == 0 { u64::MAX } else { ceiling.max(CEILING_MIN) };
+        let was_shedding = self.is_shedding();
+        self.capacity_segments = self.configured_segments.min(ceiling);
+        if was_shedding && self.is_shedding() {
+            return None;
+        }
+        let was = std::mem::replace(&mut self.admitted_segments, self.capacity_segments);
+        self.target_segments = if was_shedding { self.target_segments.min(was) } else { self.capacity_segments };
+        (self.admitted_segments != was).then_some(self.admitted_segments)
+    }
+
     /// What to do after a look.
     pub fn decide(&mut self, now: Instant, seen: Observation) -> Verdict {
         let Some(bound) = self.sojourn_max else { return Verdict::Keep };
@@ -128,7 +155,15 @@ impl Shedding {
         let wait = seen.sojourn_p99.unwrap_or_default();
         // What is above the limit still comes from before it: it tells nothing of the limit.
         let is_over = wait > bound && (!self.is_shedding() || seen.waiting_segments <= self.target_segments);
-        self.looks_over = if is_over { self.looks_over + 1 } else { 0 };
+        // What fills the queue all by the time of a look is no thread that was held up.
+        let is_full = seen.waiting_segments >= self.admitted_segments;
+        self.looks_over = if !is_over {
+            0
+        } else if is_full {
+            LOOKS_TO_SHED
+        } else {
+            self.looks_over + 1
+        };
         let is_stuck = seen.sojourn_p99.is_none() && seen.waiting_segments > 0;
         let is_quiet = wait < bound / 2 && !is_stuck;
         self.looks_quiet = if is_quiet { self.looks_quiet + 1 } else { 0 };

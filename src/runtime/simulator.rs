@@ -550,6 +550,9 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             able_segments_per_second: shedding::able_segments_per_second(self.threads, service),
         };
         self.sojourns_looked.clear();
+        if self.spec.when_full == WhenFull::Drop {
+            self.shedding.hold(seen.able_segments_per_second);
+        }
         let verdict = self.shedding.decide(now, seen);
         let segments = self.shedding.admitted_segments();
         self.lanes.set_limits(Limits { segments, ..self.spec.limits });

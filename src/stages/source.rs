@@ -18,7 +18,7 @@ use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::port::Behind;
 use crate::runtime::rest::{self, Rest};
-use crate::runtime::ring::Ring;
+use crate::runtime::ring::{Look, Ring};
 use crate::runtime::work::Count;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
@@ -106,10 +106,10 @@ impl<S: PacketSource> Source<S> {
         failed: impl Fn(&io::Error),
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
-        let (mut rest, mut ring, mut taken_in) = (Rest::default(), Ring::default(), BATCH_PACKETS);
+        let (mut rest, mut ring) = (Rest::default(), Ring::default());
         while !self.stop.stopping.load(Ordering::Acquire) {
             let started = Instant::now();
-            match self.read(&mut packets, ring.batch(BATCH_PACKETS, taken_in), &ring) {
+            match self.read(&mut packets, &ring) {
                 Ok(received) => {
                     entries.extend(packets.drain(..).map(|item| {
                         let lane = lane_of(item.bytes());
@@ -125,10 +125,15 @@ impl<S: PacketSource> Source<S> {
                         read: now.saturating_duration_since(started),
                         cores_free: inlet.cores_free(),
                     };
-                    if let Some(bytes) = ring.after(now, seen.is_in_vain(), received.waited) {
+                    let look = Look {
+                        read: pushed.items,
+                        taken_in: pushed.items - pushed.refused_items,
+                        has_more: received.more,
+                        is_in_vain: seen.is_in_vain(),
+                    };
+                    if let Some(bytes) = ring.after(now, look) {
                         self.source.bound(bytes);
                     }
-                    taken_in = pushed.items - pushed.refused_items;
                     self.rest(rest.after(now, seen));
                     if !received.more {
                         self.wait(&mut events, None);
@@ -143,9 +148,9 @@ impl<S: PacketSource> Source<S> {
     }
 
     /// Reads a batch and counts it. What has waited too long is dropped.
-    fn read(&self, packets: &mut Vec<Packet<Raw>>, max: usize, ring: &Ring) -> io::Result<Received> {
+    fn read(&self, packets: &mut Vec<Packet<Raw>>, ring: &Ring) -> io::Result<Received> {
         let started = Instant::now();
-        let received = self.source.read_batch(&self.pool, max, packets)?;
+        let received = self.source.read_batch(&self.pool, BATCH_PACKETS, packets)?;
         if packets.is_empty() && received.lost == 0 {
             return Ok(received);
         }

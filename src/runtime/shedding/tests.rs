@@ -157,3 +157,22 @@ fn what_threads_are_able_to_serve_follows_from_the_service_time() {
         assert_eq!(able_segments_per_second(threads, Duration::from_micros(service_us)), able);
     }
 }
+
+#[test]
+fn a_queue_holds_at_most_a_few_bounds_of_work_by_what_its_stage_could_serve() {
+    let mut shedding = Shedding::new(Some(BOUND), CAPACITY);
+    assert_eq!(shedding.hold(0), None, "nothing is known yet");
+    assert_eq!(shedding.hold(1_000_000), None, "20,000 are more than it was given");
+    assert_eq!(shedding.hold(100_000), Some(4 * 500));
+    assert_eq!((shedding.hold(100_000), shedding.is_shedding()), (None, false));
+    assert_eq!(shedding.hold(1_000), Some(CEILING_MIN), "not less than a burst");
+    assert_eq!(shedding.hold(1_000_000), Some(CAPACITY));
+}
+
+#[test]
+fn a_queue_that_sheds_keeps_what_it_admits_while_that_is_less_than_it_may_hold() {
+    let mut bench = Bench::shedding();
+    assert_eq!(bench.shedding.hold(100_000), None);
+    assert_eq!((bench.shedding.admitted_segments(), bench.shedding.is_shedding()), (LAW, true));
+    assert_eq!(Shedding::new(None, CAPACITY).hold(1_000), None, "without a bound it holds what it was given");
+}

@@ -155,9 +155,14 @@ where
 
     /// Changes what the queue admits. Who was held back is told when it is more.
     fn admit(&self, controllers: &mut Controllers, seen: shedding::Observation, log: &Log<'_>) {
+        // What can be held back at its source is bounded by its credit.
+        let held = match self.settings.when_full {
+            WhenFull::Drop => controllers.shedding.hold(seen.able_segments_per_second),
+            WhenFull::Park => None,
+        };
         let verdict = controllers.shedding.decide(log.now, seen);
         let (admitted, change, reason) = match verdict {
-            Verdict::Keep => return,
+            Verdict::Keep => return held.into_iter().for_each(|segments| self.hold(segments)),
             Verdict::Less(admitted) => (admitted, Change::Down, decisions::WAITS_TOO_LONG),
             Verdict::More(admitted) => (admitted, Change::Up, decisions::WAITS_LITTLE),
         };
@@ -190,6 +195,12 @@ where
         } else {
             log.decisions.count(Controller::Shedding, change, reason);
         }
+    }
+
+    /// Has the queue hold no more than `segments`.
+    fn hold(&self, segments: u64) {
+        lock(&self.inner).lanes.set_limits(Limits { segments, ..self.settings.limits });
+        self.metrics.queue_admitted_packets.set(segments);
     }
 
     /// Has the queue hold no more than so many percent of what it could. What is above goes as newcomers need the room:
