@@ -131,6 +131,11 @@ impl TetherLinks {
         self.cut_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the link is known to be so slow that super-packets are cut: there a byte is dearer than its copy.
+    pub fn is_slow(&self) -> bool {
+        self.cut_bytes() != u64::MAX
+    }
+
     /// Super-packets above `bytes` are cut from now on.
     pub fn set_cut_bytes(&self, bytes: u64) {
         self.cut_bytes.store(bytes, Ordering::Relaxed);

@@ -1,10 +1,11 @@
 //! ws-encode: the tether's flow queues, then WebSocket messages on its links.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::{BATCH_BYTES_MAX, Link, Outbox};
-use crate::offload;
+use crate::offload::{self, Merger};
 use crate::packet::{BufPool, Offload, Packet};
 use crate::runtime::lanes::{Entry, Outcome};
 use crate::runtime::queue::Queue;
@@ -28,6 +29,11 @@ crate::reasons! {
         /// The client takes single packets alone, and there was no buffer to cut this one into.
         CannotCut = "cannot_cut",
     }
+}
+
+thread_local! {
+    /// What joins packets: one a thread, for it keeps its memory.
+    static MERGER: RefCell<Merger> = RefCell::default();
 }
 
 /// The stage's handler. `Q` is the queue in front of it, one a tether.
@@ -93,8 +99,10 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
             // The peer may be out of credit while what it sent is still inside: it is told again when that has left.
             self.keeper.ack_later(link);
         }
-        for entry in packets {
-            self.push(link, &mut outbox, entry.item, tally);
+        if tether.is_slow() && link.features().contains(Features::SUPER_PACKETS) {
+            self.push_joined(link, &mut outbox, packets, tally);
+        } else {
+            packets.for_each(|entry| self.push(link, &mut outbox, entry.item, tally));
         }
         link.note_sent(now);
         let flushed = link.flush(&mut outbox, &self.pool);
@@ -114,6 +122,24 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
             return link.sendable_bytes();
         }
         sendable
+    }
+
+    /// Puts packets into the link's messages, those of a TCP flow as one super-packet, which has their headers once. They
+    /// were cut for their queue's sake; within a message, which counts when it is whole, nothing comes between them.
+    fn push_joined<Proof: Copy>(
+        &self,
+        link: &Link,
+        outbox: &mut Outbox,
+        packets: impl Iterator<Item = Entry<Packet<Proof>>>,
+        tally: &mut Tally,
+    ) {
+        let mut packets: Vec<_> = packets.map(|entry| entry.item).collect();
+        packets.iter().for_each(|packet| tally.sent.add(packet));
+        MERGER.with_borrow_mut(|merger| merger.merge(&mut packets, &self.pool));
+        for packet in packets {
+            let offload = packet.offload();
+            link.push_datagram(outbox, packet.into_buf(), offload);
+        }
     }
 
     /// Puts a packet into the link's messages, as it is or as what the peer takes.

@@ -217,6 +217,27 @@ fn a_super_packet_is_cut_for_a_client_that_takes_single_ones_alone() {
 }
 
 #[test]
+fn on_a_slow_link_the_segments_of_a_flow_share_their_headers_where_the_client_takes_that() {
+    for (cut_bytes, features, expected) in [
+        (1_508, Features::SUPER_PACKETS, vec![3_040]),
+        (u64::MAX, Features::SUPER_PACKETS, vec![1_040; 3]),
+        (1_508, Features::default(), vec![1_040; 3]),
+    ] {
+        let mut world = world_with(Windows { credit_bytes: None, ..WIDE }, features, BufPool::new(1 << 24));
+        world.tether.set_cut_bytes(cut_bytes);
+        let mut singles = Vec::new();
+        offload::segment(super_packet(), &world.encode.pool, &mut |single| singles.push(single)).expect("room");
+        let bytes: u64 = singles.iter().map(|single| single.len() as u64).sum();
+        world.send(singles);
+        let message = world.peer.message();
+        let sent: Vec<_> = datagrams(&message).iter().map(|datagram| datagram.payload.len()).collect();
+        assert_eq!(sent, expected, "{cut_bytes} {features:?}");
+        let tally = &world.work.tally.sent;
+        assert_eq!((tally.segments, tally.bytes, world.drops()), (3, bytes, [0, 0]), "what left the queue is counted");
+    }
+}
+
+#[test]
 fn segments_that_find_no_buffer_are_dropped_and_counted_and_the_last_keeps_the_packets_own() {
     let mut world = world_with(Windows { credit_bytes: None, ..WIDE }, Features::default(), BufPool::new(0));
     world.send([super_packet()]);
