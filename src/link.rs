@@ -82,8 +82,8 @@ pub struct Link {
     heard_ms: AtomicU64,
     /// The same for when the peer was last asked for a sign of life.
     asked_ms: AtomicU64,
-    /// Microseconds after `born` at which the peer was last told what has come.
-    told_us: AtomicU64,
+    /// Microseconds after `born` from which on the peer may be told at once again what has come.
+    ack_from_us: AtomicU64,
     ack_is_scheduled: AtomicBool,
     /// How often the scheduled acknowledgement was put off.
     ack_turns: AtomicU32,
@@ -189,7 +189,7 @@ impl Link {
             born: now,
             heard_ms: AtomicU64::new(0),
             asked_ms: AtomicU64::new(0),
-            told_us: AtomicU64::new(0),
+            ack_from_us: AtomicU64::new(0),
             ack_is_scheduled: AtomicBool::new(false),
             ack_turns: AtomicU32::new(0),
             _memory: None,
@@ -371,7 +371,7 @@ impl Link {
     /// Whether so much was received, of a credit where there is one, that it is to be acknowledged at once.
     pub fn owes_ack_now(&self, now: Instant, credit: Option<u64>) -> bool {
         let bytes = self.unacknowledged_bytes();
-        let has_paused = || self.micros(now).saturating_sub(self.told_us.load(Ordering::Relaxed)) >= ACK_PAUSE_US;
+        let has_paused = || self.micros(now) >= self.ack_from_us.load(Ordering::Relaxed);
         let is_much = || credit.is_some_and(|credit| bytes >= credit / ACK_CREDIT_PART);
         bytes >= ACK_EVERY_BYTES && (has_paused() || is_much())
     }
@@ -477,7 +477,7 @@ impl Link {
     /// something new.
     pub fn tell_received(&self, now: Instant, outbox: &mut Outbox, granted: Option<u64>) {
         let received = self.received_bytes();
-        self.told_us.store(self.micros(now), Ordering::Relaxed);
+        self.ack_from_us.store(self.micros(now) + ACK_PAUSE_US, Ordering::Relaxed);
         if self.counts.received_told.swap(received, Ordering::Relaxed) < received {
             outbox.control(|out| capsule::append_ack(received, out));
         }

@@ -1,8 +1,11 @@
 //! The figures of load conditioning, each from the real programs in network namespaces. `benches/conditioning` runs it.
 
 mod fixed;
+mod hand_over;
 mod idle;
+mod part;
 mod real;
+mod run;
 mod site;
 mod slow_link;
 mod table;
@@ -10,33 +13,27 @@ mod table;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::Instant;
 
 use clap::Parser;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use wstether::cli::{Cli, Command};
 use wstether::commands;
 use wstether::stages::ballast::Ballast;
 
-/// What a part comes to, or why it does not.
-pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// Figures by name.
-pub(crate) type Figures = Map<String, Value>;
+pub(crate) use run::{Figures, Lasts, Outcome, Run};
 
 /// The first argument of the bench where it is to be a gateway itself, one with a fixed cost a packet.
 const GATEWAY: &str = "gateway-with-ballast";
-
-/// How long each measurement lasts.
-const QUICK: Duration = Duration::from_secs(3);
-const FULL: Duration = Duration::from_secs(8);
+/// The same where it is to measure one part, for the bench that started it.
+const PART: &str = "one-part";
 
 const REPEATS_FULL: usize = 3;
 
 #[derive(Debug, Parser)]
 #[command(name = "benches/conditioning", about = "How the gateway behaves under load")]
 struct Args {
-    /// Each figure once, some minutes (the default)
+    /// Each figure once, within 5 minutes (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// The median of 3 of each
@@ -49,56 +46,73 @@ struct Args {
     #[arg(long)]
     markdown: bool,
     /// Some parts alone
-    #[arg(long, value_delimiter = ',', default_value = "fixed,uplink,fairness,hog,real,idle,slow-link")]
+    #[arg(long, value_delimiter = ',', default_value = "fixed,uplink,fairness,hog,real,idle,slow-link,hand-over")]
     only: Vec<String>,
     /// What cargo tells every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// A part of the bench, and the figures that it owes.
-type Part = (&'static str, fn(Duration) -> Outcome<Figures>, &'static [&'static str]);
+/// A part of the bench.
+pub(crate) struct Part {
+    name: &'static str,
+    measure: fn(&Run) -> Outcome<Figures>,
+    /// The figures that it owes.
+    keys: &'static [&'static str],
+    /// How long the quick setting gives it, in seconds: about twice what it takes alone on 2 cores.
+    quick_max_s: u64,
+}
 
-const PARTS: [Part; 7] = [
-    ("fixed", fixed::measure, &fixed::KEYS),
-    ("uplink", fixed::uplink, &fixed::UPLINK_KEYS),
-    ("fairness", fixed::fairness, &fixed::FAIRNESS_KEYS),
-    ("hog", fixed::hog, &fixed::HOG_KEYS),
-    ("real", real::measure, &real::KEYS),
-    ("idle", idle::measure, &idle::KEYS),
-    ("slow-link", slow_link::measure, &slow_link::KEYS),
+/// The longest comes last: where time runs out, no other part is without.
+const PARTS: [Part; 8] = [
+    Part { name: "fixed", measure: fixed::measure, keys: &fixed::KEYS, quick_max_s: 110 },
+    Part { name: "uplink", measure: fixed::uplink, keys: &fixed::UPLINK_KEYS, quick_max_s: 80 },
+    Part { name: "fairness", measure: fixed::fairness, keys: &fixed::FAIRNESS_KEYS, quick_max_s: 80 },
+    Part { name: "hog", measure: fixed::hog, keys: &fixed::HOG_KEYS, quick_max_s: 80 },
+    Part { name: "real", measure: real::measure, keys: &real::KEYS, quick_max_s: 60 },
+    Part { name: "idle", measure: idle::measure, keys: &idle::KEYS, quick_max_s: 45 },
+    Part { name: "slow-link", measure: slow_link::measure, keys: &slow_link::KEYS, quick_max_s: 90 },
+    Part { name: "hand-over", measure: hand_over::measure, keys: &hand_over::KEYS, quick_max_s: 180 },
 ];
 
 fn main() -> ExitCode {
-    let mut typed = std::env::args();
-    if typed.nth(1).as_deref() == Some(GATEWAY) {
-        return finish(gateway(typed));
+    let mut typed = std::env::args().skip(1);
+    match typed.next().as_deref() {
+        Some(GATEWAY) => finish(gateway(typed)),
+        Some(PART) => finish(part::serve(typed)),
+        Some(_) | None => finish(bench(&Args::parse())),
     }
-    let args = Args::parse();
-    let started = std::time::Instant::now();
-    let repeats = if args.full && !args.quick { REPEATS_FULL } else { 1 };
-    let lasts = if args.full { FULL } else { QUICK };
+}
+
+/// All parts, or those that are asked for.
+fn bench(args: &Args) -> Outcome<()> {
+    let started = Instant::now();
+    let repeats = if args.full { REPEATS_FULL } else { 1 };
     let mut report = Figures::new();
     report.insert("mode".into(), if args.full { "full" } else { "quick" }.into());
     report.insert("cores".into(), std::thread::available_parallelism().map_or(1, usize::from).into());
-    let mut failed = BTreeMap::new();
-    for (name, measure, keys) in PARTS.iter().filter(|(name, ..)| args.only.iter().any(|only| only == name)) {
-        told(&format!("{name} …"));
-        let mut runs = Vec::new();
+    let (mut failed, mut took) = (BTreeMap::new(), Figures::new());
+    for part in PARTS.iter().filter(|part| args.only.iter().any(|only| only == part.name)) {
+        told(&format!("{} …", part.name));
+        let (begun, mut runs) = (Instant::now(), Vec::new());
         for _ in 0..repeats {
-            match measure(lasts) {
+            // Later runs, and later parts, go by what is known already, such as the ballast.
+            let known = report.clone().into_iter().chain(runs.first().cloned().unwrap_or_default()).collect();
+            match part::watched(part, &Run { full: args.full, known }, started) {
                 Ok(figures) => runs.push(figures),
-                Err(error) => drop(failed.insert(*name, error.to_string())),
+                Err(error) => drop(failed.insert(part.name, error.to_string())),
             }
         }
-        report.extend(keys.iter().map(|key| ((*key).to_owned(), Value::Null)));
+        took.insert(part.name.into(), begun.elapsed().as_secs().into());
+        report.extend(part.keys.iter().map(|key| ((*key).to_owned(), Value::Null)));
         report.extend(table::medians(&runs));
     }
     report.insert("failed".into(), json!(failed));
+    report.insert("part_seconds".into(), Value::Object(took));
     report.insert("took_seconds".into(), started.elapsed().as_secs().into());
     told(&table::text(&report));
     let out = if args.markdown { table::markdown(&report) } else { Value::Object(report).to_string() };
-    finish(if args.json || args.markdown { writeln!(io::stdout(), "{out}").map_err(Into::into) } else { Ok(()) })
+    if args.json || args.markdown { Ok(writeln!(io::stdout(), "{out}")?) } else { Ok(()) }
 }
 
 /// Runs a gateway with so many rounds of ballast; the rest of the arguments are those of `wstether`.

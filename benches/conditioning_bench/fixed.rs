@@ -1,7 +1,6 @@
 //! With a fixed cost a packet, so that the gateway and not the generator is the limit: what becomes of goodput, latency and
 //! fairness at loads up to 20 times the peak.
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,18 +8,19 @@ use wstether::cli::EgressMode;
 use wstether::stages::ballast::Ballast;
 
 use crate::site::{Pinned, Site, each, number};
-use crate::{Figures, Outcome, told};
+use crate::{Figures, Lasts, Outcome, Run, told};
 
-pub(crate) const KEYS: [&str; 7] = [
+pub(crate) const KEYS: [&str; 8] = [
     "goodput_ratio_at_20x",
     "p99_ms_at_half_load",
     "p99_ms_at_20x",
     "recovery_ms",
     "peak_pps",
+    "ballast_rounds",
     "generator_pps",
     "generator_factor",
 ];
-pub(crate) const UPLINK_KEYS: [&str; 1] = ["uplink_goodput_ratio"];
+pub(crate) const UPLINK_KEYS: [&str; 2] = ["uplink_goodput_ratio_worst", "uplink_goodput_ratio"];
 pub(crate) const FAIRNESS_KEYS: [&str; 2] = ["jain_1000", "worst_share_1000"];
 pub(crate) const HOG_KEYS: [&str; 1] = ["hog_worst_share_ratio"];
 
@@ -38,19 +38,23 @@ const PEAK_AT: [f64; 4] = [0.7, 0.85, 1.0, 1.2];
 
 const OVERLOAD: f64 = 20.0;
 /// Tethers that share the load, where their number does not matter.
-const TETHERS: u32 = 50;
+pub(crate) const TETHERS: u32 = 50;
 const MANY: u32 = 1_000;
 const HOGGED: u32 = 100;
 const SIZE: &str = "128";
 
-/// A p99 wants some ten thousand packets, and the first tens of milliseconds of an overload, until it is known as one, to
-/// be under 1 % of them.
-const LONG: Duration = Duration::from_secs(10);
+/// At each load among which the peak is.
+const PEAK: Lasts = Lasts { quick_s: 3, full_s: 8 };
+/// A p99 wants some ten thousand packets.
+const HALF: Lasts = Lasts { quick_s: 6, full_s: 10 };
+/// The first tens of milliseconds of an overload, until it is known as one, are to be under 1 % of it.
+const OVERLOADED: Lasts = Lasts { quick_s: 10, full_s: 10 };
+/// The overload in it ends after 3 s, and p99 is to be back for a while.
+const RECOVERY: Lasts = Lasts { quick_s: 5, full_s: 7 };
+const UPLINK: Lasts = Lasts { quick_s: 2, full_s: 8 };
 /// Shares of some tens of packets would be those of chance.
-const VERY_LONG: Duration = Duration::from_secs(20);
-
-/// Once it is known.
-static PEAK: OnceLock<Peak> = OnceLock::new();
+const FAIRNESS: Lasts = Lasts { quick_s: 12, full_s: 20 };
+const HOG: Lasts = Lasts { quick_s: 6, full_s: 10 };
 
 /// The longest p99 after which an overload counts as over, in milliseconds.
 const RECOVERED_MS: f64 = 10.0;
@@ -59,44 +63,46 @@ const RECOVERED_FACTOR: f64 = 3.0;
 
 /// A gateway's fixed cost, and what it can do with it. Found once, for all parts.
 #[derive(Clone, Copy)]
-struct Peak {
-    ballast: Ballast,
-    peak_pps: f64,
+pub(crate) struct Peak {
+    pub(crate) ballast: Ballast,
+    pub(crate) peak_pps: f64,
     generator_pps: f64,
 }
 
 /// The peak, and the site that it was found at.
-fn peak(lasts: Duration) -> Outcome<(Peak, Site)> {
+fn peak(run: &Run) -> Outcome<(Peak, Site)> {
     let generator_pps = generator()?;
     let peak_target_pps = generator_pps / GENERATOR_FACTOR / MARGIN;
-    let ballast = ballast(Duration::from_secs_f64(1.0 / peak_target_pps));
+    // Runs with one ballast can be compared.
+    let known = run.known("ballast_rounds").map(|rounds| Ballast { rounds: rounds as u64 });
+    let ballast = known.unwrap_or_else(|| ballast(Duration::from_secs_f64(1.0 / peak_target_pps)));
     told(&format!("  generator {generator_pps:.0} packets/s, {} rounds a packet", ballast.rounds));
     let site = Site::start(TETHERS, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let mut peak_pps: f64 = 0.0;
     for part in PEAK_AT {
-        peak_pps = peak_pps.max(goodput(&site, peak_target_pps * part, lasts)?.0);
+        peak_pps = peak_pps.max(goodput(&site, peak_target_pps * part, run.lasts(PEAK))?.0);
     }
     Ok((Peak { ballast, peak_pps, generator_pps }, site))
 }
 
-/// The same for the parts that have a site of their own.
-fn known_peak(lasts: Duration) -> Outcome<Peak> {
-    if let Some(known) = PEAK.get() {
-        return Ok(*known);
+/// The same for the other parts: as the part before found it, or found now.
+pub(crate) fn known_peak(run: &Run) -> Outcome<Peak> {
+    match ["ballast_rounds", "peak_pps", "generator_pps"].map(|key| run.known(key)) {
+        [Some(rounds), Some(peak_pps), Some(generator_pps)] => {
+            Ok(Peak { ballast: Ballast { rounds: rounds as u64 }, peak_pps, generator_pps })
+        }
+        [..] => Ok(peak(run)?.0),
     }
-    let (found, _) = peak(lasts)?;
-    Ok(*PEAK.get_or_init(|| found))
 }
 
-pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
-    let (found, site) = peak(lasts)?;
-    let Peak { peak_pps, generator_pps, .. } = *PEAK.get_or_init(|| found);
+pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
+    let (Peak { ballast, peak_pps, generator_pps }, site) = peak(run)?;
     let generator_factor = generator_pps / peak_pps;
     if generator_factor < GENERATOR_FACTOR {
         return Err(format!("the generator sends {generator_factor:.1} times the peak, which is too little").into());
     }
-    let (_, half_p99_ms) = goodput(&site, peak_pps / 2.0, lasts.max(LONG))?;
-    let (at_20x_pps, p99_ms) = goodput(&site, peak_pps * OVERLOAD, lasts.max(LONG))?;
+    let (_, half_p99_ms) = goodput(&site, peak_pps / 2.0, run.lasts(HALF))?;
+    let (at_20x_pps, p99_ms) = goodput(&site, peak_pps * OVERLOAD, run.lasts(OVERLOADED))?;
     told(&format!(
         "  peak {peak_pps:.0} packets/s; at {OVERLOAD} times: {at_20x_pps:.0}, p99 {p99_ms:.1} ms (half: {half_p99_ms:.1})"
     ));
@@ -104,10 +110,11 @@ pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
     figures.insert("generator_pps".into(), json!(generator_pps));
     figures.insert("generator_factor".into(), json!(generator_factor));
     figures.insert("peak_pps".into(), json!(peak_pps));
+    figures.insert("ballast_rounds".into(), json!(ballast.rounds));
     figures.insert("goodput_ratio_at_20x".into(), json!(at_20x_pps / peak_pps));
     figures.insert("p99_ms_at_half_load".into(), json!(half_p99_ms));
     figures.insert("p99_ms_at_20x".into(), json!(p99_ms));
-    figures.insert("recovery_ms".into(), recovery(&site, peak_pps, half_p99_ms)?);
+    figures.insert("recovery_ms".into(), recovery(&site, peak_pps, half_p99_ms, run.lasts(RECOVERY))?);
     Ok(figures)
 }
 
@@ -138,7 +145,7 @@ fn down(site: &Site, tethers: u32, pps: f64, lasts: Duration, more: &[&str]) -> 
     load(site, "down", tethers, pps / f64::from(tethers), lasts, more)
 }
 
-fn load(site: &Site, way: &str, tethers: u32, rate: f64, lasts: Duration, more: &[&str]) -> Outcome<Value> {
+pub(crate) fn load(site: &Site, way: &str, tethers: u32, rate: f64, lasts: Duration, more: &[&str]) -> Outcome<Value> {
     let (tethers, rate, lasts) = (tethers.to_string(), rate.to_string(), lasts.as_secs_f64().to_string());
     let args = ["--direction", way, "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", SIZE];
     site.load(&[&args, more].concat())
@@ -151,39 +158,42 @@ fn goodput(site: &Site, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
 }
 
 /// How long after an overload until p99 is as it was, in milliseconds; nothing where it does not come back.
-fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64) -> Outcome<Value> {
+fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64, lasts: Duration) -> Outcome<Value> {
     let surge = format!("{}:1:3", 2.0 * OVERLOAD);
-    let lasts = Duration::from_secs(7);
     let report = down(site, TETHERS, peak_pps / 2.0, lasts, &["--surge", &surge, "--windows"])?;
     let windows = report["windows"].as_array().ok_or("the load tells no windows")?;
     let limit_ms = RECOVERED_MS.max(RECOVERED_FACTOR * half_p99_ms);
     // A while of which nothing arrived is no better than one that was slow.
     let is_slow = |window: &&Value| window["p99_ms"].as_f64().is_none_or(|p99_ms| p99_ms > limit_ms);
-    let (overload_ends_ms, window_ms, ends_ms) = (3_000, 100, 7_000);
+    let (overload_ends_ms, window_ms, ends_ms) = (3_000, 100, lasts.as_secs() * 1_000);
     let slow_ms = windows.iter().filter(is_slow).filter_map(|window| window["at_ms"].as_u64()).max().unwrap_or(0);
     let recovered_ms = (slow_ms + window_ms).saturating_sub(overload_ends_ms);
     Ok(if slow_ms + window_ms >= ends_ms { Value::Null } else { json!(recovered_ms) })
 }
 
 /// From the tethers, at twice the peak: goodput as a part of the best, by number of tethers.
-pub(crate) fn uplink(lasts: Duration) -> Outcome<Figures> {
-    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
+pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(run)?;
     let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
     let mut delivered = Vec::new();
     for tethers in [1, 10, 100, MANY] {
-        let report = load(&site, "up", tethers, 2.0 * peak_pps / f64::from(tethers), lasts, &[])?;
+        let report = load(&site, "up", tethers, 2.0 * peak_pps / f64::from(tethers), run.lasts(UPLINK), &[])?;
         delivered.push((tethers, number(&report, "/up/delivered_pps")?));
     }
     let best = delivered.iter().map(|(_, pps)| *pps).fold(1.0, f64::max);
+    let worst = delivered.iter().map(|(_, pps)| pps / best).fold(f64::INFINITY, f64::min);
     let ratios: Value = delivered.into_iter().map(|(tethers, pps)| (tethers.to_string(), json!(pps / best))).collect();
-    Ok([("uplink_goodput_ratio".to_owned(), ratios)].into_iter().collect())
+    let mut figures = Figures::new();
+    figures.insert("uplink_goodput_ratio_worst".into(), json!(worst));
+    figures.insert("uplink_goodput_ratio".into(), ratios);
+    Ok(figures)
 }
 
 /// Jain's index and the worst share of many equal tethers at 1.5 times the peak.
-pub(crate) fn fairness(lasts: Duration) -> Outcome<Figures> {
-    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
+pub(crate) fn fairness(run: &Run) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(run)?;
     let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
-    let report = down(&site, MANY, 1.5 * peak_pps, lasts.max(VERY_LONG), &[])?;
+    let report = down(&site, MANY, 1.5 * peak_pps, run.lasts(FAIRNESS), &[])?;
     let mut figures = Figures::new();
     figures.insert("jain_1000".into(), json!(number(&report, "/down/shares/jain")?));
     figures.insert("worst_share_1000".into(), json!(number(&report, "/down/shares/worst")?));
@@ -191,12 +201,12 @@ pub(crate) fn fairness(lasts: Duration) -> Outcome<Figures> {
 }
 
 /// What the worst off of 100 tethers gets beside a hog, as a part of what it gets without.
-pub(crate) fn hog(lasts: Duration) -> Outcome<Figures> {
-    let Peak { ballast, peak_pps, .. } = known_peak(lasts)?;
+pub(crate) fn hog(run: &Run) -> Outcome<Figures> {
+    let Peak { ballast, peak_pps, .. } = known_peak(run)?;
     let site =
         Site::start(HOGGED + 1, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=256"])?;
     let rate = 0.8 * peak_pps / f64::from(HOGGED);
-    let lasts = lasts.max(LONG);
+    let lasts = run.lasts(HOG);
     let without = load(&site, "down", HOGGED, rate, lasts, &["--each"])?;
     let with = load(&site, "down", HOGGED + 1, rate, lasts, &["--each", "--mix", "steady,hog=1"])?;
     let (without, with) = (each(&without, "/down/each")?, each(&with, "/down/each")?);

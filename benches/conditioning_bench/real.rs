@@ -7,31 +7,27 @@ use wstether::cli::EgressMode;
 use wstether::stages::ballast::Ballast;
 
 use crate::site::{Pinned, Site, number};
-use crate::{Figures, Outcome, told};
+use crate::{Figures, Lasts, Outcome, Run, told};
 
 pub(crate) const KEYS: [&str; 3] = ["goodput_ratio_real_at_4x", "real_peak_pps", "real_times_the_peak"];
 
 const TETHERS: u32 = 50;
-/// The first load, in packets a second. It grows until it is not delivered any more.
+/// The first load, in packets a second. It grows until it is not delivered any more, from step to step.
 const FIRST_PPS: f64 = 10_000.0;
-const STEP: f64 = 1.4;
+const STEP: f64 = std::f64::consts::SQRT_2;
+/// The quick setting begins so many steps later, takes two at once, and then tries what is between the last two loads.
+const SKIPPED_QUICK: i32 = 6;
 /// A load of which less is delivered is beyond the peak.
 const DELIVERED: f64 = 0.8;
 const PPS_MAX: f64 = 2e6;
 const OVERLOAD: f64 = 4.0;
 
-pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
-    let site = Site::start(TETHERS, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])?;
-    let (mut pps, mut peak_pps) = (FIRST_PPS, 0.0_f64);
-    while pps < PPS_MAX {
-        let (sent_pps, delivered_pps) = goodput(&site, pps, Duration::from_secs(1))?;
-        peak_pps = peak_pps.max(delivered_pps);
-        if delivered_pps < DELIVERED * pps || sent_pps < DELIVERED * pps {
-            break;
-        }
-        pps *= STEP;
-    }
-    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * peak_pps, lasts)?;
+const LASTS: Lasts = Lasts { quick_s: 3, full_s: 8 };
+
+pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
+    let site = site()?;
+    let peak_pps = peak(&site, run)?;
+    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * peak_pps, run.lasts(LASTS))?;
     told(&format!("  peak {peak_pps:.0} packets/s; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
     let mut figures = Figures::new();
     figures.insert("real_peak_pps".into(), json!(peak_pps));
@@ -39,6 +35,30 @@ pub(crate) fn measure(lasts: Duration) -> Outcome<Figures> {
     figures.insert("real_times_the_peak".into(), json!(sent_pps / peak_pps));
     figures.insert("goodput_ratio_real_at_4x".into(), json!(delivered_pps / peak_pps));
     Ok(figures)
+}
+
+fn site() -> Outcome<Site> {
+    Site::start(TETHERS, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])
+}
+
+/// The peak for other parts: as this one found it, or found now.
+pub(crate) fn known_peak(run: &Run) -> Outcome<f64> {
+    run.known("real_peak_pps").map_or_else(|| peak(&site()?, run), Ok)
+}
+
+/// The most packets a second that are delivered, at any load.
+fn peak(site: &Site, run: &Run) -> Outcome<f64> {
+    let (skipped, step) = if run.full { (0, STEP) } else { (SKIPPED_QUICK, STEP * STEP) };
+    let (mut pps, mut peak_pps) = (FIRST_PPS * STEP.powi(skipped), 0.0_f64);
+    while pps < PPS_MAX {
+        let (sent_pps, delivered_pps) = goodput(site, pps, Duration::from_secs(1))?;
+        peak_pps = peak_pps.max(delivered_pps);
+        if delivered_pps < DELIVERED * pps || sent_pps < DELIVERED * pps {
+            break;
+        }
+        pps *= step;
+    }
+    if run.full { Ok(peak_pps) } else { Ok(peak_pps.max(goodput(site, pps / STEP, Duration::from_secs(1))?.1)) }
 }
 
 /// Packets sent and delivered a second.

@@ -25,6 +25,10 @@ const SINK_PORT: u16 = 9_000;
 
 /// The most that a sink or a tether count may take to be there.
 const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long what is under way at a load's end may take, in seconds: many times what queues of some milliseconds hold.
+const DRAIN_S: &str = "0.3";
 
 /// All of it. What runs is killed, and the namespaces go, when it is dropped.
 pub(crate) struct Site {
@@ -66,11 +70,13 @@ impl Site {
         let launcher = launcher(&scratch, "load.sh", load_core, BINARY)?;
         let setting = Setting { binary: &gateway_launcher, world: &world, scratch: &scratch, tls: false };
         let token = setting.token("load")?;
-        // Room for each tether, and for the handshakes of all that come at once.
+        // Room for each tether, and for the handshakes of all that come at once. Who leaves a link that is full leaves without
+        // a goodbye, and would linger into the next load.
         let sizes = [
             format!("tethers.max={tethers}"),
             format!("listen.links_max={}", tethers * 2 + 64),
             "listen.handshakes_max=4096".to_owned(),
+            "tethers.linger=0s".to_owned(),
         ];
         let sizes: Vec<&str> = sizes.iter().flat_map(|size| ["--set", size]).collect();
         let gateway = setting.gateway(egress, &[&sizes, more].concat())?;
@@ -89,15 +95,27 @@ impl Site {
         let is_at_rest = |stage: &StageStatus| stage.queue == 0 && !stage.shedding;
         let is_empty = |status: &Status| status.tethers == 0 && status.stages.iter().all(is_at_rest);
         self.until("the gateway does not come to rest", is_empty)?;
-        let output = self.command(args)?.stderr(Stdio::piped()).output()?;
+        let output = self.command(args)?.args(["--drain", DRAIN_S]).stderr(Stdio::piped()).output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }
         let report: Value = serde_json::from_slice(&output.stdout)?;
         if report["sink_answered"] != true {
-            return Err("the sink did not tell all that it counted".into());
+            return Err(format!("the sink did not tell all that it counted; {}", self.unrest()).into());
         }
         Ok(report)
+    }
+
+    /// Where in the gateway something waits.
+    fn unrest(&self) -> String {
+        let Ok(status) = self.status() else { return "the gateway does not tell its status".to_owned() };
+        let is_busy = |stage: &&StageStatus| stage.queue > 0 || stage.lanes_parked > 0 || stage.shedding;
+        let tell = |stage: &StageStatus| {
+            let StageStatus { name, direction, queue, lanes_parked, .. } = stage;
+            format!("{name} {direction} has {queue} packets, and {lanes_parked} lanes wait for it")
+        };
+        let busy: Vec<String> = status.stages.iter().filter(is_busy).map(tell).collect();
+        format!("gateway: {} tethers; {}", status.tethers, busy.join("; "))
     }
 
     /// The command of a load.
@@ -134,7 +152,7 @@ impl Site {
             if Instant::now() >= late {
                 return Err(what.into());
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
     }

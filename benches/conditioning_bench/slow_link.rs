@@ -15,7 +15,7 @@ use wstether::lab::world::{
 use wstether::lab::{Counts, DelayBox, Isolation, Namespace, Program, Scratch, Way, probe};
 
 use crate::site::BINARY;
-use crate::{Figures, Outcome, told};
+use crate::{Figures, Outcome, Run, told};
 
 pub(crate) const KEYS: [&str; 3] = ["slow_link_ping_over_idle_ms", "slow_link_goodput_ratio", "slow_link"];
 
@@ -23,8 +23,9 @@ const RATE_BIT_S: u64 = 10_000_000;
 /// Half of it each way.
 const ROUND_TRIP: Duration = Duration::from_millis(60);
 const BUFFER_BYTES: usize = 1_000_000;
-/// How the outer connections, over the slow link, are paced.
-const OUTER: [&str; 2] = ["cubic", "bbr"];
+/// The way of the bulk transfer, whether that is down, and how the outer connections, over the slow link, are paced.
+const CASES: [(&str, bool, &str); 4] =
+    [("down", true, "cubic"), ("down", true, "bbr"), ("up", false, "cubic"), ("up", false, "bbr")];
 const INNER: &str = "cubic";
 
 /// TCP needs some seconds until it has found the link's rate.
@@ -54,39 +55,39 @@ struct Tunnelled {
     frame_bytes: f64,
 }
 
-pub(crate) fn measure(_: Duration) -> Outcome<Figures> {
-    let slow = Slow::new()?;
+pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
+    let [plain_down, plain_up] = each(run.full, [true, false], |down| Slow::new()?.plain(down));
+    let (plain_down, plain_up) = (plain_down?, plain_up?);
+    let tunnelled = each(run.full, CASES, |(_, down, outer)| Slow::new()?.tunnelled(outer, down));
     let mut cases = Figures::new();
     let (mut worst_ping_ms, mut worst_goodput) = (0.0_f64, f64::INFINITY);
-    for (direction, down) in [("down", true), ("up", false)] {
-        let plain = slow.plain(down)?;
-        for outer in OUTER {
-            let tunnelled = match slow.tunnelled(outer, down) {
-                Ok(tunnelled) => tunnelled,
-                Err(error) => {
-                    // Such as that the kernel does not have it.
-                    cases.insert(format!("{direction}_{outer}"), error.to_string().into());
-                    continue;
-                }
-            };
-            let Tunnelled { bit_s, ping_over_idle_ms, busy_ratio, frame_bytes } = tunnelled;
-            let goodput_ratio = bit_s / plain;
-            told(&format!(
-                "  {direction}, outer {outer}: ping {ping_over_idle_ms:.1} ms over idle, {goodput_ratio:.3} of plain TCP's \
-                 {:.2} Mbit/s, the link {busy_ratio:.3} busy with frames of {frame_bytes:.0} bytes",
-                plain / 1e6
-            ));
-            worst_ping_ms = worst_ping_ms.max(ping_over_idle_ms);
-            worst_goodput = worst_goodput.min(goodput_ratio);
-            let case = json!({
-                "ping_over_idle_ms": ping_over_idle_ms,
-                "goodput_ratio": goodput_ratio,
-                "plain_mbit_s": plain / 1e6,
-                "link_busy_ratio": busy_ratio,
-                "link_frame_bytes": frame_bytes,
-            });
-            cases.insert(format!("{direction}_{outer}"), case);
-        }
+    for ((direction, down, outer), tunnelled) in CASES.into_iter().zip(tunnelled) {
+        let name = format!("{direction}_{outer}");
+        let Tunnelled { bit_s, ping_over_idle_ms, busy_ratio, frame_bytes } = match tunnelled {
+            Ok(tunnelled) => tunnelled,
+            Err(why) => {
+                // Such as that the kernel does not have it.
+                cases.insert(name, why.into());
+                continue;
+            }
+        };
+        let plain = if down { plain_down } else { plain_up };
+        let goodput_ratio = bit_s / plain;
+        told(&format!(
+            "  {direction}, outer {outer}: ping {ping_over_idle_ms:.1} ms over idle, {goodput_ratio:.3} of plain TCP's \
+             {:.2} Mbit/s, the link {busy_ratio:.3} busy with frames of {frame_bytes:.0} bytes",
+            plain / 1e6
+        ));
+        worst_ping_ms = worst_ping_ms.max(ping_over_idle_ms);
+        worst_goodput = worst_goodput.min(goodput_ratio);
+        let case = json!({
+            "ping_over_idle_ms": ping_over_idle_ms,
+            "goodput_ratio": goodput_ratio,
+            "plain_mbit_s": plain / 1e6,
+            "link_busy_ratio": busy_ratio,
+            "link_frame_bytes": frame_bytes,
+        });
+        cases.insert(name, case);
     }
     let mut figures = Figures::new();
     if worst_goodput.is_finite() {
@@ -95,6 +96,32 @@ pub(crate) fn measure(_: Duration) -> Outcome<Figures> {
     }
     figures.insert("slow_link".into(), Value::Object(cases));
     Ok(figures)
+}
+
+/// Measures all cases, each in a world of its own: one after the other in the full setting. The quick one has them at
+/// once, since links of 10 Mbit/s leave two cores mostly idle.
+fn each<C, T, const N: usize>(
+    full: bool,
+    cases: [C; N],
+    measure: impl Fn(C) -> Outcome<T> + Sync,
+) -> [Result<T, String>; N]
+where
+    C: Send,
+    T: Send,
+{
+    let measure = |case| measure(case).map_err(|error| error.to_string());
+    if full {
+        return cases.map(measure);
+    }
+    std::thread::scope(|scope| {
+        let threads = cases.map(|case| {
+            scope.spawn({
+                let measure = &measure;
+                move || measure(case)
+            })
+        });
+        threads.map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".to_owned())))
+    })
 }
 
 impl Slow {

@@ -5,14 +5,25 @@ use serde_json::Value;
 use crate::Figures;
 
 /// What each figure is, and what it should be.
-const ROWS: [(&str, &str, &str); 12] = [
+const ROWS: [(&str, &str, &str); 15] = [
     ("goodput_ratio_at_20x", "goodput at 20 times the peak load, as a part of the peak", "≥ 0.97"),
     ("goodput_ratio_real_at_4x", "the same with the real handlers, at 4 times", "≥ 0.95"),
     ("p99_ms_at_half_load", "p99 at half the peak load, ms", ""),
     ("p99_ms_at_20x", "p99 of what was admitted at 20 times, ms", "≤ 3 × half, or 10"),
+    (
+        "uplink_goodput_ratio_worst",
+        "from the tethers at twice the peak, the worst number of them, of the best",
+        "≥ 0.97",
+    ),
     ("jain_1000", "Jain's index over 1,000 equal tethers", "≥ 0.99"),
     ("worst_share_1000", "the worst share of these, as a part of the mean", "≥ 0.9"),
     ("hog_worst_share_ratio", "the worst of 100 beside a hog of 100 times the rate, as a part of without", "≥ 0.95"),
+    (
+        "hand_over_throughput_ratio",
+        "hand-over `auto` beside the better fixed rule: throughput, worst workload",
+        "≥ 0.95",
+    ),
+    ("hand_over_idle_latency_ratio", "the same for idle latency (above 1 is worse)", "≤ 1.05"),
     ("idle_kib_per_tether", "memory of an idle tether of 10,000, KiB", "≤ 16"),
     ("idle_core_ratio", "of a core, for 10,000 idle tethers", "< 0.02"),
     ("recovery_ms", "from the end of the overload until p99 is back, ms", "≤ 1000"),

@@ -231,7 +231,7 @@ fn values_that_do_not_fit_each_other_are_refused() {
         ("[lease]\npool = \"100.64.0.0/26\"", &["line 2: lease.pool", "room for 61 clients, and tethers.max is 64"]),
         ("[lease]\npool = \"127.0.0.0/8\"", &["line 2: lease.pool", "cannot be given to clients"]),
         (
-            "[tethers]\nmessage_max = \"2MiB\"\ndownlink_window = \"4MiB\"",
+            "[tethers]\nmessage_max = \"8MiB\"\ndownlink_window = \"16MiB\"",
             &["tethers.credit_window", "no room for one message"],
         ),
         (

@@ -27,7 +27,7 @@ fn a_tail_that_is_larger_than_the_readers_buffer_is_decoded() {
     link.upgraded(Subprotocol::Binary, 4_096, &rest);
     let (mut messages, mut buffer) = (0, vec![0; read_buffer_bytes(4_096)]);
     assert!(rest.len() > buffer.len());
-    let turn = link.receive::<LinkError>(Instant::now(), &mut buffer, usize::MAX, |event| {
+    let turn = link.receive::<LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, usize::MAX, |event| {
         messages += usize::from(matches!(event, Event::Message(message) if message == [7; 4_000]));
         Ok(())
     });

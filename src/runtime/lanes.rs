@@ -223,6 +223,8 @@ pub struct Lanes<Q: Queue> {
     /// What has waited longer is given up when its turn comes.
     wait_max: Option<Duration>,
     shares: Shares,
+    /// Segments that were refused, or given up for their age, since somebody asked.
+    turned_away_segments: u64,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -244,6 +246,7 @@ impl<Q: Queue> Lanes<Q> {
             run_on_segments_max: u32::MAX,
             wait_max: None,
             shares: Shares::default(),
+            turned_away_segments: 0,
             exclusive: true,
         }
     }
@@ -299,6 +302,7 @@ impl<Q: Queue> Lanes<Q> {
                 if self.wait_max.is_some() {
                     self.shares.count(&mut lane.queued, 0);
                 }
+                self.turned_away_segments += u64::from(entry.item.segments());
                 refused.push(entry);
             }
         }
@@ -438,6 +442,7 @@ impl<Q: Queue> Lanes<Q> {
                 // One that was alone is served however old it is: a lane that holds no more than one is no hog.
                 let is_old = self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max);
                 if is_old && load_before.segments > u64::from(item.segments()) {
+                    self.turned_away_segments += u64::from(item.segments());
                     shed.dropped.push((Law::TooOld, item));
                     continue;
                 }
@@ -552,6 +557,11 @@ impl<Q: Queue> Lanes<Q> {
     /// What waits now.
     pub fn load(&self) -> Load {
         self.load
+    }
+
+    /// Segments that were refused, or given up for their age, since this was asked last.
+    pub fn take_turned_away(&mut self) -> u64 {
+        std::mem::take(&mut self.turned_away_segments)
     }
 
     /// The most that ever waited.

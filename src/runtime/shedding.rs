@@ -13,7 +13,7 @@ const LOOKS_TO_SHED: u32 = 2;
 
 /// The part of what Little's law allows, in percent, that is admitted: the law is about the mean, and the bound about the
 /// 99th percentile.
-const LAW_PERCENT: u64 = 75;
+const LAW_PERCENT: u64 = 60;
 
 /// A queue that holds more than it shall admit comes down to that by half of what is served, or by this part a look.
 /// At once, it would have no room for those who hold nothing until those who hold most have been served.
@@ -35,16 +35,22 @@ const DRAIN_SHIFT: u32 = 2;
 /// While nothing waits too long, a queue holds at most so many times what its stage could serve within the bound, by the
 /// time that a segment takes: a burst passes, and an overload that begins is seen before the queue is as long as
 /// it is large.
-const CEILING_BOUNDS: u64 = 4;
+const CEILING_BOUNDS: u64 = 2;
 
-/// But never less, in segments: the time that a segment takes may have been measured while the machine did something else.
-const CEILING_MIN: u64 = 256;
+/// But never less, in segments: some super-packets.
+const CEILING_MIN: u64 = 128;
+
+/// By how much of itself what a stage could serve is believed to shrink at a look, as a power of two: 1/8. The time that a
+/// segment takes may have been measured while the machine did something else.
+const ABLE_SHIFT: u32 = 3;
 
 /// What a stage's queue looks like now.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
     /// The 99th percentile of the wait among what was taken since the last look; `None` where nothing was.
     pub sojourn_p99: Option<Duration>,
+    /// Segments that were turned away since the last look.
+    pub turned_away_segments: u64,
     /// Segments that were taken from the queue since the last look.
     pub taken_segments: u64,
     /// Segments that wait now.
@@ -97,6 +103,8 @@ pub struct Shedding {
     was_waiting: bool,
     /// What is served in a second while work waits; 0 until that is known.
     drain_segments_per_second: u64,
+    /// What could be served in a second; 0 until that is known.
+    able_segments_per_second: u64,
 }
 
 impl Shedding {
@@ -114,6 +122,7 @@ impl Shedding {
             looked: None,
             was_waiting: false,
             drain_segments_per_second: 0,
+            able_segments_per_second: 0,
         }
     }
 
@@ -122,9 +131,9 @@ impl Shedding {
         self.admitted_segments
     }
 
-    /// Whether the queue admits less than it could hold.
+    /// Whether the queue admits less than it could hold, or is on its way there.
     pub fn is_shedding(&self) -> bool {
-        self.admitted_segments < self.capacity_segments
+        self.target_segments < self.capacity_segments
     }
 
     /// What is served in a second while work waits, in segments; 0 until that is known.
@@ -136,15 +145,18 @@ impl Shedding {
     /// what it admits from now on, where that changes.
     pub fn hold(&mut self, able_segments_per_second: u64) -> Option<u64> {
         let bound = self.sojourn_max?;
-        let ceiling = (able_segments_per_second as f64 * bound.as_secs_f64()) as u64 * CEILING_BOUNDS;
-        let ceiling = if able_segments_per_second == 0 { u64::MAX } else { ceiling.max(CEILING_MIN) };
-        let was_shedding = self.is_shedding();
+        let was_able = self.able_segments_per_second;
+        let able = able_segments_per_second.max(was_able - (was_able >> ABLE_SHIFT));
+        self.able_segments_per_second = able;
+        let ceiling = (able as f64 * bound.as_secs_f64()) as u64 * CEILING_BOUNDS;
+        let ceiling = if able == 0 { u64::MAX } else { ceiling.max(CEILING_MIN) };
+        let (was_shedding, was) = (self.is_shedding(), self.admitted_segments);
         self.capacity_segments = self.configured_segments.min(ceiling);
         if was_shedding && self.is_shedding() {
-            return None;
+            self.admitted_segments = was.min(self.capacity_segments);
+        } else {
+            (self.admitted_segments, self.target_segments) = (self.capacity_segments, self.capacity_segments);
         }
-        let was = std::mem::replace(&mut self.admitted_segments, self.capacity_segments);
-        self.target_segments = if was_shedding { self.target_segments.min(was) } else { self.capacity_segments };
         (self.admitted_segments != was).then_some(self.admitted_segments)
     }
 
@@ -156,7 +168,7 @@ impl Shedding {
         // What is above the limit still comes from before it: it tells nothing of the limit.
         let is_over = wait > bound && (!self.is_shedding() || seen.waiting_segments <= self.target_segments);
         // What fills the queue all by the time of a look is no thread that was held up.
-        let is_full = seen.waiting_segments >= self.admitted_segments;
+        let is_full = seen.waiting_segments >= self.admitted_segments / 4 * 3;
         self.looks_over = if !is_over {
             0
         } else if is_full {
@@ -166,7 +178,8 @@ impl Shedding {
         };
         let is_stuck = seen.sojourn_p99.is_none() && seen.waiting_segments > 0;
         let is_quiet = wait < bound / 2 && !is_stuck;
-        self.looks_quiet = if is_quiet { self.looks_quiet + 1 } else { 0 };
+        // Little waits just because others are turned away: that is no quiet.
+        self.looks_quiet = if is_quiet && seen.turned_away_segments == 0 { self.looks_quiet + 1 } else { 0 };
         let law = (self.drain_segments_per_second as f64 * bound.as_secs_f64()) as u64 * LAW_PERCENT / 100;
         if self.admitted_segments > self.target_segments {
             return self.come_down(seen);

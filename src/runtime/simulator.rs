@@ -544,6 +544,7 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
         self.sojourns_looked.sort_unstable();
         let seen = shedding::Observation {
             sojourn_p99: self.sojourns_looked.get(self.sojourns_looked.len() * 99 / 100).copied(),
+            turned_away_segments: self.lanes.take_turned_away(),
             taken_segments: std::mem::take(&mut self.taken_segments),
             waiting_segments: self.lanes.load().segments,
             largest_segments: self.largest_segments,

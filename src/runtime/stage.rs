@@ -2,7 +2,7 @@
 //!
 //! The lock of a stage covers the bookkeeping of its lanes only: no handler, system call or log runs inside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -103,7 +103,7 @@ pub struct Stage<H: Handler> {
     turn: Option<Arc<dyn Port<H::Turned>>>,
     upstreams: Mutex<Vec<Weak<dyn Resume>>>,
     /// What lanes left over that the next stage had no room for.
-    leftovers: Mutex<HashMap<LaneId, Vec<Entry<H::Out>>>>,
+    leftovers: Mutex<HashMap<LaneId, VecDeque<Entry<H::Out>>>>,
     scratch: ArrayQueue<Box<Scratch<H>>>,
     controllers: Mutex<Controllers>,
     service_ns_a_segment: AtomicU64,
@@ -120,6 +120,8 @@ struct Scratch<H: Handler> {
     refused: Vec<Entry<H::Out>>,
     /// Lanes of this batch that left something over.
     parked: Vec<LaneId>,
+    /// Lanes that have more left over than was offered now.
+    unsettled: Vec<LaneId>,
     turn_entered: Batch<H::Turned>,
     turn_refused: Vec<Entry<H::Turned>>,
     shed: Shed<In<H>>,
@@ -133,6 +135,7 @@ impl<H: Handler> Default for Scratch<H> {
             onward: Batch::default(),
             refused: Vec::new(),
             parked: Vec::new(),
+            unsettled: Vec::new(),
             turn_entered: Batch::default(),
             turn_refused: Vec::new(),
             shed: Shed::default(),
@@ -373,9 +376,20 @@ impl<H: Handler> Stage<H> {
             return;
         }
         let mut leftovers = lock(&self.leftovers);
-        for lane in &scratch.work.batch.settling {
-            if let Some(rest) = leftovers.remove(lane) {
-                scratch.work.out.extend(rest);
+        for &lane in &scratch.work.batch.settling {
+            let Some(rest) = leftovers.get_mut(&lane) else { continue };
+            // A batch at most: to offer thousands for each bit of room would take the time in which room is made.
+            let mut left = i64::from(self.settings.quota.segments.max(1));
+            while left > 0
+                && let Some(entry) = rest.pop_front()
+            {
+                left -= i64::from(entry.item.segments());
+                scratch.work.out.push(entry);
+            }
+            if rest.is_empty() {
+                leftovers.remove(&lane);
+            } else {
+                scratch.unsettled.push(lane);
             }
         }
     }
@@ -405,10 +419,11 @@ impl<H: Handler> Stage<H> {
             return;
         }
         let mut leftovers = lock(&self.leftovers);
-        for entry in scratch.refused.drain(..) {
+        // From the last to the first, since they go in front of what the lane has left over from before.
+        for entry in scratch.refused.drain(..).rev() {
             debug_assert!(scratch.work.batch.has(entry.origin), "what a lane puts out names it");
             scratch.parked.push(entry.origin);
-            leftovers.entry(entry.origin).or_default().push(entry);
+            leftovers.entry(entry.origin).or_default().push_front(entry);
         }
         drop(leftovers);
         scratch.parked.sort_unstable();
@@ -416,21 +431,27 @@ impl<H: Handler> Stage<H> {
     }
 
     fn give_back(&self, scratch: &mut Scratch<H>) {
-        let (work, parked) = (&mut scratch.work, &mut scratch.parked);
+        let Scratch { work, parked, unsettled, .. } = scratch;
         // Sorted before the lock is taken, so that none of a thousand lanes is searched for under it.
         work.outcomes.sort_unstable_by_key(|(lane, _)| *lane);
         let mut inner = lock(&self.inner);
         for lane in work.batch.lanes.drain(..).chain(work.batch.settling.drain(..)) {
             let named = work.outcomes.binary_search_by_key(&lane, |(lane, _)| *lane).map(|at| work.outcomes[at].1);
             let mut outcome = named.unwrap_or_default();
-            outcome.park |= parked.binary_search(&lane).is_ok();
+            let has_no_room = parked.binary_search(&lane).is_ok();
+            let settles_on = !has_no_room && unsettled.contains(&lane);
+            outcome.park |= has_no_room || settles_on;
             inner.lanes.done(lane, outcome);
+            if settles_on {
+                inner.lanes.resume(lane);
+            }
         }
         self.gauge(&inner);
         self.wake(&mut inner);
         drop(inner);
         work.outcomes.clear();
         parked.clear();
+        unsettled.clear();
     }
 
     fn with_scratch<T>(&self, use_it: impl FnOnce(&mut Scratch<H>) -> T) -> T {

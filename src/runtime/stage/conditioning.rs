@@ -129,6 +129,7 @@ where
             },
             shedding: shedding::Observation {
                 sojourn_p99,
+                turned_away_segments: inner.lanes.take_turned_away(),
                 taken_segments: std::mem::take(&mut inner.taken_segments),
                 waiting_segments: inner.lanes.load().segments,
                 largest_segments: self.largest_segments.load(Ordering::Relaxed),

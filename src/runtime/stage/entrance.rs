@@ -42,7 +42,10 @@ where
             let mut inner = lock(&self.inner);
             inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
-                refused.iter().for_each(|entry| inner.waiting.add(upstream, entry.origin));
+                let mut last = None;
+                for entry in refused.iter().filter(|entry| last.replace(entry.origin) != Some(entry.origin)) {
+                    inner.waiting.add(upstream, entry.origin);
+                }
             }
             self.gauge(&inner);
             self.wake(&mut inner);

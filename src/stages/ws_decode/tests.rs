@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::ACK_EVERY_BYTES;
 use crate::link::testing::*;
 use crate::packet::Offload;
 use crate::packet_builder::udp;

@@ -1,6 +1,7 @@
 use std::marker::PhantomData;
 
 use super::*;
+use crate::link::READ_BUDGET_BYTES;
 use crate::link::testing::*;
 use crate::packet::{Checksum, Raw};
 use crate::packet_builder::{ACK, raw, tcp_with, udp};
@@ -143,7 +144,7 @@ fn a_ping_is_answered_with_its_own_bytes() {
     world.peer.send(Opcode::Ping, b"are you there");
     let (link, mut buffer) = (Arc::clone(&world.link), vec![0; crate::link::read_buffer_bytes(MESSAGE_BYTES_MAX)]);
     until(
-        || drop(link.receive::<crate::link::LinkError>(Instant::now(), &mut buffer, 1, |_| Ok(()))),
+        || drop(link.receive::<crate::link::LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, 1, |_| Ok(()))),
         || link.outbox().owes_pong(),
     );
     world.send([]);
