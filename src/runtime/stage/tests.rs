@@ -294,6 +294,34 @@ fn eventually(is_so: impl Fn() -> bool) {
     }
 }
 
+/// What one item becomes in [`swarm`]: many times a batch, as small packets do that are read at once.
+const SWARM: u32 = 1_000;
+
+fn swarm(work: &mut Work<Item, Item, Item>) {
+    for Entry { origin, lane, item } in work.batch.items.drain(..) {
+        work.out.extend((0..SWARM).map(|number| Entry { origin, lane, item: Item { number, ..item } }));
+    }
+}
+
+#[test]
+fn what_lanes_left_over_goes_on_by_and_by_and_in_their_order() {
+    let settings = settings(4, 16, Rule::Auto, WhenFull::Park);
+    assert!(settings.quota.segments < SWARM / 2, "it takes several batches");
+    let sink = stage("sink", settings, Sink::new(None), None, None);
+    let first = stage("first", settings, Does(swarm), Some(Arc::clone(&sink) as _), None);
+    let keeper = Keeper::new(vec![Arc::clone(&first) as _, Arc::clone(&sink) as _], Cores::new(2));
+    keeper.start().unwrap();
+    let mut items = (0..4).map(|lane| entry(lane, lane, 0)).collect();
+    Inlet::new(Arc::clone(&first) as _, Cores::new(2)).push(Instant::now(), true, &mut items);
+    let seen = &sink.handler().seen;
+    seen.wait_for(4 * SWARM as usize);
+    assert_eq!(keeper.drain(Instant::now() + PATIENCE), Vec::<&str>::new());
+    assert_eq!(keeper.stop(), Vec::<&str>::new());
+    assert_eq!((seen.total(), seen.disorder()), (4 * SWARM as usize, 0));
+    assert_eq!((first.metrics().packets_out.get(), sink.metrics().packets_in.get()), (4_000, 4_000));
+    assert_eq!(lock(&first.leftovers).len(), 0);
+}
+
 type Slow = Stage<Does<fn(&mut Work<Item, Item, Item>)>>;
 
 /// A stage without threads, made to shed: batches were taken that had waited much longer than the bound.
