@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Three times the credit that a link begins with.
-const FLOOD_BYTES: u64 = 3 << 20;
+const FLOOD_BYTES: u64 = 12 << 20;
 
 /// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
 const TETHERS_MAX: u32 = 4;
