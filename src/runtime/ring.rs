@@ -35,8 +35,9 @@ const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 /// What a look at the ring came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Packets that were read, and how many of them the stages took in.
+    /// Packets that were read.
     pub read: usize,
+    /// How many of them the stages took in.
     pub taken_in: usize,
     /// Whether more were there.
     pub has_more: bool,
