@@ -429,38 +429,45 @@ impl Registry {
     /// mappings whose time is over.
     pub fn tidy(&self, now: Instant) {
         self.free_places(now);
-        for pending in self.pending.all() {
-            let is_late = now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
-            if is_late && pending.give_up() {
+        let is_late =
+            |pending: &Pending| now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
+        for pending in self.pending.those(is_late) {
+            if pending.give_up() {
                 self.refuse_the_slow(pending.link());
             }
         }
+        let silence = |link: &Link| now.saturating_duration_since(link.heard());
         let mut links_lane = Vec::new();
-        for link in self.links.all().into_iter().filter(|link| link.is_open()) {
-            let silence = now.saturating_duration_since(link.heard());
-            if silence > 3 * self.terms.keep_alive {
+        for link in self.links.those(|link| link.is_open() && silence(link) > self.terms.keep_alive) {
+            if silence(&link) > 3 * self.terms.keep_alive {
                 self.close_with(&link, CloseReason::TimedOut, "no sign of life");
-            } else if silence > self.terms.keep_alive && link.ping_is_due(now, self.terms.keep_alive) {
+            } else if link.ping_is_due(now, self.terms.keep_alive) {
                 link.outbox().ping();
                 links_lane.extend(link.owner().map(|owner| owner.lane()));
             }
         }
         links_lane.into_iter().for_each(|lane| self.has_control(lane));
         let mut census = Census::default();
-        for tether in self.tethers.all() {
-            if tether.end(now, self.terms.linger) {
-                self.forget_tether(now, &tether);
-                continue;
+        let over = self.tethers.those(|tether| {
+            let is_over = tether.end(now, self.terms.linger);
+            if !is_over {
+                self.look_over(now, tether, &mut census);
             }
-            let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
-            nat.expire(now, EXPIRIES_A_TIDYING);
-            self.count_made(&mut nat);
-            census.add_nat(&nat);
-            drop(nat);
-            census.add_links(&tether.links);
-        }
+            is_over
+        });
+        over.iter().for_each(|tether| self.forget_tether(now, tether));
         self.held_mean_bytes.store(census.held_mean_bytes(), Ordering::Relaxed);
         census.publish(&self.metrics);
+    }
+
+    /// Ends mappings of a tether whose time is over, and counts what is left.
+    fn look_over(&self, now: Instant, tether: &Tether, census: &mut Census) {
+        let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
+        nat.expire(now, EXPIRIES_A_TIDYING);
+        self.count_made(&mut nat);
+        census.add_nat(&nat);
+        drop(nat);
+        census.add_links(&tether.links);
     }
 
     /// A tether whose packets hold this is one of the largest: the average of those that hold any.

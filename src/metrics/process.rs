@@ -44,12 +44,19 @@ mod linux {
                 cpu_seconds: ticks(STAT_UTIME) + ticks(STAT_STIME),
                 resident_memory_bytes: field(&status, "VmRSS:") * 1024.0,
                 virtual_memory_bytes: field(&status, "VmSize:") * 1024.0,
-                open_fds: fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64,
+                open_fds: open_fds() as f64,
                 max_fds: field(&limits, "Max open files"),
                 threads: field(&status, "Threads:"),
                 start_time_seconds: field(&boot, "btime ") + ticks(STAT_STARTTIME),
             }
         }
+    }
+
+    /// Since Linux 6.2 the folder's size is the number of its entries (proc_pid_fd(5)); to count ten thousand takes 10 ms.
+    fn open_fds() -> u64 {
+        const FOLDER: &str = "/proc/self/fd";
+        let told = fs::metadata(FOLDER).map_or(0, |folder| folder.len());
+        if told > 0 { told } else { fs::read_dir(FOLDER).map_or(0, Iterator::count) as u64 }
     }
 
     /// The first number on the line that starts with `name`.
