@@ -52,6 +52,8 @@ pub struct Link {
     closed: AtomicBool,
     /// The socket takes no more until it is writable again.
     blocked: AtomicBool,
+    /// Behind what is to be read is the connection's end, and readiness has told of it.
+    peer_ends: AtomicBool,
     counts: Counts,
     /// Known once the link serves a tether, which says how large it may get.
     window: OnceLock<Mutex<Window>>,
@@ -162,6 +164,7 @@ impl Link {
             open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            peer_ends: AtomicBool::new(false),
             counts: Counts { credit: AtomicU64::new(u64::MAX), ..Counts::default() },
             window: OnceLock::new(),
             born: now,
@@ -249,6 +252,11 @@ impl Link {
         self.blocked.load(Ordering::Acquire)
     }
 
+    /// Readiness has told that the peer sends no more: it will not tell again, so the end is to be read.
+    pub fn peer_ends(&self) {
+        self.peer_ends.store(true, Ordering::Release);
+    }
+
     /// What the peer can take.
     pub fn features(&self) -> Features {
         self.features.get().copied().unwrap_or_default()
@@ -292,6 +300,11 @@ impl Link {
             let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, &mut each)?;
             let tail = std::mem::take(&mut inbox.tail);
             inbox.keep(tail, &bytes[done..])?;
+            // To read again would tell no more: readiness is told of what comes after this (epoll(7), question 9).
+            let is_drained = start + count < buffer.len() && self.transport.ends_reads_short();
+            if is_drained && messages_left > 0 && !self.peer_ends.load(Ordering::Acquire) {
+                return Ok(Turn::Drained);
+            }
         }
         Ok(Turn::More)
     }

@@ -138,6 +138,11 @@ impl Transport {
         self.tls.as_ref().is_some_and(|tls| locked(tls).connection.is_handshaking())
     }
 
+    /// Whether a read that brings less than it could has brought all that there is: over TLS it may be a record's end.
+    pub fn ends_reads_short(&self) -> bool {
+        self.tls.is_none()
+    }
+
     /// Tells the peer that no more comes.
     pub fn finish(&self) {
         if let Some(tls) = &self.tls {

@@ -18,7 +18,7 @@ use crate::runtime::attend::Attend;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Signal;
-use crate::stages::ws_decode::LinkKeeper;
+use crate::stages::ws_decode::{LinkKeeper, tell_received};
 use crate::table::Table;
 use crate::tether_links::{TetherLinks, Windows};
 use crate::wire::capsule::{CloseReason, append_close};
@@ -69,6 +69,10 @@ pub struct Links {
     waker: Waker,
     /// When the acknowledgements that wait are to be sent.
     ack_due: Mutex<Option<Instant>>,
+    /// The thread of [`Links::watch`] waits for links, and for no longer than acknowledgements do that it knows of.
+    waits: AtomicBool,
+    /// Acknowledgements were noted, and that thread was not told yet.
+    acks_are_new: AtomicBool,
     ended: Sender<Event>,
     stopping: AtomicBool,
 }
@@ -95,6 +99,8 @@ impl Links {
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
             ack_due: Mutex::new(None),
+            waits: AtomicBool::new(false),
+            acks_are_new: AtomicBool::new(false),
             ended,
             stopping: AtomicBool::new(false),
         };
@@ -212,8 +218,12 @@ impl Links {
     pub fn watch(&self, mut poll: Poll, mut readable: Inlet<Signal>) {
         let (mut events, mut signals) = (Events::with_capacity(EVENTS_MAX), Vec::new());
         while !self.stopping.load(Ordering::Acquire) {
+            // Said first: who notes an acknowledgement after this look at what is due finds that nobody has seen it.
+            self.waits.store(true, Ordering::SeqCst);
             let limit = (*self.ack_due()).map(|due| due.saturating_duration_since(Instant::now()));
-            if let Err(error) = poll.poll(&mut events, limit)
+            let polled = poll.poll(&mut events, limit);
+            self.waits.store(false, Ordering::SeqCst);
+            if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 error!(%error, "the links' readiness wait failed");
@@ -221,6 +231,9 @@ impl Links {
             }
             for event in events.iter().filter(|event| event.token() != WAKE) {
                 let lane = LaneId(u32::try_from(event.token().0).unwrap_or(u32::MAX));
+                if event.is_read_closed() || event.is_error() {
+                    self.table.get(lane).inspect(|link| link.peer_ends());
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     signals.push(Entry { origin: lane, lane, item: Signal });
                 }
@@ -242,7 +255,7 @@ impl Links {
             if !link.ack_is_due(false) {
                 self.ack_due().get_or_insert(now + Duration::from_millis(ACK_DELAY_MS));
             } else if link.unacknowledged_bytes() > 0 {
-                self.has_control(TETHER);
+                tell_received(self, now, &link, &self.tether, &self.pool);
             }
         }
     }
@@ -256,13 +269,17 @@ impl LinkKeeper for Links {
     }
 
     fn ack_later(&self, _link: &Arc<Link>) {
-        let is_new = {
-            let mut due = self.ack_due();
-            let is_new = due.is_none();
-            due.get_or_insert_with(|| Instant::now() + Duration::from_millis(ACK_DELAY_MS));
-            is_new
-        };
-        if is_new {
+        let mut due = self.ack_due();
+        if due.is_none() {
+            *due = Some(Instant::now() + Duration::from_millis(ACK_DELAY_MS));
+            self.acks_are_new.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn wake_for_acks(&self) {
+        let is_new = self.acks_are_new.load(Ordering::Relaxed) && self.acks_are_new.swap(false, Ordering::SeqCst);
+        // Where that thread is the one that noted them, it looks before it waits again.
+        if is_new && self.waits.load(Ordering::SeqCst) {
             self.wake();
         }
     }

@@ -153,6 +153,9 @@ impl Poller {
             self.accept_signals.push(entry);
             return;
         }
+        if event.is_read_closed() || event.is_error() {
+            link.peer_ends();
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.link_signals.push(entry);
         }

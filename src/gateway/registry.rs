@@ -139,6 +139,8 @@ pub struct Registry {
 struct Acks {
     due: Mutex<Vec<Arc<Link>>>,
     came: Condvar,
+    /// The first ones have come, and nobody was woken for them yet.
+    are_new: AtomicBool,
 }
 
 /// What a registry is made of.
@@ -586,8 +588,17 @@ impl LinkKeeper for Registry {
     }
 
     fn ack_later(&self, link: &Arc<Link>) {
-        self.acks.due.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(link));
-        self.acks.came.notify_one();
+        let mut due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.push(Arc::clone(link));
+        if due.len() == 1 {
+            self.acks.are_new.store(true, Ordering::Release);
+        }
+    }
+
+    fn wake_for_acks(&self) {
+        if self.acks.are_new.load(Ordering::Relaxed) && self.acks.are_new.swap(false, Ordering::AcqRel) {
+            self.acks.came.notify_one();
+        }
     }
 
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {

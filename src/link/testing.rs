@@ -209,6 +209,8 @@ impl LinkKeeper for Keeper {
         self.write_down(Told::AckLater);
     }
 
+    fn wake_for_acks(&self) {}
+
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
         link.close(code, reason, &self.pool);
         self.write_down(Told::Close(code));

@@ -312,6 +312,7 @@ impl<H: Handler> Stage<H> {
         {
             dropped += next.run(now, behind, &mut scratch.onward);
         }
+        self.handler.handed_on();
         dropped
     }
 

@@ -33,6 +33,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Handles a batch: drains `work.batch.items`, fills the rest.
     fn handle(&self, now: Instant, work: &mut WorkOf<Self>);
+
+    /// What was made of a batch has been handed on, and has run on as far as it does: now others are woken that need not
+    /// be awake before, since a wake-up takes longer than most batches.
+    fn handed_on(&self) {}
 }
 
 /// What comes into a handler's stage.

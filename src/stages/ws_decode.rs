@@ -39,6 +39,9 @@ pub trait LinkKeeper: Send + Sync + 'static {
     /// The link owes an acknowledgement that may wait for a message to ride on.
     fn ack_later(&self, link: &Arc<Link>);
 
+    /// What acknowledgements owe has been noted: whoever sends them is woken, where he sleeps without a time to wake.
+    fn wake_for_acks(&self);
+
     /// The link is to be closed with this code.
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str);
 
@@ -60,6 +63,16 @@ pub struct WsDecode<K> {
     pub message_bytes_max: usize,
     /// Who keeps the links.
     pub keeper: Arc<K>,
+}
+
+/// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends more than
+/// the message does.
+pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, tether: &TetherLinks, pool: &BufPool) {
+    match link.try_tell_received(now, tether.grant(link), pool) {
+        Ok(true) => {}
+        Ok(false) => keeper.has_control(tether.lane()),
+        Err(error) => keeper.ended(link, &error.into()),
+    }
 }
 
 /// What a client may be over its credit: it stops behind the packet that crosses the line.
@@ -107,6 +120,10 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
                 Err(stop) => self.end(&link, &stop),
             }
         }
+    }
+
+    fn handed_on(&self) {
+        self.keeper.wake_for_acks();
     }
 }
 
@@ -215,14 +232,10 @@ impl<K: LinkKeeper> WsDecode<K> {
         }
     }
 
-    /// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends
-    /// more than the message does.
     fn acknowledge_now(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks) {
-        match link.try_tell_received(now, tether.grant(link), &self.pool) {
-            Ok(true) if tether.owes_credit(link) && link.schedule_ack() => self.keeper.ack_later(link),
-            Ok(true) => {}
-            Ok(false) => self.keeper.has_control(tether.lane()),
-            Err(error) => self.keeper.ended(link, &error.into()),
+        tell_received(&*self.keeper, now, link, tether, &self.pool);
+        if tether.owes_credit(link) && link.schedule_ack() {
+            self.keeper.ack_later(link);
         }
     }
 

@@ -77,6 +77,10 @@ where
             work.outcomes.push((lane, Outcome { allowance_bytes: Some(allowance), ..Outcome::default() }));
         }
     }
+
+    fn handed_on(&self) {
+        self.keeper.wake_for_acks();
+    }
 }
 
 impl<K: LinkKeeper, Q> WsEncode<K, Q> {
