@@ -21,6 +21,10 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wstether");
 /// Open files that each program may have: 10,000 WebSockets, and some.
 const FILES_MAX: u32 = 65_536;
 
+/// The core of a gateway that is pinned apart.
+pub(crate) const GATEWAY_CORE: &str = "1";
+const LOAD_CORE: &str = "0";
+
 const SINK_PORT: u16 = 9_000;
 
 /// The most that a sink or a tether count may take to be there.
@@ -59,15 +63,17 @@ impl Site {
         more: &[&str],
     ) -> Outcome<Self> {
         let (world, scratch) = (World::new(Layout { direct: true, offloads: None })?, Scratch::new()?);
-        let (gateway_core, load_core) = match pinned {
-            Pinned::Apart if std::thread::available_parallelism()?.get() > 1 => ("taskset -c 1 ", "taskset -c 0 "),
-            Pinned::Apart | Pinned::Free => ("", ""),
+        let on = |core| match pinned {
+            Pinned::Apart if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) => {
+                format!("taskset -c {core} ")
+            }
+            Pinned::Apart | Pinned::Free => String::new(),
         };
         let bench = std::env::current_exe()?.display().to_string();
         let program =
             if ballast == Ballast::NONE { BINARY.to_owned() } else { format!("{bench} {GATEWAY} {}", ballast.rounds) };
-        let gateway_launcher = launcher(&scratch, "gateway.sh", gateway_core, &program)?;
-        let launcher = launcher(&scratch, "load.sh", load_core, BINARY)?;
+        let gateway_launcher = launcher(&scratch, "gateway.sh", &on(GATEWAY_CORE), &program)?;
+        let launcher = launcher(&scratch, "load.sh", &on(LOAD_CORE), BINARY)?;
         let setting = Setting { binary: &gateway_launcher, world: &world, scratch: &scratch, tls: false };
         let token = setting.token("load")?;
         // Room for each tether, and for the handshakes of all that come at once. Who leaves a link that is full leaves without
