@@ -131,13 +131,26 @@ fn a_start_with_another_way_out_undoes_the_old_one() {
 }
 
 #[test]
-fn a_second_gateway_of_the_same_name_is_refused_and_changes_nothing() {
+fn a_second_gateway_of_the_same_name_is_refused_and_changes_nothing_whatever_its_directory() {
     let place = Place::new("twice");
     let state = place.adopt(raw());
     let during = place.picture();
-    let second = place.namespace.run(|| KernelState::adopt(&place.plan(tun()))).unwrap();
-    assert!(matches!(second, Err(Error::AlreadyRunning(_))), "{second:?}");
-    assert_eq!(place.picture(), during);
+    for state_dir in [place.dir.clone(), place.dir.join("other")] {
+        let second = Plan { state_dir, ..place.plan(tun()) };
+        let second = place.namespace.run(|| KernelState::adopt(&second)).unwrap();
+        assert!(matches!(second, Err(Error::AlreadyRunning(_))), "{second:?}");
+        assert_eq!(place.picture(), during);
+    }
+    place.undo(state);
+}
+
+#[test]
+fn a_gateway_elsewhere_does_not_share_the_memory_of_one_of_the_same_name() {
+    let (place, elsewhere) = (Place::new("shared"), Place::new("elsewhere"));
+    let state = place.adopt(raw());
+    let second = elsewhere.namespace.run(|| KernelState::adopt(&place.plan(raw()))).unwrap();
+    assert!(matches!(second, Err(Error::StateInUse(_))), "{second:?}");
+    elsewhere.undo(elsewhere.adopt(raw()));
     place.undo(state);
 }
 
