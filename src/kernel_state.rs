@@ -96,8 +96,16 @@ pub enum Error {
     /// Another gateway, in another network namespace, remembers in the same file.
     #[error("another gateway holds {}: give this one another gateway.name or runtime.directory", .0.display())]
     StateInUse(PathBuf),
+    /// Another gateway in this network namespace translates to the same ports.
+    #[error("the gateway {other:?} here has {ports}: give this one other egress.ports or egress.addresses")]
+    PortsTaken {
+        /// Its name.
+        other: String,
+        /// What it has of an address.
+        ports: String,
+    },
     /// What one gateway alone may have could not be asked for.
-    #[error("claiming the gateway's name: {0}")]
+    #[error("claiming the gateway's name and ports: {0}")]
     Claim(io::Error),
     /// An instance name that could be more than a name.
     #[error("{0:?} is no instance name: letters, digits, - and _ only")]
