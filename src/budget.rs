@@ -53,6 +53,11 @@ impl Part {
             Self::Messages => 100,
         }
     }
+
+    /// The least limit of a budget under which this part may hold `bytes`, where no other holds any.
+    pub const fn limit_for(self, bytes: u64) -> u64 {
+        bytes.saturating_mul(100).div_ceil(self.ceiling_percent())
+    }
 }
 
 /// Memory that is held but not needed, and can be given back at once.

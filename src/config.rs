@@ -84,23 +84,49 @@ pub enum ConfigError {
     },
 }
 
+/// A key whose value is right by itself and does not fit where it is to be used, and why.
+pub type Misfit = (&'static str, String);
+
 /// Reads a file (none: the defaults), lays the command line over it, and judges the whole.
 pub fn load<R: Role>(path: Option<&Path>, overrides: &[Override]) -> Result<R, ConfigError> {
+    load_for(path, overrides, |_| None)
+}
+
+/// The same, with what only the program that is to run with it can judge.
+pub fn load_for<R: Role>(
+    path: Option<&Path>,
+    overrides: &[Override],
+    misfit: impl FnOnce(&R) -> Option<Misfit>,
+) -> Result<R, ConfigError> {
     let text = match path {
         Some(path) => {
             fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?
         }
         None => String::new(),
     };
-    parse(&text, overrides).map_err(|problems| ConfigError::Wrong { path: path.map(Path::to_path_buf), problems })
+    judge(&text, overrides, misfit)
+        .map_err(|problems| ConfigError::Wrong { path: path.map(Path::to_path_buf), problems })
 }
 
 /// Judges a configuration's text. The errors are all there are, in the order of the lines.
 pub fn parse<R: Role>(text: &str, overrides: &[Override]) -> Result<R, Vec<Problem>> {
+    judge(text, overrides, |_| None)
+}
+
+fn judge<R: Role>(
+    text: &str,
+    overrides: &[Override],
+    misfit: impl FnOnce(&R) -> Option<Misfit>,
+) -> Result<R, Vec<Problem>> {
     let mut document = Document::parse(text)?;
     document.lay_over(overrides);
     let mut reader = Reader::new(document);
     let role = R::read(&mut reader);
+    if reader.is_clean()
+        && let Some((key, what)) = misfit(&role)
+    {
+        reader.object(&[key], what);
+    }
     let (_, problems) = reader.finish();
     if problems.is_empty() { Ok(role) } else { Err(problems) }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::budget::{Budget, Part};
-use crate::config;
+use crate::budget::{Budget, Part, Share};
 use crate::config::gateway::{EgressMode, StageName};
+use crate::config::values::Bytes;
+use crate::config::{self, Misfit};
 use crate::credentials::CredentialStore;
 use crate::io::packet_socket::RawReceiver;
 use crate::link::read_buffer_bytes;
@@ -78,10 +79,8 @@ pub enum StartError {
         what: String,
     },
     /// The memory budget does not hold what is there before anybody comes.
-    #[error(
-        "memory.budget is too small: with these settings, on this machine, tables, queues and read buffers alone take {0} MiB of it"
-    )]
-    Memory(u64),
+    #[error("memory.budget: {0}")]
+    Memory(String),
     /// A socket or a thread.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -127,10 +126,7 @@ impl Gateway {
         let plan = Arc::new(egress::address_plan(config, &around)?);
         let mtu_bytes = around.lease_mtu_bytes(&config.lease.mtu)?;
         let budget = Budget::new(config.memory.budget.0);
-        let (mut fixed, fixed_bytes) = (budget.share(Part::Fixed), fixed_bytes(config));
-        if !fixed.set(fixed_bytes) {
-            return Err(StartError::Memory(fixed_bytes.div_ceil(1 << 20)));
-        }
+        let fixed = draw_fixed(config, &budget).map_err(StartError::Memory)?;
         let (pool, overload) = (BufPool::drawing_on(&budget), Overload::default());
         let gateway_metrics = GatewayMetrics::new(&labels::<accept::Reason>());
         let registry = Registry::new(Parts {
@@ -435,6 +431,26 @@ fn nat_rules(
         pool: pool.clone(),
         overload: overload.clone(),
     }
+}
+
+/// What of a configuration that is right by itself this machine cannot run.
+pub fn misfit(config: &config::Gateway) -> Option<Misfit> {
+    let too_little = draw_fixed(config, &Budget::new(config.memory.budget.0)).err()?;
+    Some(("memory.budget", too_little))
+}
+
+/// Draws what is there whoever comes, or tells how large the budget must be for that.
+fn draw_fixed(config: &config::Gateway, budget: &Budget) -> Result<Share, String> {
+    let (mut fixed, bytes) = (budget.share(Part::Fixed), fixed_bytes(config));
+    if fixed.set(bytes) {
+        return Ok(fixed);
+    }
+    let least = Bytes(Part::Fixed.limit_for(bytes).next_multiple_of(1 << 20));
+    Err(format!(
+        "{} is too little: these settings need {least} on this machine, for tables, queues and read buffers; or set \
+         listen.links_max, tethers.max, tethers.message_max or stages.*.queue_packets lower",
+        config.memory.budget
+    ))
 }
 
 /// Memory that is there, or will be, whoever comes: the tables' places, the stages' queues, the read buffers of threads

@@ -4,6 +4,7 @@
 //! A start *adopts* what an earlier run left and repairs it, with no moment without it; a clean stop undoes all. What
 //! stood before is remembered in a file, so that a start after a crash can still go back to it.
 
+mod claims;
 mod memory;
 
 use std::fs::File;
@@ -18,6 +19,7 @@ use crate::io::netlink::{self, Netlink, PROTOCOL_WSTETHER, Prefix, Route};
 use crate::io::nft::{self, Rules, Table};
 use crate::io::sysctl;
 use crate::io::tun::{Features, Tun};
+use claims::Claims;
 use memory::{Memory, Reserved, TunMemory};
 
 /// Where the memory of what stood before is kept by default: gone after a reboot, like what it remembers.
@@ -88,9 +90,23 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Another gateway of this instance holds the state.
-    #[error("a gateway named {0:?} is running already")]
+    /// Another gateway in this network namespace has the name.
+    #[error("a gateway named {0:?} runs here already: stop it, or give this one another gateway.name")]
     AlreadyRunning(String),
+    /// Another gateway, in another network namespace, remembers in the same file.
+    #[error("another gateway holds {}: give this one another gateway.name or runtime.directory", .0.display())]
+    StateInUse(PathBuf),
+    /// Another gateway in this network namespace translates to the same ports.
+    #[error("the gateway {other:?} here has {ports}: give this one other egress.ports or egress.addresses")]
+    PortsTaken {
+        /// Its name.
+        other: String,
+        /// What it has of an address.
+        ports: String,
+    },
+    /// What one gateway alone may have could not be asked for.
+    #[error("claiming the gateway's name and ports: {0}")]
+    Claim(io::Error),
     /// An instance name that could be more than a name.
     #[error("{0:?} is no instance name: letters, digits, - and _ only")]
     BadInstance(String),
@@ -103,8 +119,9 @@ pub struct KernelState {
     path: PathBuf,
     tun: Option<Arc<Tun>>,
     listeners: Vec<Listener>,
-    /// Held as long as this gateway runs.
+    /// For the file. The claims are for what is the network namespace's.
     _lock: File,
+    _claims: Claims,
 }
 
 impl KernelState {
@@ -115,9 +132,10 @@ impl KernelState {
     /// The first thing that could not be done. CAP_NET_ADMIN is needed throughout.
     pub fn adopt(plan: &Plan) -> Result<Self, Error> {
         let path = state_path(plan)?;
-        let lock = lock(&path, &plan.instance)?;
+        let claims = Claims::take(plan)?;
+        let lock = lock(&path)?;
         let memory = Memory::load(&path)?;
-        let mut state = Self { memory, path, tun: None, listeners: Vec::new(), _lock: lock };
+        let mut state = Self { memory, path, tun: None, listeners: Vec::new(), _lock: lock, _claims: claims };
         match state.apply(plan) {
             Ok(()) => Ok(state),
             Err(error) => {
@@ -273,13 +291,13 @@ fn state_path(plan: &Plan) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-fn lock(state: &Path, instance: &str) -> Result<File, Error> {
+fn lock(state: &Path) -> Result<File, Error> {
     let path = state.with_extension("lock");
     let failed = |source| Error::StateFile { path: path.clone(), source };
     let file = File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::AlreadyRunning(instance.to_owned())),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::StateInUse(path)),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
 }

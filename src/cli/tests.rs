@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 
 use super::{Cli, Client, Command, Override};
-use crate::config;
+use crate::config::{self, values::Bytes};
 use crate::exit::{self, Capability, Status};
 
 #[test]
@@ -117,6 +117,10 @@ fn the_units_fit_the_defaults() {
         let stop_s: u64 = values(&unit, "TimeoutStopSec")[0].strip_suffix('s').unwrap().parse().unwrap();
         assert!(stop_s > gateway.runtime.stop_deadline.as_secs());
     }
+    let memory =
+        values(&unit("wstether-gateway.service"), "MemoryMax")[0].replace('G', "GiB").parse::<Bytes>().unwrap();
+    // Beside the budget 64 MiB for each of four cores, and as much at least for sockets.
+    assert!(memory.0 >= gateway.memory.budget.0 + 2 * 4 * (64 << 20));
     let state = format!("/var/lib/{}", values(&unit("wstether-gateway.service"), "StateDirectory")[0]);
     assert!(gateway.tethers.credentials.starts_with(state));
     assert_eq!(gateway.tethers.credentials, std::path::Path::new(crate::credentials::DEFAULT_FILE));

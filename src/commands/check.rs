@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::cli::{Check, RoleName};
-use crate::config::{self, Client, ConfigError, Gateway, Role};
+use crate::config::{self, Client, ConfigError, Gateway, Misfit, Role};
+use crate::gateway;
 
 /// Why `check` did not say that all is right.
 #[derive(Debug, thiserror::Error)]
@@ -20,17 +21,21 @@ pub enum CheckError {
 /// Runs the command.
 pub fn run(args: &Check, out: &mut dyn Write) -> Result<(), CheckError> {
     match args.role {
-        RoleName::Gateway => run_for::<Gateway>(args.file.as_deref(), out),
-        RoleName::Client => run_for::<Client>(args.file.as_deref(), out),
+        RoleName::Gateway => run_for::<Gateway>(args.file.as_deref(), gateway::misfit, out),
+        RoleName::Client => run_for::<Client>(args.file.as_deref(), |_| None, out),
     }
 }
 
 /// With no file it prints the example.
-fn run_for<R: Role>(file: Option<&Path>, out: &mut dyn Write) -> Result<(), CheckError> {
+fn run_for<R: Role>(
+    file: Option<&Path>,
+    misfit: impl FnOnce(&R) -> Option<Misfit>,
+    out: &mut dyn Write,
+) -> Result<(), CheckError> {
     let Some(file) = file else {
         return Ok(out.write_all(config::example::<R>().as_bytes())?);
     };
-    config::load::<R>(Some(file), &[])?;
+    config::load_for(Some(file), &[], misfit)?;
     Ok(writeln!(out, "{}: a {} can run with this", file.display(), R::NAME)?)
 }
 
@@ -38,6 +43,7 @@ fn run_for<R: Role>(file: Option<&Path>, out: &mut dyn Write) -> Result<(), Chec
 #[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
+    use crate::lab::Scratch;
 
     fn check(role: RoleName, file: Option<&str>) -> Result<String, CheckError> {
         let mut out = Vec::new();
@@ -53,6 +59,22 @@ mod tests {
             assert!(said.starts_with(&path), "{said}");
             assert_eq!(check(role, None).unwrap(), std::fs::read_to_string(&path).unwrap());
         }
+    }
+
+    #[test]
+    fn a_budget_that_a_start_would_refuse_is_told_with_the_least_that_will_do() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.file("gateway.toml");
+        let check = |budget: &str| {
+            std::fs::write(&file, format!("[memory]\nbudget = \"{budget}\"")).unwrap();
+            check(RoleName::Gateway, file.to_str())
+        };
+        let told = check("16MiB").unwrap_err().to_string();
+        assert!(told.contains("line 2: memory.budget: 16MiB is too little: these settings need "), "{told}");
+        let least = told.split_whitespace().find(|word| word.ends_with("MiB") && *word != "16MiB").unwrap();
+        check(least).unwrap();
+        let less = least.trim_end_matches("MiB").parse::<u64>().unwrap() - 1;
+        assert!(check(&format!("{less}MiB")).unwrap_err().to_string().contains(least));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError>
 /// # Errors
 /// [`GatewayError`].
 pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> Result<(), GatewayError> {
-    let config: config::Gateway = config::load(args.config.as_deref(), &args.overrides())?;
+    let config: config::Gateway = config::load_for(args.config.as_deref(), &args.overrides(), gateway::misfit)?;
     log::start(&config.log);
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
     let stop = Stop::on_signals()?;

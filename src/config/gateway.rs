@@ -202,7 +202,7 @@ settings! {
         /// pool is routed here). "auto": the gateway for "raw", the kernel for "tun". "raw" knows only "gateway".
         translation: Auto<Translator> = "auto",
         /// The external ports of the gateway's own translation. They are reserved in the kernel, so nothing else may
-        /// listen there.
+        /// listen there. Several gateways on one host need ports that do not overlap, or several addresses.
         ports: PortRange = "20480-53247",
         /// How many of these each tether gets, as one block. They bound how many tethers fit on one address.
         ports_per_tether: u16 = 512 in 16..=32768,
@@ -363,8 +363,9 @@ settings! {
 settings! {
     /// The memory for packets, queues, clients and translation state, all together.
     pub struct Memory {
-        /// It is never passed. At 80 % of it new tethers are refused, at 85 % new mappings, and at 90 % those who hold most
-        /// get less credit; at 95 % packets are dropped.
+        /// They never take more. At 80 % of it new tethers are refused, at 85 % new mappings, and at 90 % those who hold most
+        /// get less credit; at 95 % packets are dropped. The process holds some 64 MiB a core beside it, and the kernel what
+        /// is in its sockets: docs/configuration.md.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
     }
 }

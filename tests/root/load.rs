@@ -15,7 +15,7 @@ const SINK_PORT: u16 = 9_000;
 /// A gateway, and a sink behind it. What runs is killed and what was written goes when it is dropped.
 struct Bench {
     token: std::path::PathBuf,
-    _gateway: Program,
+    gateway: Program,
     _sink: Program,
     world: World,
     scratch: Scratch,
@@ -36,7 +36,7 @@ impl Bench {
                 std::fs::read_to_string(scratch.file("sink.log")).is_ok_and(|log| log.contains("listens"))
             })
             .unwrap();
-        Self { token, _gateway: gateway, _sink: sink, world, scratch }
+        Self { token, gateway, _sink: sink, world, scratch }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -62,6 +62,9 @@ impl Bench {
         report
     }
 }
+
+/// What the gateway may hold beside its memory budget, for each core (docs/configuration.md).
+const BESIDE_THE_BUDGET_BYTES: usize = 64 << 20;
 
 fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
@@ -101,6 +104,19 @@ fn every_kind_of_tether_does_what_it_is_named_for() {
     assert_eq!(report["storm"]["offered"], 30, "{report:#}");
     assert!(count(&report["storm"]["welcomed"]) > 0, "{report:#}");
     assert!(count(&report["half_open_closed"]) > 0, "{report:#}");
+}
+
+#[test]
+fn a_gateway_whose_memory_budget_is_full_holds_what_is_documented_beside_it() {
+    let bench = Bench::start(&["--set", "memory.budget=32MiB"]);
+    let mix = "bulk=15,slow-reader=20,hog=5,small=10,steady=10";
+    bench.load(&["--tethers", "60", "--rate", "2000", "--mix", mix, "--seconds", "4", "--size", "1000"]);
+    assert!(bench.gateway.log().contains("cause=\"memory\""), "{}", bench.gateway.log());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bench.gateway.id())).unwrap();
+    let peak_kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
+    let peak_bytes = peak_kib.trim().parse::<usize>().unwrap() << 10;
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert!(peak_bytes <= (32 << 20) + cores * BESIDE_THE_BUDGET_BYTES, "{peak_bytes} bytes");
 }
 
 #[test]

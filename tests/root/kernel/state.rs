@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
+use wstether::io::netlink::{Netlink, Prefix};
 use wstether::io::tun::{Features, Tun};
-use wstether::io::{netlink::Netlink, nft, sysctl};
+use wstether::io::{nft, sysctl};
 use wstether::kernel_state::{Egress, Error, KernelState, Plan};
 use wstether::lab::Namespace;
 
-use super::support::{LEFT, pair};
+use super::support::{LEFT, RIGHT, pair};
 
 struct Place {
     namespace: Namespace,
@@ -131,13 +132,56 @@ fn a_start_with_another_way_out_undoes_the_old_one() {
 }
 
 #[test]
-fn a_second_gateway_of_the_same_name_is_refused_and_changes_nothing() {
+fn a_second_gateway_of_the_same_name_is_refused_and_changes_nothing_whatever_its_directory() {
     let place = Place::new("twice");
     let state = place.adopt(raw());
     let during = place.picture();
-    let second = place.namespace.run(|| KernelState::adopt(&place.plan(tun()))).unwrap();
-    assert!(matches!(second, Err(Error::AlreadyRunning(_))), "{second:?}");
-    assert_eq!(place.picture(), during);
+    for state_dir in [place.dir.clone(), place.dir.join("other")] {
+        let second = Plan { state_dir, ..place.plan(tun()) };
+        let second = place.namespace.run(|| KernelState::adopt(&second)).unwrap();
+        assert!(matches!(second, Err(Error::AlreadyRunning(_))), "{second:?}");
+        assert_eq!(place.picture(), during);
+    }
+    place.undo(state);
+}
+
+#[test]
+fn two_gateways_run_side_by_side_with_other_ports_or_addresses_and_a_second_one_is_refused_where_they_overlap() {
+    const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+    let place = Place::new("ports");
+    let first = place.adopt(raw());
+    let during = place.picture();
+    let second = |egress| {
+        let plan = Plan { instance: "second".to_owned(), ..place.plan(egress) };
+        place.namespace.run(|| KernelState::adopt(&plan)).unwrap()
+    };
+    let with = |address, ports| Egress::Raw { addresses: vec![OTHER, address], ports };
+    let Egress::Tun { name, address, mtu, pool, vnet_hdr, .. } = tun() else { unreachable!() };
+    let routes = vec![Prefix::new(LEFT.into(), 32)];
+    let overlapping = [20_000..=29_999, 29_999..=30_000, 19_999..=20_000, 25_000..=25_000, 1_024..=u16::MAX];
+    let overlapping = overlapping.map(|ports| with(LEFT, ports)).into_iter();
+    for egress in overlapping.chain([Egress::Tun { name, address, mtu, routes, pool, masquerade: None, vnet_hdr }]) {
+        let told = second(egress).unwrap_err().to_string();
+        let expected = "the gateway \"test\" here has the ports 20000-29999 of 198.51.100.1: \
+                        give this one other egress.ports or egress.addresses";
+        assert_eq!(told, expected);
+        assert_eq!(place.picture(), during);
+    }
+    for egress in [with(LEFT, 30_000..=39_999), with(RIGHT, 20_000..=29_999), tun()] {
+        place.undo(second(egress).unwrap());
+        assert_eq!(place.picture(), during);
+    }
+    place.undo(first);
+    place.undo(second(raw()).unwrap());
+}
+
+#[test]
+fn a_gateway_elsewhere_does_not_share_the_memory_of_one_of_the_same_name() {
+    let (place, elsewhere) = (Place::new("shared"), Place::new("elsewhere"));
+    let state = place.adopt(raw());
+    let second = elsewhere.namespace.run(|| KernelState::adopt(&place.plan(raw()))).unwrap();
+    assert!(matches!(second, Err(Error::StateInUse(_))), "{second:?}");
+    elsewhere.undo(elsewhere.adopt(raw()));
     place.undo(state);
 }
 
