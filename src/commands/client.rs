@@ -119,7 +119,9 @@ fn start_log(log: &Log) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(io::stderr().is_terminal())
+        // It would be told on standard error, which is what is gone, and that panics.
+        .log_internal_errors(false);
     // In a test another one may stand already.
     drop(match log.format {
         LogFormat::Text => lines.try_init(),
