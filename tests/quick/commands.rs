@@ -3,7 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+const TOKEN: &str = "wst1_k7m2p9xq_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
 
 /// An address where nobody listens.
 fn nobody() -> SocketAddr {
@@ -47,4 +49,20 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     relay.kill().unwrap();
     relay.wait().unwrap();
     assert!(still_runs, "it has logged that it cannot connect, and tries again");
+}
+
+#[test]
+fn a_load_says_soon_what_it_cannot_reach() {
+    // One that refuses, and one that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (address, why) in [(nobody(), "(connection_refused)"), (silent.local_addr().unwrap(), "no answer within 4s;")] {
+        let (begun, url) = (Instant::now(), format!("ws://{address}/wstether"));
+        let output = command(&["load", "--gateway", &url, "--token", TOKEN, "--sink", "127.0.0.1:9"]).output().unwrap();
+        let (code, text) = said(&output);
+        assert!(begun.elapsed() < Duration::from_secs(10) && code == Some(1), "{code:?}: {text}");
+        assert!(
+            text.starts_with(&format!("wstether: cannot reach {url} ({address}): ")) && text.contains(why),
+            "{text}"
+        );
+    }
 }

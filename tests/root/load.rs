@@ -1,14 +1,16 @@
 //! `wstether load` against a real gateway, with a real sink behind it: each kind of tether, and every packet accounted for.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wstether::cli::EgressMode;
 use wstether::lab::tethering::Setting;
 use wstether::lab::world::{self, INTERNET, Layout, World};
 use wstether::lab::{Isolation, Program, Scratch};
+use wstether::status::Status;
 
-use super::world::BINARY;
+use super::world::{BINARY, PATIENCE};
 
 const SINK_PORT: u16 = 9_000;
 
@@ -121,4 +123,25 @@ fn a_load_without_a_sink_says_what_is_missing() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && told.contains("load sink"), "{told}");
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_load_that_is_stopped_leaves_no_tether_at_the_gateway() {
+    let bench = Bench::start(&[]);
+    let args = ["--tethers", "20", "--mix", "steady,slow-reader=2,half-open=2", "--rate", "200", "--seconds", "60"];
+    let mut load = bench.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    let setting = Setting { binary: BINARY.as_ref(), world: &bench.world, scratch: &bench.scratch, tls: false };
+    let until = |what: &dyn Fn(&Status) -> bool| {
+        let late = Instant::now() + PATIENCE;
+        while !setting.status().is_some_and(|status| what(&status)) {
+            assert!(Instant::now() < late, "{}", setting.status().unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    until(&|status| status.tethers == 18 && status.stages.last().is_some_and(|last| last.packets > 1_000));
+    let killed = Command::new("kill").args(["-s", "TERM", &load.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(load.wait().unwrap().code(), Some(1), "it did not come to its end");
+    // One that was not told would wait for its client for tethers.linger, five minutes.
+    until(&|status| status.tethers == 0);
 }
