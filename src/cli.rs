@@ -307,10 +307,10 @@ pub struct Load {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// Tell every tether's share, too
+    /// Tell every tether's share, too (needs --json)
     #[arg(long, requires = "json")]
     pub each: bool,
-    /// Tell the course over time, too, in windows of 100 ms
+    /// Tell the course over time, too, in windows of 100 ms (needs --json)
     #[arg(long, requires = "json")]
     pub windows: bool,
 }
