@@ -5,13 +5,13 @@
 //! kinds, values out of range and values that do not fit each other are all told at once.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod client;
 mod document;
 mod example;
+pub mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod gateway;
@@ -87,9 +87,8 @@ pub enum ConfigError {
 /// Reads a file (none: the defaults), lays the command line over it, and judges the whole.
 pub fn load<R: Role>(path: Option<&Path>, overrides: &[Override]) -> Result<R, ConfigError> {
     let text = match path {
-        Some(path) => {
-            fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?
-        }
+        Some(path) => file::read(path, file::FILE_BYTES_MAX)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?,
         None => String::new(),
     };
     parse(&text, overrides).map_err(|problems| ConfigError::Wrong { path: path.map(Path::to_path_buf), problems })
