@@ -1,5 +1,6 @@
 //! `wstether load` against a real gateway, with a real sink behind it: each kind of tether, and every packet accounted for.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const SINK_PORT: u16 = 9_000;
 
 /// A gateway, and a sink behind it. What runs is killed and what was written goes when it is dropped.
 struct Bench {
-    token: std::path::PathBuf,
+    token: PathBuf,
     _gateway: Program,
     _sink: Program,
     world: World,
@@ -25,9 +26,14 @@ struct Bench {
 
 impl Bench {
     fn start(gateway: &[&str]) -> Self {
+        Self::start_with(gateway, |setting| setting.token("load").unwrap())
+    }
+
+    /// The same with the token in a file that `token` makes.
+    fn start_with(gateway: &[&str], token: impl FnOnce(&Setting<'_>) -> PathBuf) -> Self {
         let (world, scratch) = (World::new(Layout { direct: true, offloads: None }).unwrap(), Scratch::new().unwrap());
         let setting = Setting { binary: BINARY.as_ref(), world: &world, scratch: &scratch, tls: false };
-        let token = setting.token("load").unwrap();
+        let token = token(&setting);
         let gateway = setting.gateway(EgressMode::Raw, gateway).unwrap();
         let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
         let mut sink = world.internet.command(BINARY, isolation).unwrap();
@@ -144,4 +150,19 @@ fn a_load_that_is_stopped_leaves_no_tether_at_the_gateway() {
     assert_eq!(load.wait().unwrap().code(), Some(1), "it did not come to its end");
     // One that was not told would wait for its client for tethers.linger, five minutes.
     until(&|status| status.tethers == 0);
+}
+
+#[test]
+fn a_token_that_the_command_made_before_the_gateways_first_start_lets_tethers_in() {
+    let bench = Bench::start_with(&[], |setting| {
+        let file = setting.scratch.file("credentials.toml");
+        let mut command = Command::new(BINARY);
+        let output = command.args(["token", "--file"]).arg(&file).args(["new", "--name", "Ada"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let token = setting.scratch.file("printed");
+        std::fs::write(&token, output.stdout).unwrap();
+        token
+    });
+    let report = bench.load(&["--tethers", "3", "--direction", "up", "--seconds", "0.5"]);
+    assert_eq!(report["tethers"]["welcomed"], 3, "{report:#}");
 }
