@@ -307,10 +307,10 @@ pub struct Load {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// Tell every tether's share, too
+    /// Tell every tether's share, too (needs --json)
     #[arg(long, requires = "json")]
     pub each: bool,
-    /// Tell the course over time, too, in windows of 100 ms
+    /// Tell the course over time, too, in windows of 100 ms (needs --json)
     #[arg(long, requires = "json")]
     pub windows: bool,
 }
@@ -381,7 +381,12 @@ pub enum TokenAction {
 
 /// `wstether status`
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  wstether status --address 127.0.0.1:9321")]
+#[command(after_help = "\
+Counts are since the gateway's start, waits are of the last 5 seconds. Of each controller the last decisions are shown; \
+--json has more of them.
+
+Example:
+  wstether status --address 127.0.0.1:9321")]
 pub struct Status {
     /// Print one JSON object instead of text
     #[arg(long)]

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::client::{Client as Config, Via};
 use crate::config::values::Auto;
-use crate::dial::{DialError, TlsClientError};
+use crate::dial::{self, DialError, TlsClientError};
 use crate::http::url::WsUrl;
 use crate::link::Link;
 use crate::metrics::{GatewayMetrics, Metrics};
@@ -77,6 +77,9 @@ pub enum ClientError {
     /// The page for the phone.
     #[error(transparent)]
     Phone(#[from] PhoneError),
+    /// The sockets cannot be as they are configured.
+    #[error("{0}; see client.congestion and client.unsent_max")]
+    Sockets(#[source] DialError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsClientError),
@@ -192,6 +195,8 @@ struct Session {
 pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &Stop) -> Result<(), ClientError> {
     let events = channel();
     let tcp = TcpOptions::new(&config.client.congestion, config.client.unsent_max);
+    // A dial that fails is tried again for ever, but the kernel will not learn another congestion control.
+    dial::check(&tcp).map_err(ClientError::Sockets)?;
     let way = match config.client.via {
         Via::Direct => Way::Direct(Dialler::start(
             identity.gateway.clone(),

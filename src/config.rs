@@ -5,13 +5,13 @@
 //! kinds, values out of range and values that do not fit each other are all told at once.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod client;
 mod document;
 mod example;
+pub mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod gateway;
@@ -99,9 +99,8 @@ pub fn load_for<R: Role>(
     misfit: impl FnOnce(&R) -> Option<Misfit>,
 ) -> Result<R, ConfigError> {
     let text = match path {
-        Some(path) => {
-            fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?
-        }
+        Some(path) => file::read(path, file::FILE_BYTES_MAX)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?,
         None => String::new(),
     };
     judge(&text, overrides, misfit)

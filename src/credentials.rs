@@ -13,11 +13,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::file;
+
 /// Where credentials are, unless the configuration says otherwise (`tethers.credentials`).
 pub const DEFAULT_FILE: &str = "/var/lib/wstether/credentials.toml";
 
 /// A name longer than this does not help a list to be read.
 const NAME_CHARS_MAX: usize = 64;
+
+/// The longest file that is read: 200,000 credentials, twice as many as there can be tethers.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The heading of the file.
 const HEADING: &str = "# Credentials of wstether: hashes only. Change it with \"wstether token\".\n\n";
@@ -224,7 +229,7 @@ struct Contents {
 fn read(path: &Path) -> Result<Known, CredentialError> {
     // The version is taken before the text: a change between the two is then seen as a change.
     let version = version_of(path);
-    let text = match fs::read_to_string(path) {
+    let text = match file::read(path, FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
         Err(error) => return Err(CredentialError::Unreadable { path: path.to_owned(), error }),
@@ -253,6 +258,8 @@ fn version_of(path: &Path) -> Option<Version> {
 fn write(path: &Path, credentials: &[Credential]) -> io::Result<()> {
     let contents = Contents { credential: credentials.to_vec() };
     let text = HEADING.to_owned() + &toml::to_string(&contents).map_err(io::Error::other)?;
+    // What cannot be read again must not take the place of what can.
+    file::fits(text.len(), FILE_BYTES_MAX)?;
     let folder = folder_of(path);
     let mut beside_name = path.file_name().unwrap_or_default().to_owned();
     beside_name.push(".new");

@@ -209,6 +209,15 @@ pub fn dial(
     dial.handshake(stream)
 }
 
+/// Tells at once what no dial could be prepared with: a congestion control that this kernel does not offer.
+///
+/// # Errors
+/// [`DialError::Prepare`].
+pub fn check(tcp: &TcpOptions) -> Result<(), DialError> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(DialError::Prepare)?;
+    tcp.apply(&socket).map_err(DialError::Prepare)
+}
+
 /// Waits until `transport` can be read or written, or was hung up; `false` where `deadline` passed first.
 ///
 /// # Errors

@@ -96,6 +96,16 @@ pub enum Error {
         /// The name.
         host: String,
     },
+    /// Nothing came from the gateway, to any tether.
+    #[error("cannot reach {gateway} ({address}): {why}; does the gateway run there, and is --gateway right?")]
+    Unreachable {
+        /// As it was given.
+        gateway: WsUrl,
+        /// What was dialled.
+        address: SocketAddr,
+        /// What happened.
+        why: String,
+    },
     /// Not one tether got in.
     #[error("the gateway welcomed nobody ({why}); check --gateway and --token, and the gateway's log")]
     NobodyWelcomed {

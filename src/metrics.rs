@@ -15,6 +15,7 @@ mod families;
 mod figures;
 mod process;
 mod readiness;
+mod recent;
 
 use crate::budget::Part;
 use crate::overload::Cause;
@@ -29,6 +30,7 @@ pub use families::{Family, Sample, Value};
 pub use figures::{Buckets, Counter, Gauge, Histogram, Quantity, Snapshot, TimeCounter};
 pub use process::Process;
 pub use readiness::Readiness;
+pub use recent::{LOOK_EVERY, RECENT};
 
 use crate::stages::Reason;
 use decisions::Decisions;
@@ -345,12 +347,13 @@ pub struct Metrics {
     /// The gateway as a whole.
     pub gateway: Arc<GatewayMetrics>,
     refresh: Vec<Refresh>,
+    past: recent::Past,
 }
 
 impl Metrics {
     /// The figures of `stages`, which are in the order of the data's way, and of the gateway around them.
     pub fn new(stages: Vec<Arc<StageMetrics>>, gateway: Arc<GatewayMetrics>) -> Self {
-        Self { stages, gateway, refresh: Vec::new() }
+        Self { stages, gateway, refresh: Vec::new(), past: Default::default() }
     }
 
     /// Runs `refresh` before each reading, to copy figures that are kept elsewhere. It runs on the reader's thread and

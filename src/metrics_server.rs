@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::metrics::{CONTENT_TYPE, Metrics, Process};
+use crate::metrics::{CONTENT_TYPE, LOOK_EVERY, Metrics, Process};
 use crate::status::Status;
 
 /// The longest request head. Prometheus sends about 300 bytes.
@@ -80,7 +80,9 @@ type Place = Arc<()>;
 fn serve(mut poll: Poll, listener: &mio::net::TcpListener, metrics: &Arc<Metrics>, places: &Place) {
     let mut events = Events::with_capacity(2);
     loop {
-        match poll.poll(&mut events, None) {
+        // The status tells the last seconds apart.
+        metrics.look(Instant::now());
+        match poll.poll(&mut events, Some(LOOK_EVERY)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 tracing::error!(%error, "the metrics server ends: its readiness wait failed");
                 return;

@@ -15,9 +15,11 @@ pub use bottleneck::{Bottleneck, Sign};
 pub use fetch::{FetchError, fetch};
 
 use crate::metrics::decisions::Decision;
-use crate::metrics::{Gauge, Metrics, Process, StageMetrics};
+use crate::metrics::{Gauge, Metrics, Process, Snapshot, StageMetrics};
+use crate::overload::Rung;
 
-/// A gateway at one moment. Counts are since its start.
+/// A gateway at one moment. Counts are since its start, the quantiles of waits are of the
+/// last seconds ([`crate::metrics::RECENT`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The version that runs.
@@ -50,11 +52,13 @@ pub struct Status {
     pub buffers_held_bytes: u64,
     /// Memory that packet buffers may hold.
     pub buffers_limit_bytes: u64,
+    /// The rung of the overload ladder: `calm`, or what the gateway does without.
+    pub overload: String,
     /// The stage that holds the others back most.
     pub bottleneck: Option<Bottleneck>,
     /// The stages, in the order of the data's way.
     pub stages: Vec<StageStatus>,
-    /// The controllers' last decisions, the newest first.
+    /// The last decisions of each controller, the newest first.
     pub decisions: Vec<DecisionStatus>,
 }
 
@@ -118,9 +122,9 @@ pub struct StageStatus {
     pub busy_threads: f64,
     /// 99th percentile of the time in the queue in the last moment, in milliseconds; 0 when nothing waited.
     pub sojourn_ms_now: f64,
-    /// Median time in the queue, in milliseconds; absent without a sample.
+    /// Median time in the queue in the last seconds, in milliseconds; absent where nothing was queued.
     pub sojourn_ms_p50: Option<f64>,
-    /// 99th percentile of the time in the queue, in milliseconds.
+    /// 99th percentile of the same.
     pub sojourn_ms_p99: Option<f64>,
 }
 
@@ -128,10 +132,14 @@ impl Status {
     /// The status of the gateway whose figures are `metrics`.
     pub fn of(metrics: &Metrics, process: &Process) -> Self {
         metrics.refresh();
+        let now = Instant::now();
         let gateway = &*metrics.gateway;
         let egress = gateway.egress.get();
-        let stages: Vec<StageStatus> = metrics.stages.iter().map(|stage| StageStatus::of(stage)).collect();
+        let waits = metrics.recent_sojourns(now);
+        let stages: Vec<_> =
+            metrics.stages.iter().zip(&waits).map(|(stage, waits)| StageStatus::of(stage, waits)).collect();
         let why_not = gateway.ready.why_not();
+        let rung = Rung::ALL.get(gateway.overload_rung.get() as usize).copied().unwrap_or(Rung::TrimLargest);
         let (mappings, ports) = (&gateway.nat_mappings, &gateway.nat_ports_in_use);
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -149,18 +157,18 @@ impl Status {
             nat_ports_limit: gateway.nat_ports_limit.get(),
             buffers_held_bytes: gateway.buffers_held_bytes.get(),
             buffers_limit_bytes: gateway.buffers_limit_bytes.get(),
+            overload: rung.label().into(),
             bottleneck: Bottleneck::among(&stages),
             stages,
-            decisions: decisions(&gateway.decisions.last(Instant::now())),
+            decisions: decisions(&gateway.decisions.last(now)),
         }
     }
 }
 
 impl StageStatus {
-    /// The status of one stage.
-    pub fn of(stage: &StageMetrics) -> Self {
-        let sojourn = stage.sojourn_seconds.snapshot();
-        let sojourn_ms = |quantile| sojourn.quantile(quantile).map(|seconds| seconds * 1e3);
+    /// The status of one stage, in whose queue packets waited as `sojourns` has it.
+    pub fn of(stage: &StageMetrics, sojourns: &Snapshot) -> Self {
+        let sojourn_ms = |quantile| sojourns.quantile(quantile).map(|seconds| seconds * 1e3);
         Self {
             name: stage.name.into(),
             direction: stage.direction.into(),
@@ -262,6 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn the_rung_of_the_ladder_is_told_while_something_is_done_without() {
+        let metrics = metrics();
+        let told = || Status::of(&metrics, &Process::default());
+        assert_eq!((&*told().overload, told().to_string().contains("overload")), ("calm", false));
+        metrics.gateway.overload_rung.set(Rung::NoNewMappings as u64);
+        let status = told();
+        assert_eq!(status.overload, "no_new_mappings");
+        assert!(status.to_string().contains("\noverload: no_new_mappings (rung 2 of 3)\n"), "{status}");
+    }
+
+    #[test]
     fn the_last_decisions_are_told_with_what_was_seen() {
         let metrics = metrics();
         let decision = Decision {
@@ -278,5 +297,20 @@ mod tests {
         assert!(
             status.to_string().contains(" ago, pool of ip-parse uplink up (work_waits): 2 threads: 3 lanes ready\n")
         );
+    }
+
+    #[test]
+    fn of_each_controller_the_newest_decisions_are_shown_however_often_others_decide() {
+        let (metrics, now) = (metrics(), Instant::now());
+        for (controller, change, reason, count) in [
+            (decisions::Controller::Ladder, decisions::Change::Up, decisions::MEMORY_SHORT, 1),
+            (decisions::Controller::Batch, decisions::Change::Up, decisions::QUICK_SERVICE, 99),
+        ] {
+            let decision = Decision { controller, subject: "gateway".into(), change, reason, inputs: "as seen".into() };
+            (0..count).for_each(|_| metrics.gateway.decisions.note(now, decision.clone()));
+        }
+        let text = Status::of(&metrics, &Process::default()).to_string();
+        let shown = |controller: &str| text.matches(&format!(" ago, {controller} of gateway up")).count();
+        assert_eq!((shown("ladder"), shown("batch")), (1, 3), "{text}");
     }
 }

@@ -2,6 +2,9 @@
 #![cfg(feature = "kernel")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "quick/commands.rs"]
+mod commands;
+
 #[path = "quick/dial.rs"]
 mod dial;
 

@@ -78,6 +78,12 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_an_end_is_refused() {
+        let error = check(RoleName::Gateway, Some("/dev/urandom")).unwrap_err();
+        assert_eq!(error.to_string(), "/dev/urandom: it is longer than 1 MiB; is this the right file?");
+    }
+
+    #[test]
     fn a_file_of_the_other_role_is_wrong() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/client.toml");
         let error = check(RoleName::Gateway, Some(path)).unwrap_err();

@@ -1,6 +1,5 @@
 //! `wstether client`: the laptop.
 
-use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
@@ -12,7 +11,7 @@ use crate::client::state::{State, StateError};
 use crate::client::{self, ClientError, Identity};
 use crate::config::client::Client as Config;
 use crate::config::shared::{Log, LogFormat, LogLevel};
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, file};
 use crate::exit::{CLIENT_NEEDS, NotPermitted, Status, own_capabilities};
 use crate::stop::Stop;
 use crate::wire::token::{Token, TokenError};
@@ -99,7 +98,8 @@ fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
     let text = match (&config.client.token, &config.client.token_file) {
         (Some(token), _) => token.as_str().to_owned(),
         (None, Some(path)) => {
-            fs::read_to_string(path).map_err(|source| ClientCommandError::TokenFile { path: path.clone(), source })?
+            let read = file::read(path, file::FILE_BYTES_MAX);
+            read.map_err(|source| ClientCommandError::TokenFile { path: path.clone(), source })?
         }
         (None, None) => return Err(ClientCommandError::NoToken),
     };
@@ -119,7 +119,9 @@ fn start_log(log: &Log) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(io::stderr().is_terminal())
+        // It would be told on standard error, which is what is gone, and that panics.
+        .log_internal_errors(false);
     // In a test another one may stand already.
     drop(match log.format {
         LogFormat::Text => lines.try_init(),

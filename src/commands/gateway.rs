@@ -76,9 +76,10 @@ pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> R
     }
     let gateway = Gateway::start_with(&config, credentials, ballast)?;
     for address in gateway.addresses() {
-        writeln!(out, "Listening on {address}{}", config.listen.path.as_str())?;
+        // A terminal that has gone away is no reason to end a gateway, and it would not be undone.
+        drop(writeln!(out, "Listening on {address}{}", config.listen.path.as_str()));
     }
-    out.flush()?;
+    drop(out.flush());
     notify(&[sd_notify::NotifyState::Ready]);
     while !stop.wait(STATUS_EVERY)? {
         notify(&[sd_notify::NotifyState::Status(&summary(&gateway))]);

@@ -1,12 +1,12 @@
 //! `wstether load`: simulated tethers, and the sink at the far end.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{self, LoadDirection, LoadEnd};
+use crate::config::file;
 use crate::load::sink::Sink;
 use crate::load::{self, Direction, Options, Report, Way};
 use crate::stop::Stop;
@@ -93,7 +93,8 @@ fn options(args: &cli::Load) -> Result<Options, LoadCommandError> {
 
 fn token(args: &cli::Load) -> Result<String, LoadCommandError> {
     let from_file = |path: &PathBuf| {
-        fs::read_to_string(path).map_err(|source| LoadCommandError::TokenFile { path: path.clone(), source })
+        let read = file::read(path, file::FILE_BYTES_MAX);
+        read.map_err(|source| LoadCommandError::TokenFile { path: path.clone(), source })
     };
     let text = args.token_file.as_ref().map(from_file).transpose()?.or_else(|| args.token.clone());
     Ok(text.unwrap_or_default().trim().to_owned())

@@ -163,12 +163,13 @@ settings! {
         max_per_credential: usize = 0 in 0..=100000,
         /// How long a tether whose last link broke keeps its address and its connections.
         linger: Duration = "5m" in "0s"..="1d",
-        /// How many bytes a client may send ahead of what the gateway has passed on.
+        /// How many bytes a client may send ahead of what the gateway has passed on. Not less than message_max.
         credit_window: Bytes = "4MiB" in "128KiB"..="64MiB",
         /// How many bytes the gateway sends ahead of what the client has acknowledged, at most. It follows the link: what
-        /// the path holds, and a few milliseconds of queue.
+        /// the path holds, and a few milliseconds of queue. Not less than message_max.
         downlink_window: Bytes = "8MiB" in "128KiB"..="64MiB",
-        /// The largest WebSocket message taken. A larger one closes the link with 1009. A super-packet of 64 KiB fits in any.
+        /// The largest WebSocket message taken, for which both windows above must have room. A larger one closes the link
+        /// with 1009. A super-packet of 64 KiB fits in any.
         message_max: Bytes = "256KiB" in "128KiB"..="16MiB",
         /// The file of credentials, which "wstether token" writes. Where it is not there, the gateway makes it with one
         /// fresh token, which is printed once.

@@ -235,6 +235,10 @@ fn values_that_do_not_fit_each_other_are_refused() {
             &["tethers.credit_window", "no room for one message"],
         ),
         (
+            "[tethers]\ncredit_window = \"128KiB\"",
+            &["line 2: tethers.credit_window: 128KiB has", "tethers.message_max = 256KiB: raise it, or lower that"],
+        ),
+        (
             "[memory]\nbudget = \"16MiB\"\n[stages.ip-parse]\nqueue_bytes = \"17MiB\"",
             &["line 4: stages.ip-parse.queue_bytes"],
         ),

@@ -152,6 +152,12 @@ fn errors_name_the_file_or_the_id() {
 }
 
 #[test]
+fn a_file_without_an_end_is_refused_by_its_name() {
+    let error = CredentialStore::load(Path::new("/dev/urandom")).unwrap_err();
+    assert_eq!(error.to_string(), "/dev/urandom: cannot be read: it is longer than 64 MiB; is this the right file?");
+}
+
+#[test]
 fn times_are_written_as_people_read_them() {
     let cases = [
         (0, "1970-01-01T00:00:00Z"),

@@ -64,6 +64,8 @@ enum State {
     Upgrading(Asked),
     Handshake(Box<Handshake>),
     Open,
+    /// It said goodbye, and reads until the gateway hangs up.
+    Closing,
 }
 
 /// One WebSocket.
@@ -84,6 +86,7 @@ pub(super) struct Connection {
     credit: u64,
     /// Room in a message.
     message_bytes_max: usize,
+    has_answer: bool,
 }
 
 impl Connection {
@@ -106,12 +109,18 @@ impl Connection {
             sent: 0,
             credit: 0,
             message_bytes_max: 0,
+            has_answer: false,
         })
     }
 
     /// Whether it was welcomed.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// Whether anything came from the gateway.
+    pub(super) fn has_answer(&self) -> bool {
+        self.has_answer
     }
 
     /// Bytes of DATAGRAM capsules that may be sent now, in one message.
@@ -122,12 +131,12 @@ impl Connection {
 
     /// Received bytes that the gateway has not been told of.
     pub(super) fn owes_ack(&self) -> bool {
-        self.received > self.received_told
+        self.is_open() && self.received > self.received_told
     }
 
     /// Whether so much is owed that it must be told at once.
     pub(super) fn owes_much(&self) -> bool {
-        self.received - self.received_told >= ACK_EVERY_BYTES
+        self.is_open() && self.received - self.received_told >= ACK_EVERY_BYTES
     }
 
     /// Sends DATAGRAM capsules as one message, with what is owed.
@@ -148,8 +157,9 @@ impl Connection {
         self.write(&[&head, &ack, capsules])
     }
 
-    /// Tells the gateway that the tether ends.
+    /// Tells the gateway that the tether ends. From then on nothing else is sent.
     pub(super) fn close(&mut self) {
+        self.state = State::Closing;
         let mut close = Vec::new();
         capsule::append_close(CloseReason::Done, "", &mut close);
         let head = header(Opcode::Binary, close.len(), Some(KEY));
@@ -210,6 +220,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(ended(word(&error))),
             };
+            self.has_answer = true;
             let bytes = &mut buffer[..start + count];
             let done = self.take_in(bytes, each)?;
             self.tail.clear();

@@ -32,6 +32,9 @@ const STORM_CONNECTIONS_MAX: usize = 4_096;
 /// How long a refused tether waits where the gateway names no time.
 const RETRY_NS: u64 = 200_000_000;
 
+/// How long gateways may take to hang up once they were told of the end: a round trip on a bad network.
+const GOODBYE_MAX_NS: u64 = 1_000_000_000;
+
 const EVENTS_MAX: usize = 1_024;
 const MS_NS: u64 = 1_000_000;
 
@@ -103,6 +106,8 @@ pub(super) struct Generator<'a> {
     capsules: Vec<u8>,
     pub(super) figures: Figures,
     pub(super) answers: Answers,
+    /// Something came from the gateway.
+    pub(super) has_answer: bool,
 }
 
 impl<'a> Generator<'a> {
@@ -127,6 +132,7 @@ impl<'a> Generator<'a> {
             capsules: Vec::new(),
             figures: Figures::default(),
             answers: Answers::default(),
+            has_answer: false,
         })
     }
 
@@ -167,7 +173,8 @@ impl<'a> Generator<'a> {
         {
             let kind = self.tethers[number as usize].kind;
             let offer = (kind != Kind::HalfOpen).then(|| self.offer());
-            let connection = Connection::dial(self.gateway, offer, &self.registry, Token(number as usize))?;
+            let connection = Connection::dial(self.gateway, offer, &self.registry, Token(number as usize));
+            let connection = connection.map_err(|error| self.not_dialled(error))?;
             self.tethers[number as usize].connection = Some(connection);
             if kind != Kind::HalfOpen {
                 self.dials += 1;
@@ -175,6 +182,16 @@ impl<'a> Generator<'a> {
             }
         }
         Ok(())
+    }
+
+    fn not_dialled(&self, error: io::Error) -> Error {
+        let is_no_way = matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable);
+        if is_no_way { self.unreachable(error.to_string()) } else { error.into() }
+    }
+
+    /// The error of a gateway that is not there.
+    pub(super) fn unreachable(&self, why: String) -> Error {
+        Error::Unreachable { gateway: self.options.gateway.clone(), address: self.gateway, why }
     }
 
     fn offer(&self) -> Offer {
@@ -201,6 +218,7 @@ impl<'a> Generator<'a> {
             Event::Packet(packet) => self.packet(number, packet, now_ns),
         });
         self.buffer = buffer;
+        self.has_answer |= connection.has_answer();
         match went {
             Ok(()) => self.keep(number, connection, now_ns),
             Err(ended) => self.ended(number, connection, ended),
@@ -399,9 +417,28 @@ impl<'a> Generator<'a> {
         self.storm.iter().flatten().count() as u64
     }
 
-    /// Tells the gateway that every tether ends.
-    pub(super) fn close(&mut self) {
-        self.tethers.iter_mut().filter_map(|tether| tether.connection.as_mut()).for_each(Connection::close);
+    /// Tells the gateway that every tether ends, and reads on until it has hung up, or for a moment: where a socket is
+    /// closed over bytes that nobody read the kernel resets the connection, and the goodbye is lost.
+    ///
+    /// # Errors
+    /// Those of the wait.
+    pub(super) fn hang_up(&mut self, events: &mut Events) -> Result<(), Error> {
+        self.give_up_dialling();
+        self.due.clear();
+        self.storm.clear();
+        for number in 0..self.tethers.len() {
+            let tether = &mut self.tethers[number];
+            tether.is_paused = false;
+            // Who was not welcomed has no tether that could linger.
+            tether.connection.take_if(|connection| !connection.is_open());
+            tether.connection.iter_mut().for_each(Connection::close);
+            self.advance(number, Reading::UntilEmpty);
+        }
+        let end_ns = monotonic_ns() + GOODBYE_MAX_NS;
+        while self.tethers.iter().any(|tether| tether.connection.is_some()) && monotonic_ns() < end_ns {
+            self.turn(events, end_ns)?;
+        }
+        Ok(())
     }
 
     /// Room for events.

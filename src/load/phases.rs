@@ -14,6 +14,10 @@ use super::{Direction, Error, Options};
 use crate::io::clock::monotonic_ns;
 use crate::stop::Stop;
 
+/// How long the gateway may take for its first word to anybody. A busy one turns most away, but soon: who says nothing is
+/// not there. A lost first packet is sent again by TCP after 1 s and 3 s.
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+
 /// How long the sink may take for its answers. They wait behind all that an overload left in the queues.
 const ANSWERS_MAX_NS: u64 = 20_000_000_000;
 
@@ -51,6 +55,13 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error`].
     pub(super) fn go(mut self) -> Result<Report, Error> {
+        let went = self.run();
+        // However it went, no tether is left to linger at the gateway; where that fails it lingers.
+        drop(self.generator.hang_up(&mut self.events));
+        went
+    }
+
+    fn run(&mut self) -> Result<Report, Error> {
         self.connect()?;
         self.lay_out();
         if self.has_flows() {
@@ -59,7 +70,6 @@ impl<'a> Run<'a> {
         }
         self.load()?;
         let has_answers = !self.has_flows() || self.collect()?;
-        self.generator.close();
         Ok(Report::new(&self.generator, self.connect_ns, has_answers))
     }
 
@@ -92,6 +102,13 @@ impl<'a> Run<'a> {
         let end_ns = begun_ns + nanoseconds(self.options.connect_max);
         let numbers = self.generator.tethers.iter().enumerate().filter(|(_, tether)| tether.kind != Kind::Storm);
         self.generator.to_dial = numbers.map(|(number, _)| number as u32).collect();
+        let patience = self.options.connect_max.min(ANSWER_MAX);
+        let is_there = |generator: &Generator<'_>| generator.has_answer || !generator.is_connecting();
+        if !self.until(begun_ns + nanoseconds(patience), is_there, |_| {})? {
+            let words: Vec<&str> = self.generator.figures.connects.failed.keys().copied().collect();
+            let words = if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) };
+            return Err(self.generator.unreachable(format!("no answer within {patience:.0?}{words}")));
+        }
         self.until(end_ns, |generator| !generator.is_connecting(), |_| {})?;
         self.connect_ns = monotonic_ns() - begun_ns;
         let stays = self.generator.tethers.iter().any(|tether| tether.kind.stays());

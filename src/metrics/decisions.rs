@@ -1,15 +1,17 @@
 //! What the controllers decided, and from what they saw: a counter for each kind from the start, and the last ones in
-//! words. Decisions are rare (a step of load makes a handful), so a lock around the ring costs nobody anything.
+//! words. Decisions are rare (a step of load makes a handful), so a lock around the rings costs nobody anything.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::figures::Counter;
 
-/// Decisions that are remembered: what a step of load makes in every stage, several times over.
-const REMEMBERED: usize = 64;
+/// Decisions that are remembered of each controller, so that one that decides often does not push out what the others
+/// did: about what a step of load makes in every stage, twice.
+const REMEMBERED: usize = 16;
 
 /// Who decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Controller {
 }
 
 impl Controller {
+    const COUNT: usize = 4;
+
     /// The label in metrics and in the status.
     pub fn label(self) -> &'static str {
         match self {
@@ -106,14 +110,15 @@ pub struct Decision {
 #[derive(Debug, Default)]
 pub struct Decisions {
     counts: [Counter; KINDS.len()],
-    last: Mutex<VecDeque<(Instant, Decision)>>,
+    /// By controller, the newest last.
+    last: Mutex<[VecDeque<(Instant, Decision)>; Controller::COUNT]>,
 }
 
 impl Decisions {
     /// Counts a decision and remembers it.
     pub fn note(&self, now: Instant, decision: Decision) {
         self.count(decision.controller, decision.change, decision.reason);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut self.last.lock().unwrap_or_else(PoisonError::into_inner)[decision.controller as usize];
         if last.len() == REMEMBERED {
             last.pop_front();
         }
@@ -129,10 +134,14 @@ impl Decisions {
         }
     }
 
-    /// The last decisions, the newest first, each with its age.
+    /// The last decisions of all controllers, the newest first, each with its age.
     pub fn last(&self, now: Instant) -> Vec<(Duration, Decision)> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.iter().rev().map(|(at, decision)| (now.saturating_duration_since(*at), decision.clone())).collect()
+        let mut last: Vec<(Instant, Decision)> = {
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.iter().flat_map(|of_one| of_one.iter().rev().cloned()).collect()
+        };
+        last.sort_by_key(|&(at, _)| Reverse(at));
+        last.into_iter().map(|(at, decision)| (now.saturating_duration_since(at), decision)).collect()
     }
 
     /// Every kind with its count: controller, change, reason.
@@ -172,5 +181,16 @@ mod tests {
         let counts = decisions.counts();
         assert_eq!(counts[0], (["pool", "up", WORK_WAITS], REMEMBERED as u64 + 3));
         assert_eq!(counts[2], (["shedding", "down", WAITS_TOO_LONG], 1));
+    }
+
+    #[test]
+    fn a_controller_that_decides_often_does_not_push_out_what_the_others_decided() {
+        let (decisions, start) = (Decisions::default(), Instant::now());
+        decisions.note(start, grown(2));
+        let batch = Decision { controller: Controller::Batch, reason: QUICK_SERVICE, ..grown(1) };
+        (1..100).for_each(|second| decisions.note(start + Duration::from_secs(second), batch.clone()));
+        let last = decisions.last(start + Duration::from_secs(99));
+        assert_eq!(last.len(), REMEMBERED + 1);
+        assert_eq!((&last[0].1, &last[REMEMBERED].1), (&batch, &grown(2)));
     }
 }

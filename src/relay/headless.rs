@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::dial::{DialError, DialSettings, TlsClient, dial};
+use crate::dial::{self, DialError, DialSettings, TlsClient, dial};
 use crate::http::upgrade::UpgradeError;
 use crate::http::url::WsUrl;
 use crate::relay::ended::Ended;
@@ -131,6 +131,9 @@ pub enum RelayError {
         /// Why.
         source: DialError,
     },
+    /// The sockets cannot be as was asked.
+    #[error("{0}")]
+    Sockets(#[source] DialError),
     /// The kernel gives no poll or socket.
     #[error("cannot wait for connections: {0}")]
     Kernel(#[from] io::Error),
@@ -139,8 +142,10 @@ pub enum RelayError {
 /// Joins the two sides, again and again, until the word to stop is given; with `once` a single time.
 ///
 /// # Errors
-/// [`RelayError`]; only with `once`, or where the kernel gives no descriptor.
+/// [`RelayError`]; only with `once`, or where the kernel gives no descriptor or has no such congestion control.
 pub fn run(settings: &RelaySettings, stop: &Stop) -> Result<Traffic, RelayError> {
+    // Told at once: another try would end the same way.
+    dial::check(&settings.tcp).map_err(RelayError::Sockets)?;
     let mut total = Traffic::default();
     let mut backoff = Backoff::default();
     loop {
@@ -197,6 +202,6 @@ fn code(error: &RelayError) -> u16 {
         RelayError::Dial { source: DialError::NotWstether { source: UpgradeError::Subprotocol, .. }, .. } => {
             Ended::Subprotocol.code()
         }
-        RelayError::Dial { .. } | RelayError::Kernel(_) => Ended::GatewayUnreachable.code(),
+        RelayError::Dial { .. } | RelayError::Sockets(_) | RelayError::Kernel(_) => Ended::GatewayUnreachable.code(),
     }
 }

@@ -101,7 +101,7 @@ fn figures(stage: &StageStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::StageMetrics;
+    use crate::metrics::{Snapshot, StageMetrics};
 
     #[test]
     fn the_strongest_sign_names_the_bottleneck_and_an_idle_gateway_has_none() {
@@ -109,7 +109,7 @@ mod tests {
         let stages = names.map(|(name, direction)| StageMetrics::new(name, direction, &[]));
         let [parse, nat, encode] = &stages;
         let named = || {
-            let told: Vec<_> = stages.iter().map(|stage| StageStatus::of(stage)).collect();
+            let told: Vec<_> = stages.iter().map(|stage| StageStatus::of(stage, &Snapshot::default())).collect();
             Bottleneck::among(&told).map(|it| (it.stage, it.sign))
         };
         parse.busy_seconds.add(std::time::Duration::from_secs(9));
@@ -135,7 +135,7 @@ mod tests {
         let encode = StageMetrics::new("ws-encode", "downlink", &[]);
         encode.queue_packets.set(5);
         encode.recent_busy_permille.set(950);
-        let it = Bottleneck::among(&[StageStatus::of(&encode)]).expect("it works");
+        let it = Bottleneck::among(&[StageStatus::of(&encode, &Snapshot::default())]).expect("it works");
         assert_eq!(it.sign, Sign::Busiest);
         assert_eq!(
             it.figures,

@@ -1,8 +1,11 @@
 //! The status as a table for a terminal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{DecisionStatus, StageStatus, Status};
+use crate::metrics::RECENT;
+use crate::overload::Rung;
 
 /// The columns: heading, whether to the left, and what a stage has there.
 type Column = (&'static str, Side, fn(&StageStatus) -> String);
@@ -29,8 +32,8 @@ const COLUMNS: &[Column] = &[
     ("busy", Side::Right, |s| format!("{:.1} s", s.busy_seconds)),
 ];
 
-/// Decisions in the table: a screen has 24 lines. `--json` has all that are remembered.
-const DECISIONS_SHOWN: usize = 8;
+/// Decisions of each controller in the table: a screen has 24 lines. `--json` has all that are remembered.
+const DECISIONS_SHOWN: usize = 3;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -38,7 +41,7 @@ const GAP: &str = "  ";
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_gateway(f)?;
-        writeln!(f)?;
+        writeln!(f, "\nsince the start; waits of the last {} s:", RECENT.as_secs())?;
         write_table(f, &self.stages)?;
         self.write_drops(f)?;
         match &self.bottleneck {
@@ -75,14 +78,24 @@ impl Status {
             mebibytes(self.buffers_limit_bytes),
             mebibytes(self.resident_memory_bytes),
             self.cpu_seconds
-        )
+        )?;
+        if let Some(rung @ 1..) = Rung::ALL.iter().position(|rung| rung.label() == self.overload) {
+            writeln!(f, "overload: {} (rung {rung} of {})", self.overload, Rung::ALL.len() - 1)?;
+        }
+        Ok(())
     }
 
     fn write_decisions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.decisions.is_empty() {
             writeln!(f, "last decisions:")?;
         }
-        for it in self.decisions.iter().take(DECISIONS_SHOWN) {
+        let mut shown = BTreeMap::<&str, usize>::new();
+        for it in &self.decisions {
+            let of_controller = shown.entry(&it.controller).or_default();
+            *of_controller += 1;
+            if *of_controller > DECISIONS_SHOWN {
+                continue;
+            }
             let DecisionStatus { seconds_ago, controller, subject, change, reason, inputs } = it;
             writeln!(f, "  {seconds_ago:.1} s ago, {controller} of {subject} {change} ({reason}): {inputs}")?;
         }
@@ -173,6 +186,7 @@ wstether 0.0.1 is ready; egress raw on eth0
 tethers 0, links 0, NAT mappings 0, ports 0 of 0
 packet buffers 0.0 of 0.0 MiB, resident 0.0 MiB, processor 0.0 s
 
+since the start; waits of the last 5 s:
 stage      direction    packets  turned  made  dropped     queue  most  wait p50      p99  threads  most   busy
 ip-parse   uplink     1,234,567       0     0        3  12/1,024   700   1.50 ms  1.99 ms        1     2  4.2 s
 ws-encode  downlink           0       0     0        0       0/0     0         -        -        0     0  0.0 s

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
+use wstether::config::values::Auto;
 use wstether::dial::TlsClient;
 use wstether::relay::headless::{self, PENDING_BYTES_MAX, RelayError, RelaySettings, Traffic};
 use wstether::stop::Stop;
@@ -314,6 +315,22 @@ fn the_word_to_stop_ends_a_dial() {
     stop.trigger();
     assert_eq!(closed_with(&mut laptop).0, 1001);
     assert_eq!(relay.join().unwrap().unwrap(), Traffic::default());
+}
+
+#[test]
+fn a_congestion_control_that_the_kernel_does_not_have_ends_the_relay_at_once_with_those_that_it_has() {
+    let (laptop, gateway) = (Server::plain(), Server::plain());
+    let congestion = Auto::Is("no_such".parse().unwrap());
+    let settings = RelaySettings {
+        client: laptop.url(),
+        gateway: gateway.url(),
+        base64: false,
+        once: false,
+        tls: no_extra_trust(),
+        tcp: TcpOptions { congestion, ..TcpOptions::default() },
+    };
+    let error = headless::run(&settings, &Stop::new().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("\"no_such\"") && error.contains("reno"), "{error}");
 }
 
 /// In release: `cargo test --release --test quick speed -- --nocapture`

@@ -1,20 +1,23 @@
 //! `wstether load` against a real gateway, with a real sink behind it: each kind of tether, and every packet accounted for.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wstether::cli::EgressMode;
 use wstether::lab::tethering::Setting;
 use wstether::lab::world::{self, INTERNET, Layout, World};
 use wstether::lab::{Isolation, Program, Scratch};
+use wstether::status::Status;
 
-use super::world::BINARY;
+use super::world::{BINARY, PATIENCE};
 
 const SINK_PORT: u16 = 9_000;
 
 /// A gateway, and a sink behind it. What runs is killed and what was written goes when it is dropped.
 struct Bench {
-    token: std::path::PathBuf,
+    token: PathBuf,
     gateway: Program,
     _sink: Program,
     world: World,
@@ -23,9 +26,14 @@ struct Bench {
 
 impl Bench {
     fn start(gateway: &[&str]) -> Self {
+        Self::start_with(gateway, |setting| setting.token("load").unwrap())
+    }
+
+    /// The same with the token in a file that `token` makes.
+    fn start_with(gateway: &[&str], token: impl FnOnce(&Setting<'_>) -> PathBuf) -> Self {
         let (world, scratch) = (World::new(Layout { direct: true, offloads: None }).unwrap(), Scratch::new().unwrap());
         let setting = Setting { binary: BINARY.as_ref(), world: &world, scratch: &scratch, tls: false };
-        let token = setting.token("load").unwrap();
+        let token = token(&setting);
         let gateway = setting.gateway(EgressMode::Raw, gateway).unwrap();
         let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
         let mut sink = world.internet.command(BINARY, isolation).unwrap();
@@ -137,4 +145,40 @@ fn a_load_without_a_sink_says_what_is_missing() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && told.contains("load sink"), "{told}");
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_load_that_is_stopped_leaves_no_tether_at_the_gateway() {
+    let bench = Bench::start(&[]);
+    let args = ["--tethers", "20", "--mix", "steady,slow-reader=2,half-open=2", "--rate", "200", "--seconds", "60"];
+    let mut load = bench.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    let setting = Setting { binary: BINARY.as_ref(), world: &bench.world, scratch: &bench.scratch, tls: false };
+    let until = |what: &dyn Fn(&Status) -> bool| {
+        let late = Instant::now() + PATIENCE;
+        while !setting.status().is_some_and(|status| what(&status)) {
+            assert!(Instant::now() < late, "{}", setting.status().unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    until(&|status| status.tethers == 18 && status.stages.last().is_some_and(|last| last.packets > 1_000));
+    let killed = Command::new("kill").args(["-s", "TERM", &load.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(load.wait().unwrap().code(), Some(1), "it did not come to its end");
+    // One that was not told would wait for its client for tethers.linger, five minutes.
+    until(&|status| status.tethers == 0);
+}
+
+#[test]
+fn a_token_that_the_command_made_before_the_gateways_first_start_lets_tethers_in() {
+    let bench = Bench::start_with(&[], |setting| {
+        let file = setting.scratch.file("credentials.toml");
+        let mut command = Command::new(BINARY);
+        let output = command.args(["token", "--file"]).arg(&file).args(["new", "--name", "Ada"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let token = setting.scratch.file("printed");
+        std::fs::write(&token, output.stdout).unwrap();
+        token
+    });
+    let report = bench.load(&["--tethers", "3", "--direction", "up", "--seconds", "0.5"]);
+    assert_eq!(report["tethers"]["welcomed"], 3, "{report:#}");
 }

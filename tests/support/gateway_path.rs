@@ -157,6 +157,8 @@ impl LinkKeeper for Keeps {
 
     fn ack_later(&self, _link: &Arc<Link>) {}
 
+    fn wake_for_acks(&self) {}
+
     fn close(&self, _link: &Arc<Link>, code: u16, reason: &str) {
         panic!("a link was closed: {code} {reason}");
     }

@@ -105,7 +105,10 @@ fn judge_tethers(config: &Gateway, reader: &mut Reader) {
         [("tethers.credit_window", tethers.credit_window), ("tethers.downlink_window", tethers.downlink_window)]
     {
         if window < tethers.message_max {
-            let what = format!("{window} has no room for one message of tethers.message_max = {}", tethers.message_max);
+            let what = format!(
+                "{window} has no room for one message of tethers.message_max = {}: raise it, or lower that",
+                tethers.message_max
+            );
             reader.object(&[path, "tethers.message_max"], what);
         }
         if window > config.memory.budget {

@@ -309,6 +309,18 @@ fn a_wrong_token_ends_the_client_with_advice_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_congestion_control_that_the_kernel_does_not_have_ends_the_client_at_once_with_those_that_it_has() {
+    let world = World::new("congestion");
+    let before = world.routes();
+    let token = credential().0.reveal().to_string();
+    let client = world.direct(&token, &["--set", "client.congestion=nonsense"]);
+    let line = client.says("\"nonsense\" cannot be had");
+    assert!(line.contains("this kernel offers: ") && line.contains("client.congestion"), "{line}");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
+}
+
+#[test]
 fn without_the_default_route_only_what_is_included_goes_through_and_dns_stays() {
     let world = World::new("include");
     let (token, verifier) = credential();

@@ -1,0 +1,68 @@
+//! The command itself, where what it is given or writes to is not as it should be.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const TOKEN: &str = "wst1_k7m2p9xq_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wstether"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Something to write to whose reader is gone.
+fn gone() -> Stdio {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn said(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure_to_tell() {
+    for args in [&["check", "--example"][..], &["pipeline"], &["pipeline", "--format", "mermaid"], &["load", "--help"]]
+    {
+        let output = command(args).stdout(gone()).output().unwrap();
+        assert_eq!(said(&output).1, "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let url = format!("ws://{}/wstether", nobody());
+    let status = command(&["relay", "--client", &url, "--gateway", &url, "--once"]).stderr(gone()).status().unwrap();
+    assert_eq!(status.code(), Some(1), "it failed, and did not panic");
+    let mut relay = command(&["relay", "--client", &url, "--gateway", &url]).stderr(gone()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let still_runs = relay.try_wait().unwrap().is_none();
+    relay.kill().unwrap();
+    relay.wait().unwrap();
+    assert!(still_runs, "it has logged that it cannot connect, and tries again");
+}
+
+#[test]
+fn a_load_says_soon_what_it_cannot_reach() {
+    // One that refuses, and one that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (address, why) in [(nobody(), "(connection_refused)"), (silent.local_addr().unwrap(), "no answer within 4s;")] {
+        let (begun, url) = (Instant::now(), format!("ws://{address}/wstether"));
+        let output = command(&["load", "--gateway", &url, "--token", TOKEN, "--sink", "127.0.0.1:9"]).output().unwrap();
+        let (code, text) = said(&output);
+        assert!(begun.elapsed() < Duration::from_secs(10) && code == Some(1), "{code:?}: {text}");
+        assert!(
+            text.starts_with(&format!("wstether: cannot reach {url} ({address}): ")) && text.contains(why),
+            "{text}"
+        );
+    }
+}
