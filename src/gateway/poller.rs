@@ -149,12 +149,12 @@ impl Poller {
     fn signal(&mut self, lane: LaneId, event: &mio::event::Event) {
         let Some(link) = self.registry.links.get(lane) else { return };
         let entry = Entry { origin: lane, lane, item: Signal };
+        if event.is_read_closed() || event.is_error() {
+            link.peer_ends();
+        }
         if !link.is_open() {
             self.accept_signals.push(entry);
             return;
-        }
-        if event.is_read_closed() || event.is_error() {
-            link.peer_ends();
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.link_signals.push(entry);

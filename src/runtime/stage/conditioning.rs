@@ -156,37 +156,30 @@ where
 
     /// Changes what the queue admits. Who was held back is told when it is more.
     fn admit(&self, controllers: &mut Controllers, seen: shedding::Observation, log: &Log<'_>) {
+        let Controllers { shedding, admitted_told, .. } = controllers;
+        let was = (shedding.admitted_segments(), shedding.is_shedding());
         // What can be held back at its source is bounded by its credit.
-        let held = match self.settings.when_full {
-            WhenFull::Drop => controllers.shedding.hold(seen.able_segments_per_second),
-            WhenFull::Park => None,
-        };
-        let verdict = controllers.shedding.decide(log.now, seen);
-        let (admitted, change, reason) = match verdict {
-            Verdict::Keep => return held.into_iter().for_each(|segments| self.hold(segments)),
-            Verdict::Less(admitted) => (admitted, Change::Down, decisions::WAITS_TOO_LONG),
-            Verdict::More(admitted) => (admitted, Change::Up, decisions::WAITS_LITTLE),
-        };
-        let mut resume = Vec::new();
-        {
-            let mut inner = lock(&self.inner);
-            inner.lanes.set_limits(Limits { segments: admitted, ..self.settings.limits });
-            let drops = self.settings.when_full == WhenFull::Drop && controllers.shedding.is_shedding();
-            inner.lanes.set_wait_max(self.settings.sojourn_max.filter(|_| drops));
-            if change == Change::Up {
-                inner.let_in(&mut resume);
-            }
+        if self.settings.when_full == WhenFull::Drop {
+            shedding.hold(seen.able_segments_per_second);
         }
-        self.resume_upstream(&mut resume);
-        let (is_shedding, capacity) = (controllers.shedding.is_shedding(), self.settings.limits.segments);
-        self.metrics.queue_admitted_packets.set(admitted);
-        self.metrics.shedding.set(is_shedding.into());
-        let told = controllers.admitted_told;
+        let verdict = shedding.decide(log.now, seen);
+        let (admitted, is_shedding) = (shedding.admitted_segments(), shedding.is_shedding());
+        if (admitted, is_shedding) != was {
+            self.set_admitted(admitted, is_shedding);
+        }
+        let (change, reason) = match verdict {
+            Verdict::Less(_) => (Change::Down, decisions::WAITS_TOO_LONG),
+            Verdict::More(_) => (Change::Up, decisions::WAITS_LITTLE),
+            // What it may hold at all has come down to what it admits.
+            Verdict::Keep if was.1 && !is_shedding => (Change::Up, decisions::WAITS_LITTLE),
+            Verdict::Keep => return,
+        };
+        let capacity = self.settings.limits.segments;
         // Its begin and its end are always told.
-        let is_edge = told == capacity || !is_shedding;
-        if is_edge || has_moved(told, admitted) {
-            controllers.admitted_told = admitted;
-            let drain = controllers.shedding.drain_segments_per_second();
+        let is_edge = *admitted_told == capacity || !is_shedding;
+        if is_edge || has_moved(*admitted_told, admitted) {
+            *admitted_told = if is_shedding { admitted } else { capacity };
+            let drain = shedding.drain_segments_per_second();
             log.note(
                 Controller::Shedding,
                 change,
@@ -198,10 +191,18 @@ where
         }
     }
 
-    /// Has the queue hold no more than `segments`.
-    fn hold(&self, segments: u64) {
-        lock(&self.inner).lanes.set_limits(Limits { segments, ..self.settings.limits });
+    fn set_admitted(&self, segments: u64, is_shedding: bool) {
+        let mut resume = Vec::new();
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.set_limits(Limits { segments, ..self.settings.limits });
+            let drops = self.settings.when_full == WhenFull::Drop && is_shedding;
+            inner.lanes.set_wait_max(self.settings.sojourn_max.filter(|_| drops));
+            inner.let_in(&mut resume);
+        }
+        self.resume_upstream(&mut resume);
         self.metrics.queue_admitted_packets.set(segments);
+        self.metrics.shedding.set(is_shedding.into());
     }
 
     /// Has the queue hold no more than so many percent of what it could. What is above goes as newcomers need the room:

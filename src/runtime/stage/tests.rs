@@ -374,6 +374,32 @@ fn a_queue_that_waits_too_long_admits_less_and_what_it_drops_is_told_apart_from_
 }
 
 #[test]
+fn shedding_ends_where_the_queue_may_hold_no_more_than_it_admits_and_nothing_is_too_old_any_more() {
+    let decisions = Decisions::default();
+    let (slow, mut inlet) = made_to_shed(WhenFull::Drop, &decisions);
+    let (metrics, start) = (Arc::clone(slow.metrics()), Instant::now());
+    lock(&slow.inner).threads = 1;
+    let mut look = |number: u32, service_us: u64, waited: Duration| {
+        let came = Instant::now() - waited;
+        inlet.push(came, true, &mut (0..4).map(|number| entry(0, 0, number)).collect());
+        while metrics.queue_packets.get() > 0 {
+            assert!(slow.take_and_process(lock(&slow.inner)));
+        }
+        slow.service_ns_a_segment.store(1_000 * service_us, Ordering::Relaxed);
+        Arc::clone(&slow).look(start + number * LOOK_EVERY, &decisions);
+        (metrics.queue_admitted_packets.get(), metrics.shedding.get())
+    };
+    let last = |looks: std::ops::Range<u32>, look: &mut dyn FnMut(u32) -> (u64, u64)| looks.map(look).last().unwrap();
+    assert_eq!(last(0..60, &mut |at| look(at, 10, Duration::ZERO)), (1_000, 0));
+    // 100,000 a second, within the bound, less a part.
+    assert_eq!(last(60..70, &mut |at| look(at, 10, Duration::from_millis(20))), (300, 1));
+    let dropped = metrics.drops[NOT_ADMITTED].get();
+    assert_eq!(last(70..90, &mut |at| look(at, 40, Duration::ZERO)), (250, 0), "two bounds of 25,000 a second");
+    look(90, 40, Duration::from_millis(20));
+    assert_eq!(metrics.drops[NOT_ADMITTED].get(), dropped);
+}
+
+#[test]
 fn a_stage_that_is_to_hold_half_refuses_the_rest_and_holds_all_again_when_it_may() {
     let settings = Settings { sojourn_max: None, ..settings(1, 32, Rule::Never, WhenFull::Drop) };
     let sink = stage("sink", settings, Sink::new(None), None, None);
