@@ -3,7 +3,6 @@
 mod fixed;
 mod hand_over;
 mod idle;
-mod neighbour;
 mod part;
 mod real;
 mod run;
@@ -26,8 +25,6 @@ pub(crate) use run::{Figures, Lasts, Outcome, Run};
 
 /// The first argument of the bench where it is to be a gateway itself, one with a fixed cost a packet.
 const GATEWAY: &str = "gateway-with-ballast";
-/// The same where it is to take most of the gateway's core.
-const NEIGHBOUR: &str = "neighbour";
 /// The same where it is to measure one part, for the bench that started it.
 const PART: &str = "one-part";
 
@@ -83,7 +80,6 @@ fn main() -> ExitCode {
     match typed.next().as_deref() {
         Some(GATEWAY) => finish(gateway(typed)),
         Some(PART) => finish(part::serve(typed)),
-        Some(NEIGHBOUR) => neighbour::live(),
         Some(_) | None => finish(bench(&Args::parse())),
     }
 }

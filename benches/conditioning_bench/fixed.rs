@@ -182,7 +182,7 @@ fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64, lasts: Duration) -> Ou
 /// From the tethers, at twice the peak: goodput as a part of the best, by number of tethers.
 pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
     let Peak { ballast, peak_pps, .. } = known_peak(run)?;
-    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
+    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let mut delivered = Vec::new();
     for tethers in [1, 10, 100, MANY] {
         let report = load(&site, "up", tethers, 2.0 * peak_pps / f64::from(tethers), run.lasts(UPLINK), &[])?;
@@ -200,7 +200,7 @@ pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
 /// Jain's index and the worst share of many equal tethers at 1.5 times the peak.
 pub(crate) fn fairness(run: &Run) -> Outcome<Figures> {
     let Peak { ballast, peak_pps, .. } = known_peak(run)?;
-    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=32"])?;
+    let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let report = down(&site, MANY, 1.5 * peak_pps, run.lasts(FAIRNESS), &[])?;
     let mut figures = Figures::new();
     figures.insert("jain_1000".into(), json!(number(&report, "/down/shares/jain")?));
@@ -211,8 +211,7 @@ pub(crate) fn fairness(run: &Run) -> Outcome<Figures> {
 /// What the worst off of 100 tethers gets beside a hog, as a part of what it gets without.
 pub(crate) fn hog(run: &Run) -> Outcome<Figures> {
     let Peak { ballast, peak_pps, .. } = known_peak(run)?;
-    let site =
-        Site::start(HOGGED + 1, ballast, Pinned::Apart, EgressMode::Raw, &["--set", "egress.ports_per_tether=256"])?;
+    let site = Site::start(HOGGED + 1, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let rate = 0.8 * peak_pps / f64::from(HOGGED);
     let lasts = run.lasts(HOG);
     let without = load(&site, "down", HOGGED, rate, lasts, &["--each"])?;

@@ -1,4 +1,4 @@
-//! The handlers as they are: goodput at 4 times the peak, beside a [neighbour](crate::neighbour) on the gateway's core.
+//! The handlers as they are: goodput at 4 times the peak.
 
 use std::time::Duration;
 
@@ -6,12 +6,10 @@ use serde_json::json;
 use wstether::cli::EgressMode;
 use wstether::stages::ballast::Ballast;
 
-use crate::neighbour::{self, Neighbour};
 use crate::site::{Pinned, Site, number};
 use crate::{Figures, Lasts, Outcome, Run, told};
 
-pub(crate) const KEYS: [&str; 4] =
-    ["goodput_ratio_real_at_4x", "real_peak_pps", "real_shared_peak_pps", "real_times_the_peak"];
+pub(crate) const KEYS: [&str; 3] = ["goodput_ratio_real_at_4x", "real_peak_pps", "real_times_the_peak"];
 
 const TETHERS: u32 = 50;
 /// The first load, in packets a second. It grows until it is not delivered any more, from step to step.
@@ -23,40 +21,20 @@ const SKIPPED_QUICK: i32 = 6;
 const DELIVERED: f64 = 0.8;
 const PPS_MAX: f64 = 2e6;
 const OVERLOAD: f64 = 4.0;
-/// Loads among which the peak beside the neighbour is, as parts of its share of the peak without.
-const SHARED_PEAK_AT: [f64; 4] = [0.7, 0.85, 1.0, 1.2];
 
 const LASTS: Lasts = Lasts { quick_s: 3, full_s: 8 };
-const SHARED_PEAK: Lasts = Lasts { quick_s: 1, full_s: 4 };
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     let site = site()?;
     let peak_pps = peak(&site, run)?;
-    let _neighbour = Neighbour::of(&site)?;
-    let shared_peak_pps = shared_peak(&site, peak_pps, run)?;
-    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * shared_peak_pps, run.lasts(LASTS))?;
-    // The peak drifts with the machine: half of it is from before, half from after.
-    let shared_peak_pps = f64::midpoint(shared_peak_pps, shared_peak(&site, peak_pps, run)?);
-    let share = neighbour::LEAVES;
-    told(&format!(
-        "  peak {peak_pps:.0} packets/s, with {share} of the core {shared_peak_pps:.0}; of {sent_pps:.0} sent a second \
-         {delivered_pps:.0} are delivered"
-    ));
+    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * peak_pps, run.lasts(LASTS))?;
+    told(&format!("  peak {peak_pps:.0} packets/s; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
     let mut figures = Figures::new();
     figures.insert("real_peak_pps".into(), json!(peak_pps));
-    figures.insert("real_shared_peak_pps".into(), json!(shared_peak_pps));
     // Where the generator cannot send 4 times as much, this tells how much it was.
-    figures.insert("real_times_the_peak".into(), json!(sent_pps / shared_peak_pps));
-    figures.insert("goodput_ratio_real_at_4x".into(), json!(delivered_pps / shared_peak_pps));
+    figures.insert("real_times_the_peak".into(), json!(sent_pps / peak_pps));
+    figures.insert("goodput_ratio_real_at_4x".into(), json!(delivered_pps / peak_pps));
     Ok(figures)
-}
-
-/// The most packets a second that are delivered beside the neighbour, at any load.
-fn shared_peak(site: &Site, peak_pps: f64, run: &Run) -> Outcome<f64> {
-    let lasts = run.lasts(SHARED_PEAK);
-    SHARED_PEAK_AT
-        .iter()
-        .try_fold(0.0, |best, part| Ok(f64::max(best, goodput(site, part * neighbour::LEAVES * peak_pps, lasts)?.1)))
 }
 
 fn site() -> Outcome<Site> {

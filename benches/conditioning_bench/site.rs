@@ -21,9 +21,9 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wstether");
 /// Open files that each program may have: 10,000 WebSockets, and some.
 const FILES_MAX: u32 = 65_536;
 
-/// The core of a gateway that is pinned apart.
-pub(crate) const GATEWAY_CORE: &str = "1";
-const LOAD_CORE: &str = "0";
+/// What `egress.ports` has by default, and the least and the most of them that a tether is given here: each needs one.
+const PORTS: u32 = 32_768;
+const PORTS_PER_TETHER: (u32, u32) = (16, 512);
 
 const SINK_PORT: u16 = 9_000;
 
@@ -63,24 +63,24 @@ impl Site {
         more: &[&str],
     ) -> Outcome<Self> {
         let (world, scratch) = (World::new(Layout { direct: true, offloads: None })?, Scratch::new()?);
-        let on = |core| match pinned {
-            Pinned::Apart if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) => {
-                format!("taskset -c {core} ")
-            }
-            Pinned::Apart | Pinned::Free => String::new(),
+        let (gateway_core, load_core) = match pinned {
+            Pinned::Apart if std::thread::available_parallelism()?.get() > 1 => ("taskset -c 1 ", "taskset -c 0 "),
+            Pinned::Apart | Pinned::Free => ("", ""),
         };
         let bench = std::env::current_exe()?.display().to_string();
         let program =
             if ballast == Ballast::NONE { BINARY.to_owned() } else { format!("{bench} {GATEWAY} {}", ballast.rounds) };
-        let gateway_launcher = launcher(&scratch, "gateway.sh", &on(GATEWAY_CORE), &program)?;
-        let launcher = launcher(&scratch, "load.sh", &on(LOAD_CORE), BINARY)?;
+        let gateway_launcher = launcher(&scratch, "gateway.sh", gateway_core, &program)?;
+        let launcher = launcher(&scratch, "load.sh", load_core, BINARY)?;
         let setting = Setting { binary: &gateway_launcher, world: &world, scratch: &scratch, tls: false };
         let token = setting.token("load")?;
-        // Room for each tether, and for the handshakes of all that come at once. Who leaves a link that is full leaves without
-        // a goodbye, and would linger into the next load.
+        // Room for each tether and for its successor, since a place rests for a second; and for the handshakes of all that
+        // come at once. Who leaves a link that is full leaves without a goodbye, and would linger into the next load.
+        let places = tethers * 2;
         let sizes = [
-            format!("tethers.max={tethers}"),
-            format!("listen.links_max={}", tethers * 2 + 64),
+            format!("tethers.max={places}"),
+            format!("egress.ports_per_tether={}", (PORTS / places).clamp(PORTS_PER_TETHER.0, PORTS_PER_TETHER.1)),
+            format!("listen.links_max={}", places + 64),
             "listen.handshakes_max=4096".to_owned(),
             "tethers.linger=0s".to_owned(),
         ];
