@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod budget;
 pub mod checksum;
 pub mod config;
+pub mod credit;
 pub mod icmp;
 mod ipv4;
 pub mod metrics;

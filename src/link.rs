@@ -300,8 +300,9 @@ impl Link {
             let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, &mut each)?;
             let tail = std::mem::take(&mut inbox.tail);
             inbox.keep(tail, &bytes[done..])?;
-            // To read again would tell no more: readiness is told of what comes after this (epoll(7), question 9).
-            let is_drained = start + count < buffer.len() && self.transport.ends_reads_short();
+            // To read again would tell no more: readiness is told of what comes after this (epoll(7), question 9). Behind
+            // much there is more by now, and it is worth more in one batch.
+            let is_drained = count < LITTLE_BYTES && self.transport.ends_reads_short();
             if is_drained && messages_left > 0 && !self.peer_ends.load(Ordering::Acquire) {
                 return Ok(Turn::Drained);
             }
@@ -529,6 +530,9 @@ impl Link {
         }
     }
 }
+
+/// A read that brings less is of single packets, which are handed on at once: some acknowledgements, a ping.
+const LITTLE_BYTES: usize = 4_096;
 
 /// Memory that an empty tail keeps: enough for a few small packets, little enough for 10,000 idle links.
 const TAIL_KEPT_BYTES: usize = 2_048;

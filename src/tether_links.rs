@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use crate::credit::Credit;
 use crate::link::Link;
 use crate::overload::Squeeze;
 use crate::packet::Account;
@@ -26,6 +28,8 @@ pub struct TetherLinks {
     links: Mutex<Vec<Arc<Link>>>,
     waits_for_window: AtomicBool,
     cut_bytes: AtomicU64,
+    /// `None` where this end grants none.
+    credit: Option<Mutex<Credit>>,
     /// What credit is cut by where memory is short; `None` where this end grants none.
     squeeze: Option<Squeeze>,
 }
@@ -40,6 +44,7 @@ impl TetherLinks {
             links: Mutex::default(),
             waits_for_window: AtomicBool::new(false),
             cut_bytes: AtomicU64::new(u64::MAX),
+            credit: windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(bytes))),
             squeeze: None,
         }
     }
@@ -93,12 +98,13 @@ impl TetherLinks {
     }
 
     /// Up to where the peer may send on `link`: what it has sent and what is free of its credit.
-    pub fn grant(&self, link: &Link) -> Option<u64> {
+    pub fn grant(&self, now: Instant, link: &Link) -> Option<u64> {
         // In this order: what is counted as received by now is inside or has left.
         let received = link.received_bytes();
+        let inside = self.account.inside_bytes();
+        locked(self.credit.as_ref()?).look(now, inside, self.account.left_bytes());
         // Of bytes and of memory, whichever is more: small packets hold several times their bytes.
-        let inside = self.account.inside_bytes().max(self.account.held_bytes());
-        Some(received + self.credit_bytes()?.saturating_sub(inside))
+        Some(received + self.credit_bytes()?.saturating_sub(inside.max(self.account.held_bytes())))
     }
 
     /// Whether the peer was last told of less than half of its credit, so that it may be waiting for more.
@@ -107,9 +113,15 @@ impl TetherLinks {
         self.credit_bytes().is_some_and(|credit| left < credit / 2)
     }
 
+    /// Whether its credit was cut for what waited inside: it is to be looked at now and then though the peer, who may need
+    /// more of it for a message, sends nothing.
+    pub fn is_credit_cut(&self) -> bool {
+        self.credit.as_ref().is_some_and(|credit| locked(credit).is_cut())
+    }
+
     /// Its credit at present.
-    fn credit_bytes(&self) -> Option<u64> {
-        let full = self.windows.credit_bytes?;
+    pub fn credit_bytes(&self) -> Option<u64> {
+        let full = locked(self.credit.as_ref()?).bytes();
         let squeezed = |squeeze: &Squeeze| squeeze.credit_bytes(full, self.account.held_bytes());
         Some(self.squeeze.as_ref().map_or(full, squeezed))
     }
@@ -142,6 +154,10 @@ impl TetherLinks {
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.links)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

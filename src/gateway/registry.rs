@@ -439,24 +439,25 @@ impl Registry {
             }
         }
         let silence = |link: &Link| now.saturating_duration_since(link.heard());
-        let mut links_lane = Vec::new();
+        let mut has_control = Vec::new();
         for link in self.links.those(|link| link.is_open() && silence(link) > self.terms.keep_alive) {
             if silence(&link) > 3 * self.terms.keep_alive {
                 self.close_with(&link, CloseReason::TimedOut, "no sign of life");
             } else if link.ping_is_due(now, self.terms.keep_alive) {
                 link.outbox().ping();
-                links_lane.extend(link.owner().map(|owner| owner.lane()));
+                has_control.extend(link.owner().map(|owner| owner.lane()));
             }
         }
-        links_lane.into_iter().for_each(|lane| self.has_control(lane));
         let mut census = Census::default();
         let over = self.tethers.those(|tether| {
             let is_over = tether.end(now, self.terms.linger);
             if !is_over {
                 self.look_over(now, tether, &mut census);
+                has_control.extend(tether.links.is_credit_cut().then(|| tether.links.lane()));
             }
             is_over
         });
+        has_control.into_iter().for_each(|lane| self.has_control(lane));
         over.iter().for_each(|tether| self.forget_tether(now, tether));
         self.held_mean_bytes.store(census.held_mean_bytes(), Ordering::Relaxed);
         census.publish(&self.metrics);

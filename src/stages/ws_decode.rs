@@ -68,7 +68,7 @@ pub struct WsDecode<K> {
 /// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends more than
 /// the message does.
 pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, tether: &TetherLinks, pool: &BufPool) {
-    match link.try_tell_received(now, tether.grant(link), pool) {
+    match link.try_tell_received(now, tether.grant(now, link), pool) {
         Ok(true) => {}
         Ok(false) => keeper.has_control(tether.lane()),
         Err(error) => keeper.ended(link, &error.into()),
@@ -225,7 +225,7 @@ impl<K: LinkKeeper> WsDecode<K> {
     fn acknowledge(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks) {
         if link.outbox().owes_pong() {
             self.keeper.has_control(tether.lane());
-        } else if link.owes_ack_now(now, tether.windows().credit_bytes) {
+        } else if link.owes_ack_now(now, tether.credit_bytes()) {
             self.acknowledge_now(now, link, tether);
         } else if link.unacknowledged_bytes() > 0 && link.schedule_ack() {
             self.keeper.ack_later(link);

@@ -97,7 +97,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         let mut packets = packets.peekable();
         // By itself it would be a segment more.
         if packets.peek().is_some() || !link.ack_waits() {
-            link.tell_received(now, &mut outbox, tether.grant(link));
+            link.tell_received(now, &mut outbox, tether.grant(now, link));
         }
         if tether.owes_credit(link) && link.schedule_ack() {
             // The peer may be out of credit while what it sent is still inside: it is told again when that has left.
