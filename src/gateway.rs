@@ -42,6 +42,7 @@ use overseer::Overseer;
 use poller::Poller;
 use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
 
+mod acks;
 mod census;
 pub mod egress;
 pub mod ladder;

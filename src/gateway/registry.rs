@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
+use super::acks::Acks;
 use super::census::{self, Census};
 use crate::budget::{Part, Share};
 use crate::credentials::CredentialStore;
@@ -132,15 +133,6 @@ pub struct Registry {
     /// Links that were closed with a word, until their peers have hung up, and since when.
     leaving: Mutex<Vec<(Instant, Arc<Link>)>>,
     stopping: AtomicBool,
-}
-
-/// Links that owe an acknowledgement.
-#[derive(Debug, Default)]
-struct Acks {
-    due: Mutex<Vec<Arc<Link>>>,
-    came: Condvar,
-    /// The first ones have come, and nobody was woken for them yet.
-    are_new: AtomicBool,
 }
 
 /// What a registry is made of.
@@ -504,19 +496,7 @@ impl Registry {
 
     /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due, or until `is_over`.
     pub fn send_acks(&self, limit: Duration, is_over: impl Fn() -> bool) {
-        let due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let (due, _) = self
-            .acks
-            .came
-            .wait_timeout_while(due, limit, |due| due.is_empty() && !is_over())
-            .unwrap_or_else(PoisonError::into_inner);
-        if due.is_empty() {
-            return;
-        }
-        drop(due);
-        std::thread::sleep(Duration::from_millis(crate::link::ACK_DELAY_MS));
-        let due = std::mem::take(&mut *self.acks.due.lock().unwrap_or_else(PoisonError::into_inner));
-        for link in due {
+        for link in self.acks.wait(limit, is_over) {
             let owner = link.owner().filter(|_| link.is_open());
             if !link.ack_is_due(owner.is_none_or(|owner| owner.owes_credit(&link))) {
                 self.ack_later(&link);
@@ -541,9 +521,7 @@ impl Registry {
 
     /// Has [`Registry::send_acks`] look whether it is over.
     pub fn wake_acks(&self) {
-        // Under the lock, or it could come between the look and the wait.
-        let _due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
-        self.acks.came.notify_all();
+        self.acks.wake();
     }
 
     /// Says goodbye to every link (1001).
@@ -589,17 +567,11 @@ impl LinkKeeper for Registry {
     }
 
     fn ack_later(&self, link: &Arc<Link>) {
-        let mut due = self.acks.due.lock().unwrap_or_else(PoisonError::into_inner);
-        due.push(Arc::clone(link));
-        if due.len() == 1 {
-            self.acks.are_new.store(true, Ordering::Release);
-        }
+        self.acks.note(link);
     }
 
     fn wake_for_acks(&self) {
-        if self.acks.are_new.load(Ordering::Relaxed) && self.acks.are_new.swap(false, Ordering::AcqRel) {
-            self.acks.came.notify_one();
-        }
+        self.acks.wake_for_new();
     }
 
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {

@@ -36,6 +36,37 @@ fn a_tail_that_is_larger_than_the_readers_buffer_is_decoded() {
     assert_eq!(locked(&link.inbox).tail, [0x82, 0xff], "the start of a frame");
 }
 
+#[test]
+fn a_little_is_taken_for_all_that_there_is_until_readiness_has_told_of_the_end_behind_it() {
+    for (told, expected) in [(false, Ok(Turn::Drained)), (true, Err("the peer closed the connection"))] {
+        let (link, mut peer) = pair();
+        link.upgraded(Subprotocol::Binary, 65_536, &[]);
+        let mut frame = Vec::new();
+        frame::append(Opcode::Binary, b"little", Some(MASK), &mut frame);
+        peer.write_all(&frame).expect("room");
+        peer.shutdown(std::net::Shutdown::Write).expect("a connection");
+        if told {
+            link.peer_ends();
+        }
+        let (messages, mut buffer) = (std::cell::Cell::new(0), vec![0; read_buffer_bytes(65_536)]);
+        let mut receive = || {
+            link.receive::<LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, usize::MAX, |_| {
+                messages.set(messages.get() + 1);
+                Ok(())
+            })
+        };
+        let begun = Instant::now();
+        // The end comes behind the message, and both take a moment on their way.
+        let turn = loop {
+            match receive() {
+                Ok(Turn::Drained) if messages.get() == 0 || told => assert!(begun.elapsed() < Duration::from_secs(20)),
+                turn => break turn.map_err(|error| error.to_string()),
+            }
+        };
+        assert_eq!((turn, messages.get()), (expected.map_err(str::to_owned), 1));
+    }
+}
+
 /// Fills the socket; returns how many bytes were given to the link.
 fn block(link: &Link, pool: &BufPool) -> usize {
     let (mut outbox, mut count) = (link.outbox(), 0);

@@ -39,7 +39,7 @@ pub trait LinkKeeper: Send + Sync + 'static {
     /// The link owes an acknowledgement that may wait for a message to ride on.
     fn ack_later(&self, link: &Arc<Link>);
 
-    /// What acknowledgements owe has been noted: whoever sends them is woken, where he sleeps without a time to wake.
+    /// Wakes whoever sends the acknowledgements that [`LinkKeeper::ack_later`] noted, where nobody was woken for them yet.
     fn wake_for_acks(&self);
 
     /// The link is to be closed with this code.
@@ -232,6 +232,7 @@ impl<K: LinkKeeper> WsDecode<K> {
         }
     }
 
+    /// Acknowledges at once, and again later where the peer may wait for credit.
     fn acknowledge_now(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks) {
         tell_received(&*self.keeper, now, link, tether, &self.pool);
         if tether.owes_credit(link) && link.schedule_ack() {

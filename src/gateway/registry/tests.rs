@@ -156,3 +156,45 @@ fn what_is_judged_is_not_given_up() {
     let pending = registry.pending.get(link.lane()).expect("pending");
     assert!(pending.give_up() && !pending.give_up());
 }
+
+/// A stage that is told of lanes, and notes which.
+#[derive(Default)]
+struct Poked(Mutex<Vec<LaneId>>);
+
+impl Attend for Poked {
+    fn poke(&self, lane: LaneId) {
+        self.0.lock().expect("no panic").push(lane);
+    }
+
+    fn clear(&self, _lane: LaneId) {}
+
+    fn hold_at_most(&self, _percent: u64) {}
+}
+
+#[test]
+fn a_credit_that_was_cut_is_looked_at_though_its_client_sends_nothing() {
+    let (registry, now) = (registry(), Instant::now());
+    let (ws_encode, nothing) = (Arc::new(Poked::default()), Arc::new(Poked::default()));
+    let (weak, none): (Weak<dyn Attend>, Weak<dyn Attend>) =
+        (Arc::downgrade(&(Arc::clone(&ws_encode) as _)), Arc::downgrade(&(nothing as _)));
+    registry.attend(Stages { accept: none.clone(), ws_decode: none, ws_encode: weak, tethered: vec![] });
+    let (link, _peer) = come(&registry, now);
+    let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+    let (links, poked) = (&tether.links, || std::mem::take(&mut *ws_encode.0.lock().expect("no panic")));
+    registry.tidy(now);
+    assert_eq!(poked(), [], "all of the credit is granted");
+    // What is inside does not leave.
+    let mut inside = registry.pool.take(1).expect("a buffer");
+    inside.charge(links.account(), 1_000);
+    let full = links.grant(now, &link).expect("a credit");
+    let granted = (1..10).map(|look| links.grant(now + look * Duration::from_millis(20), &link)).min().flatten();
+    assert!(granted.is_some_and(|granted| granted < full) && links.is_credit_cut());
+    registry.tidy(now);
+    assert_eq!(poked(), [links.lane()]);
+    drop(inside);
+    let later = now + Duration::from_secs(1);
+    assert!((0..10).all(|look| links.grant(later + look * Duration::from_millis(20), &link).is_some()));
+    assert!(!links.is_credit_cut());
+    registry.tidy(now);
+    assert_eq!(poked(), []);
+}

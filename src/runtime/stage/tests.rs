@@ -399,6 +399,42 @@ fn shedding_ends_where_the_queue_may_hold_no_more_than_it_admits_and_nothing_is_
     assert_eq!(metrics.drops[NOT_ADMITTED].get(), dropped);
 }
 
+/// Passes items on, and notes with others what is done when.
+struct Notes {
+    name: &'static str,
+    notes: Arc<Mutex<Vec<(&'static str, &'static str)>>>,
+}
+
+impl Handler for Notes {
+    type Queue = crate::runtime::queue::Fifo<Item>;
+    type Out = Item;
+    type Turned = Item;
+
+    fn handle(&self, _now: Instant, work: &mut Work<Item, Item, Item>) {
+        lock(&self.notes).push((self.name, "handles"));
+        pass(work);
+    }
+
+    fn handed_on(&self) {
+        lock(&self.notes).push((self.name, "has handed on"));
+    }
+}
+
+#[test]
+fn who_need_not_be_awake_before_is_woken_once_a_batch_has_run_on_to_its_end() {
+    let settings = settings(1, 32, Rule::Always, WhenFull::Park);
+    let notes = Arc::default();
+    let named = |name| Notes { name, notes: Arc::clone(&notes) };
+    let sink = stage("sink", settings, Sink::new(None), None, None);
+    let second = stage("second", settings, named("second"), Some(Arc::clone(&sink) as _), None);
+    let first = stage("first", settings, named("first"), Some(second as _), None);
+    Inlet::new(first as _, Cores::new(2)).push(Instant::now(), false, &mut vec![entry(0, 0, 0)]);
+    let expected =
+        [("first", "handles"), ("second", "handles"), ("second", "has handed on"), ("first", "has handed on")];
+    assert_eq!(*lock(&notes), expected);
+    assert_eq!(sink.handler().seen.total(), 1, "all of it on the pushing thread");
+}
+
 #[test]
 fn a_stage_that_is_to_hold_half_refuses_the_rest_and_holds_all_again_when_it_may() {
     let settings = Settings { sojourn_max: None, ..settings(1, 32, Rule::Never, WhenFull::Drop) };
