@@ -247,7 +247,8 @@ impl Link {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether the socket takes no more until it is writable again.
+    /// Whether the socket takes no more until it is writable again. While somebody writes it may only seem so: who has just
+    /// written goes by what [`Link::flush`] told.
     pub fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
     }
@@ -437,18 +438,19 @@ impl Link {
         self.subprotocol.get().copied()
     }
 
-    /// Frames what the outbox holds and writes what the socket takes.
+    /// Frames what the outbox holds and writes what the socket takes. Tells whether it takes no more until it is writable
+    /// again.
     ///
     /// # Errors
     /// Those of the socket.
-    pub fn flush(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<()> {
+    pub fn flush(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<bool> {
         if self.is_closed() {
             return Err(io::ErrorKind::NotConnected.into());
         }
         self.write(outbox, pool)
     }
 
-    fn write(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<()> {
+    fn write(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<bool> {
         let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
         outbox.frame(subprotocol, self.role, pool);
         // Said before the socket is tried: a readiness event that comes between the try and its result finds it.
@@ -459,7 +461,7 @@ impl Link {
             blocked = written.blocked;
         }
         self.blocked.store(blocked, Ordering::Release);
-        Ok(())
+        Ok(blocked)
     }
 
     /// Sends a close frame with `code` behind what waits, as far as the socket takes it, and ends the connection behind

@@ -105,6 +105,6 @@ impl Link {
             return Ok(false);
         }
         self.tell_received(now, &mut outbox, granted);
-        self.flush(&mut outbox, pool).map(|()| true)
+        self.flush(&mut outbox, pool).map(|_blocked| true)
     }
 }

@@ -111,13 +111,16 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         link.note_sent(now);
         let flushed = link.flush(&mut outbox, &self.pool);
         drop(outbox);
-        if let Err(error) = flushed {
-            self.keeper.ended(link, &error.into());
-            return BATCH_BYTES_MAX;
-        }
-        if link.is_blocked() {
-            link.note_blocked();
-            return 0;
+        match flushed {
+            Ok(false) => {}
+            Ok(true) => {
+                link.note_blocked();
+                return 0;
+            }
+            Err(error) => {
+                self.keeper.ended(link, &error.into());
+                return BATCH_BYTES_MAX;
+            }
         }
         let sendable = link.sendable_bytes();
         if sendable == 0 {

@@ -99,6 +99,44 @@ fn the_packets_of_a_batch_share_a_message_and_are_counted_as_sent() {
     assert_eq!((world.drops(), world.keeper.told()), ([0, 0], vec![]));
 }
 
+/// Who writes says for the time of the write that the socket may hold something back, or readiness could come unseen.
+#[test]
+fn while_another_thread_writes_an_acknowledgement_a_socket_with_room_holds_nobody_back() {
+    const BATCHES: usize = 60_000;
+    let world = world();
+    let World { mut peer, link, tether, keeper, encode, mut work } = world;
+    let (acknowledged, pool) = (Arc::clone(&link), keeper.pool.clone());
+    let sends = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (goes_on, reads) = (Arc::clone(&sends), std::thread::spawn(move || while peer.close_code().is_none() {}));
+    let acknowledges = std::thread::spawn(move || {
+        while goes_on.load(std::sync::atomic::Ordering::Relaxed) {
+            acknowledged.count_received(1);
+            acknowledged.try_tell_received(Instant::now(), None, &pool).expect("a socket");
+        }
+    });
+    let (mut held_back, mut arrived_bytes) = (0, 0);
+    for _ in 0..BATCHES {
+        // All has arrived, so that the window is open.
+        arrived_bytes += link.in_flight_bytes();
+        assert!(link.acked(Instant::now(), arrived_bytes));
+        work.batch.lanes = vec![TETHER];
+        work.batch.items = vec![Entry { origin: TETHER, lane: TETHER, item: packet(b"one") }];
+        work.outcomes.clear();
+        encode.handle(Instant::now(), &mut work);
+        // Where the peer's thread had no core for long the socket is full indeed, and says so until it is tried again.
+        held_back += usize::from(work.outcomes[0].1.allowance_bytes == Some(0) && !link.is_blocked());
+        while link.is_blocked() {
+            link.flush(&mut link.outbox(), &keeper.pool).expect("a socket");
+        }
+    }
+    sends.store(false, std::sync::atomic::Ordering::Relaxed);
+    acknowledges.join().expect("no panic");
+    link.close(1_000, "", &keeper.pool);
+    reads.join().expect("no panic");
+    drop(tether);
+    assert_eq!(held_back, 0, "of {BATCHES} batches");
+}
+
 #[test]
 fn acknowledgement_and_credit_are_told_where_they_say_something_new() {
     let mut world = world();
