@@ -16,14 +16,17 @@ use crate::tether_links::TetherLinks;
 use crate::transport::Transport;
 use crate::window::Window;
 use crate::wire::capsule::{Features, datagram_header};
-use crate::wire::frame::{self, Decoder, FrameError, Role, Step, Subprotocol};
+use crate::wire::frame::{Decoder, FrameError, Role, Subprotocol};
 
 mod acknowledge;
+mod inbox;
 mod outbox;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use acknowledge::{ACK_DELAY_MS, ACK_EVERY_BYTES};
+use inbox::Inbox;
+pub use inbox::{Event, Message, Reader, Turn, read_buffer_bytes};
 pub use outbox::Outbox;
 
 /// Bytes that one batch may put into a link: some messages of what a browser relays best, so that a fast link has one
@@ -85,53 +88,6 @@ struct Counts {
     credit_told: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Inbox {
-    decoder: Option<Decoder>,
-    /// The start of a frame whose rest has not come.
-    tail: Vec<u8>,
-    /// What tail and unfinished messages hold of a memory budget, where there is one.
-    memory: Option<Share>,
-}
-
-impl Inbox {
-    /// Keeps `rest` in `tail`'s memory. An empty tail gives its memory back, but for a little; what is held beyond that,
-    /// by the decoder too, is drawn from the budget.
-    fn keep(&mut self, mut tail: Vec<u8>, rest: &[u8]) -> Result<(), LinkError> {
-        tail.clear();
-        if rest.is_empty() {
-            tail.shrink_to(TAIL_KEPT_BYTES);
-        }
-        let unfinished = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
-        let held = unfinished + tail.capacity().max(rest.len()).saturating_sub(TAIL_KEPT_BYTES);
-        if self.memory.as_mut().is_some_and(|memory| !memory.set(held as u64)) {
-            return Err(LinkError::NoMemory);
-        }
-        tail.reserve_exact(rest.len());
-        tail.extend_from_slice(rest);
-        self.tail = tail;
-        Ok(())
-    }
-}
-
-/// What comes out of a link.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A message.
-    Message(&'a mut [u8]),
-    /// The peer closes.
-    Close(Option<u16>),
-}
-
-/// How a turn of reading ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Nothing more is there; readiness tells when there is.
-    Drained,
-    /// The budget is used up and more may be there.
-    More,
-}
-
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -159,7 +115,7 @@ impl Link {
             subprotocol: OnceLock::new(),
             owner: OnceLock::new(),
             features: OnceLock::new(),
-            inbox: Mutex::new(Inbox { decoder: None, tail: Vec::new(), memory: None }),
+            inbox: Mutex::new(Inbox::default()),
             outbox: Mutex::new(Outbox::default()),
             open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -261,89 +217,6 @@ impl Link {
     /// What the peer can take.
     pub fn features(&self) -> Features {
         self.features.get().copied().unwrap_or_default()
-    }
-
-    /// Reads what is there into `buffer` (a thread's, of [`read_buffer_bytes`]) and gives each event to `each`, up to
-    /// `budget_bytes` and `messages_max` messages. An error of `each` ends the turn and is returned.
-    ///
-    /// # Errors
-    /// [`LinkError`] where the link is at its end; what `each` returned otherwise.
-    pub fn receive<E: From<LinkError>>(
-        &self,
-        now: Instant,
-        buffer: &mut [u8],
-        budget_bytes: usize,
-        messages_max: usize,
-        mut each: impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<Turn, E> {
-        let mut inbox = locked(&self.inbox);
-        let (mut read_bytes, mut messages_left) = (0, messages_max);
-        // What an earlier turn left behind is handled before anything is read.
-        if !inbox.tail.is_empty() {
-            // In place: a handshake that stopped within a large read may have left more than this buffer takes.
-            let mut tail = std::mem::take(&mut inbox.tail);
-            let done = self.decode(&mut inbox.decoder, &mut tail, &mut messages_left, &mut each)?;
-            let rest = tail.split_off(done);
-            inbox.keep(tail, &rest)?;
-        }
-        while read_bytes < budget_bytes && messages_left > 0 {
-            let start = inbox.tail.len();
-            buffer[..start].copy_from_slice(&inbox.tail);
-            let count = match self.transport.read(&mut buffer[start..]) {
-                Ok(0) => return Err(LinkError::Ended.into()),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Drained),
-                Err(error) => return Err(LinkError::Socket(error).into()),
-            };
-            self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
-            read_bytes += count;
-            let bytes = &mut buffer[..start + count];
-            let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, &mut each)?;
-            let tail = std::mem::take(&mut inbox.tail);
-            inbox.keep(tail, &bytes[done..])?;
-            // To read again would tell no more: readiness is told of what comes after this (epoll(7), question 9). Behind
-            // much there is more by now, and it is worth more in one batch.
-            let is_drained = count < LITTLE_BYTES && self.transport.ends_reads_short();
-            if is_drained && messages_left > 0 && !self.peer_ends.load(Ordering::Acquire) {
-                return Ok(Turn::Drained);
-            }
-        }
-        Ok(Turn::More)
-    }
-
-    /// Decodes `bytes`; tells how many of them are done with. The rest is not whole, or too much for this turn.
-    fn decode<E: From<LinkError>>(
-        &self,
-        decoder: &mut Option<Decoder>,
-        bytes: &mut [u8],
-        messages_left: &mut usize,
-        each: &mut impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<usize, E> {
-        let Some(decoder) = decoder else { return Ok(bytes.len()) };
-        let mut done = 0;
-        while *messages_left > 0 {
-            done += match decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)? {
-                Step::Need(consumed) => {
-                    done += consumed;
-                    break;
-                }
-                Step::Message { consumed, payload } => {
-                    *messages_left -= 1;
-                    each(Event::Message(payload))?;
-                    consumed
-                }
-                Step::Ping { consumed, payload } => {
-                    locked(&self.outbox).answer_ping(payload);
-                    consumed
-                }
-                Step::Pong { consumed, .. } => consumed,
-                Step::Close { consumed, code, .. } => {
-                    each(Event::Close(code))?;
-                    consumed
-                }
-            };
-        }
-        Ok(done)
     }
 
     /// Counts a received DATAGRAM capsule.
@@ -533,20 +406,8 @@ impl Link {
     }
 }
 
-/// A read that brings less is of single packets, which are handed on at once: some acknowledgements, a ping.
-const LITTLE_BYTES: usize = 4_096;
-
-/// Memory that an empty tail keeps: enough for a few small packets, little enough for 10,000 idle links.
-const TAIL_KEPT_BYTES: usize = 2_048;
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Bytes that a thread's read buffer has for messages of up to `message_bytes_max`: a whole frame and as much again, so
-/// that reads stay large while a frame's start waits for its rest.
-pub fn read_buffer_bytes(message_bytes_max: usize) -> usize {
-    2 * (Subprotocol::Base64.payload_len(message_bytes_max) + frame::HEADER_BYTES_MAX).max(65_536)
 }
 
 #[cfg(test)]

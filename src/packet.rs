@@ -25,6 +25,10 @@ pub const PACKET_BYTES_MAX: usize = 65_535;
 /// never pins a large buffer.
 const CLASS_BYTES: [usize; 4] = [256, 2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
 
+/// Packets up to this are copied out of the large buffer that they were read to, into one of their size: shorter ones would
+/// pin several times their bytes.
+pub const COPIED_BYTES_MAX: usize = CLASS_BYTES[2] - HEADROOM_BYTES;
+
 /// Spare buffers may hold the limit divided by this; the rest goes back to the allocator, for other parts to have.
 const SPARE_DIVISOR: u64 = 4;
 

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -98,9 +98,17 @@ impl Transport {
     /// # Errors
     /// Those of the socket; `InvalidData` for a TLS error.
     pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.read_both(into, &mut [])
+    }
+
+    /// Reads what is there into `first`, and into `second` what is behind that.
+    ///
+    /// # Errors
+    /// As [`Transport::read`].
+    pub fn read_both(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
-            None => retry(|| (&self.stream).read(into)),
-            Some(tls) => locked(tls).read(&self.stream, into),
+            None => retry(|| (&self.stream).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])),
+            Some(tls) => locked(tls).read(&self.stream, Areas { first, second, filled: 0 }),
         }
     }
 
@@ -166,53 +174,75 @@ impl AsFd for Transport {
     }
 }
 
-impl Tls {
-    fn read(&mut self, stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.connection.reader().read(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+/// Where plaintext goes: to one place and on to another.
+struct Areas<'a> {
+    first: &'a mut [u8],
+    second: &'a mut [u8],
+    filled: usize,
+}
+
+impl Areas<'_> {
+    fn room(&self) -> usize {
+        self.first.len() + self.second.len() - self.filled
+    }
+
+    /// Takes in what of the plaintext there is room for; `true` at the end of the stream.
+    fn fill(&mut self, mut plaintext: rustls::Reader<'_>) -> io::Result<bool> {
+        while self.room() > 0 {
+            let second = self.filled.saturating_sub(self.first.len());
+            let area = self.first.get_mut(self.filled..).filter(|area| !area.is_empty());
+            match plaintext.read(area.unwrap_or(&mut self.second[second..])) {
+                Ok(0) => return Ok(true),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
-            let taken = if self.untaken.is_empty() {
+        }
+        Ok(false)
+    }
+}
+
+impl Tls {
+    fn read(&mut self, stream: &TcpStream, mut into: Areas<'_>) -> io::Result<usize> {
+        loop {
+            if into.fill(self.connection.reader())? || into.filled > 0 {
+                return Ok(into.filled);
+            }
+            let is_at_end = if self.untaken.is_empty() {
                 CIPHERTEXT.with_borrow_mut(|ciphertext| {
                     ciphertext.resize(TLS_READ_BYTES, 0);
                     // More than fits into the caller's buffer would have to be kept.
-                    let room = into.len().clamp(TLS_RECORD_BYTES, TLS_READ_BYTES);
+                    let room = into.room().clamp(TLS_RECORD_BYTES, TLS_READ_BYTES);
                     let count = retry(|| (&*stream).read(&mut ciphertext[..room]))?;
-                    if count == 0 { Ok(None) } else { self.take_in(&ciphertext[..count], stream, into).map(Some) }
+                    self.take_in(&ciphertext[..count], stream, &mut into).map(|ended| ended || count == 0)
                 })
             } else {
                 let untaken = std::mem::take(&mut self.untaken);
-                self.take_in(&untaken, stream, into).map(Some)
+                self.take_in(&untaken, stream, &mut into)
             };
-            match taken? {
-                // Nothing whole was there: a handshake's message, or the start of a record.
-                Some(0) => {}
-                count => return Ok(count.unwrap_or(0)),
+            // Else nothing whole was there: a handshake's message, or the start of a record.
+            if is_at_end? || into.filled > 0 {
+                return Ok(into.filled);
             }
         }
     }
 
-    /// Decrypts into `into` what of the ciphertext goes there, and keeps the rest.
-    fn take_in(&mut self, mut ciphertext: &[u8], stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    /// Decrypts what of the ciphertext there is room for, and keeps the rest; `true` at the end of the stream.
+    fn take_in(&mut self, mut ciphertext: &[u8], stream: &TcpStream, into: &mut Areas<'_>) -> io::Result<bool> {
         let tls = &mut self.connection;
-        let mut filled = 0;
-        while !ciphertext.is_empty() && filled < into.len() {
+        while !ciphertext.is_empty() && into.room() > 0 {
             if tls.read_tls(&mut ciphertext)? == 0 {
                 // The peer has said that it is done: what follows is nobody's.
-                return Ok(filled);
+                return Ok(true);
             }
             let processed = tls.process_new_packets();
             // Handshake answers and alerts, the last one included, go out before anything else.
             flush(tls, stream)?;
-            let plaintext_bytes =
-                processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?.plaintext_bytes_to_read();
-            if plaintext_bytes > 0 {
-                filled += tls.reader().read(&mut into[filled..])?;
-            }
+            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            into.fill(tls.reader())?;
         }
         self.untaken.extend_from_slice(ciphertext);
-        Ok(filled)
+        Ok(false)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use super::handshake::{Handshake, HandshakeError, Offer, Step, Terms};
 use crate::dial;
-use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, read_buffer_bytes};
+use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, Reader, read_buffer_bytes};
 use crate::packet::BufPool;
 use crate::relay::ended::Ended;
 use crate::runtime::lanes::LaneId;
@@ -147,10 +147,11 @@ impl Opening<'_> {
     fn read(&self, handshake: &mut Handshake, buffer: &mut [u8]) -> Result<Option<Terms>, OpeningError> {
         loop {
             let (mut terms, mut messages) = (None, 0);
-            self.link.receive(Instant::now(), buffer, READ_BUDGET_BYTES, 1, |event| match event {
+            let reader = Reader { buffer, pool: None, budget_bytes: READ_BUDGET_BYTES, messages_max: 1 };
+            self.link.receive(Instant::now(), reader, |event| match event {
                 Event::Message(message) => {
                     messages += 1;
-                    match handshake.take_in(message)? {
+                    match handshake.take_in(message.bytes())? {
                         Step::Wait => {}
                         Step::Answer(answer) => self.link.outbox().control(|out| out.extend_from_slice(&answer)),
                         Step::Done(done) => terms = Some(*done),

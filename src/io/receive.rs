@@ -4,13 +4,10 @@
 
 use std::io::IoSliceMut;
 
-use crate::packet::{Buf, BufPool, HEADROOM_BYTES, PACKET_BYTES_MAX};
+use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX};
 
 /// What the smallest class of pooled buffers takes behind its headroom.
 const SMALL_BYTES: usize = 2_048 - HEADROOM_BYTES;
-
-/// Packets above this keep the large buffer that they were read to: shorter ones would pin several times their bytes.
-const COPIED_BYTES_MAX: usize = 16_384 - HEADROOM_BYTES;
 
 /// One packet's place in a reader.
 #[derive(Debug)]

@@ -3,7 +3,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::acknowledge::{ACK_CREDIT_PART, ACK_PAUSE_US, ACK_SMALL_BYTES, ACK_TURNS_MAX};
 use super::*;
-use crate::wire::frame::{Opcode, close_code};
+use crate::random::Random;
+use crate::wire::frame::{self, Opcode, close_code};
 
 const MASK: [u8; 4] = [1, 2, 3, 4];
 
@@ -17,6 +18,22 @@ fn pair() -> (Link, TcpStream) {
     (Link::new(LaneId(0), transport, Role::Server, Instant::now()), peer)
 }
 
+/// Reads what is there and gives each message to `each`.
+fn receive(
+    link: &Link,
+    buffer: &mut [u8],
+    pool: Option<&BufPool>,
+    mut each: impl FnMut(Message<'_>),
+) -> Result<Turn, LinkError> {
+    let reader = Reader { buffer, pool, budget_bytes: READ_BUDGET_BYTES, messages_max: usize::MAX };
+    link.receive::<LinkError>(Instant::now(), reader, |event| {
+        if let Event::Message(message) = event {
+            each(message);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_tail_that_is_larger_than_the_readers_buffer_is_decoded() {
     let (link, _peer) = pair();
@@ -28,9 +45,8 @@ fn a_tail_that_is_larger_than_the_readers_buffer_is_decoded() {
     link.upgraded(Subprotocol::Binary, 4_096, &rest);
     let (mut messages, mut buffer) = (0, vec![0; read_buffer_bytes(4_096)]);
     assert!(rest.len() > buffer.len());
-    let turn = link.receive::<LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, usize::MAX, |event| {
-        messages += usize::from(matches!(event, Event::Message(message) if message == [7; 4_000]));
-        Ok(())
+    let turn = receive(&link, &mut buffer, None, |message| {
+        messages += usize::from(message.bytes() == [7; 4_000]);
     });
     assert_eq!((turn.expect("a turn"), messages), (Turn::Drained, 50));
     assert_eq!(locked(&link.inbox).tail, [0x82, 0xff], "the start of a frame");
@@ -49,12 +65,7 @@ fn a_little_is_taken_for_all_that_there_is_until_readiness_has_told_of_the_end_b
             link.peer_ends();
         }
         let (messages, mut buffer) = (std::cell::Cell::new(0), vec![0; read_buffer_bytes(65_536)]);
-        let mut receive = || {
-            link.receive::<LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, usize::MAX, |_| {
-                messages.set(messages.get() + 1);
-                Ok(())
-            })
-        };
+        let mut receive = || receive(&link, &mut buffer, None, |_| messages.set(messages.get() + 1));
         let begun = Instant::now();
         // The end comes behind the message, and both take a moment on their way.
         let turn = loop {
@@ -64,6 +75,83 @@ fn a_little_is_taken_for_all_that_there_is_until_readiness_has_told_of_the_end_b
             }
         };
         assert_eq!((turn, messages.get()), (expected.map_err(str::to_owned), 1));
+    }
+}
+
+#[test]
+fn messages_are_the_same_whatever_pieces_they_come_in_and_large_ones_have_buffers_of_their_own() {
+    let seed = getrandom::u64().expect("random numbers");
+    let mut random = Random::new(seed);
+    let (link, mut peer) = pair();
+    peer.set_nodelay(true).expect("a connection");
+    link.upgraded(Subprotocol::Binary, 262_144, &[]);
+    let sizes = [0, 5, 1_400, 16_000, 40_000, 65_550, 65_600, 200_000];
+    let (mut sent, mut stream) = (Vec::new(), Vec::new());
+    for at in 0..200_u32 {
+        let size = sizes[random.below(sizes.len() as u32) as usize];
+        let message: Vec<u8> = (0..size).map(|byte| (byte as u32 * 7 + at) as u8).collect();
+        frame::append(Opcode::Binary, &message, Some(at.to_be_bytes()), &mut stream);
+        frame::append(Opcode::Ping, b"alive?", Some(MASK), &mut stream);
+        sent.push(message);
+    }
+    let writer = std::thread::spawn(move || {
+        let mut rest = &stream[..];
+        while !rest.is_empty() {
+            let piece = rest.len().min((1 + random.below(150_000)) as usize);
+            peer.write_all(&rest[..piece]).expect("the link reads");
+            rest = &rest[piece..];
+        }
+        peer
+    });
+    let (pool, mut buffer) = (BufPool::new(1 << 20), vec![0; read_buffer_bytes(262_144)]);
+    let (mut came, mut owned_bytes) = (Vec::new(), Vec::new());
+    let begun = Instant::now();
+    while came.len() < sent.len() {
+        receive(&link, &mut buffer, Some(&pool), |message| {
+            came.push(message.bytes().to_vec());
+            if let Message::Owned(buf) = message {
+                owned_bytes.push(buf.len());
+            }
+        })
+        .expect("an open link");
+        assert!(begun.elapsed() < Duration::from_secs(60), "seed {seed}: it did not come");
+    }
+    assert!(came == sent, "seed {seed}");
+    assert!(
+        owned_bytes.len() > 10 && owned_bytes.iter().all(|bytes| (40_000..=65_550).contains(bytes)),
+        "seed {seed}: {owned_bytes:?}"
+    );
+    assert_eq!(pool.held_bytes(), 0);
+    drop(writer.join().expect("no panic"));
+}
+
+#[test]
+fn where_memory_is_short_a_large_message_waits_in_the_memory_of_what_has_come_of_it() {
+    for is_short in [false, true] {
+        let (link, mut peer) = pair();
+        link.upgraded(Subprotocol::Binary, 65_536, &[]);
+        let pool = BufPool::new(400_000);
+        let held: Vec<_> = (0..if is_short { 4 } else { 0 }).map(|_| pool.take(60_000).expect("a buffer")).collect();
+        let held_bytes = pool.held_bytes();
+        let (mut stream, mut buffer, mut came) = (Vec::new(), vec![0; read_buffer_bytes(65_536)], Vec::new());
+        frame::append(Opcode::Binary, &[7; 60_000], Some(MASK), &mut stream);
+        for (part, messages) in [(&stream[..30_000], 0), (&stream[30_000..], 1)] {
+            peer.write_all(part).expect("room");
+            let begun = Instant::now();
+            let has_all = |link: &Link, came: &Vec<Vec<u8>>| {
+                let inbox = locked(&link.inbox);
+                came.len() == 1 || inbox.tail.len() == 30_000 || inbox.placed_bytes() == 30_000
+            };
+            while !has_all(&link, &came) || came.len() < messages {
+                receive(&link, &mut buffer, Some(&pool), |message| came.push(message.bytes().to_vec())).expect("open");
+                assert!(begun.elapsed() < Duration::from_secs(20), "it did not come");
+            }
+            let waits_beside_the_pool = messages == 0 && is_short;
+            assert_eq!(locked(&link.inbox).tail.len(), if waits_beside_the_pool { 30_000 } else { 0 });
+            assert_eq!(pool.held_bytes() > held_bytes, messages == 0 && !is_short);
+        }
+        assert!(came == [vec![7; 60_000]]);
+        drop(held);
     }
 }
 

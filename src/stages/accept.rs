@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::http::{self, HEAD_BYTES_MAX, HeadError, upgrade};
-use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, Turn, read_buffer_bytes};
+use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, Reader, Turn, read_buffer_bytes};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::queue::Latch;
 use crate::runtime::work::{Handler, WorkOf};
@@ -281,9 +281,10 @@ fn read_hello(now: Instant, link: &Link) -> Result<Option<Hello>, Stop> {
         buffer.resize(read_buffer_bytes(HANDSHAKE_MESSAGE_BYTES_MAX), 0);
         for _ in 0..MESSAGES_MAX {
             // One at a time: what is behind the hello is not accept's.
-            let turn = link.receive(now, buffer, READ_BUDGET_BYTES, 1, |event| match event {
+            let reader = Reader { buffer, pool: None, budget_bytes: READ_BUDGET_BYTES, messages_max: 1 };
+            let turn = link.receive(now, reader, |event| match event {
                 Event::Message(message) => {
-                    hello = hello_of(message)?;
+                    hello = hello_of(message.bytes())?;
                     Ok::<_, Stop>(())
                 }
                 Event::Close(_) => Err(Stop::Link(LinkError::Ended)),

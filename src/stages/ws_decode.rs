@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::link::{Event, Link, LinkError, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, Turn, read_buffer_bytes};
-use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
+use crate::link::{
+    Event, Link, LinkError, Message, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, Reader, Turn, read_buffer_bytes,
+};
+use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
 use crate::runtime::queue::Latch;
 use crate::runtime::work::{Handler, Tally, WorkOf};
@@ -127,6 +129,15 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
     }
 }
 
+/// A DATAGRAM capsule without its bytes.
+#[derive(Clone, Copy)]
+struct Came {
+    /// Bytes of its payload.
+    bytes: usize,
+    offload: Option<Offload>,
+    capsule_bytes: usize,
+}
+
 impl<K: LinkKeeper> WsDecode<K> {
     fn read(
         &self,
@@ -138,51 +149,93 @@ impl<K: LinkKeeper> WsDecode<K> {
         tally: &mut Tally,
     ) -> Result<Turn, Stop> {
         BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(read_buffer_bytes(self.message_bytes_max), 0);
-            link.receive(now, buffer, budget_bytes, usize::MAX, |event| match event {
-                Event::Message(message) => Capsules::new(message).try_for_each(|capsule| match capsule {
-                    Ok(Capsule::Datagram(datagram)) => {
-                        self.take_in(link, tether, &datagram, out, tally);
-                        // Counted once it is charged, so that a grant made meanwhile is never too large.
-                        link.count_received(datagram.capsule_bytes);
-                        Ok(())
-                    }
-                    Ok(capsule) => self.control(now, link, tether, capsule),
-                    Err(error) => Err(Stop::Capsule(error)),
-                }),
+            if buffer.is_empty() {
+                // Zeros of the allocator's, so that what is never read to takes no memory.
+                *buffer = vec![0; read_buffer_bytes(self.message_bytes_max)];
+            }
+            let reader = Reader { buffer, pool: Some(&self.pool), budget_bytes, messages_max: usize::MAX };
+            link.receive(now, reader, |event| match event {
+                Event::Message(message) => self.take_apart(now, link, tether, message, out, tally),
                 Event::Close(_) => Err(Stop::Close(None)),
             })
         })
+    }
+
+    /// Takes a message's packets in and obeys its other capsules. Packets are copied into buffers of their size, but for a
+    /// large one at the end of a message with a buffer of its own: that is what a super-packet is sent as, and it stays there.
+    fn take_apart(
+        &self,
+        now: Instant,
+        link: &Arc<Link>,
+        tether: &Arc<TetherLinks>,
+        message: Message<'_>,
+        out: &mut Vec<Entry<Packet<Raw>>>,
+        tally: &mut Tally,
+    ) -> Result<(), Stop> {
+        let (mut stays, mut capsules) = (None, Capsules::new(message.bytes()));
+        while let Some(capsule) = capsules.next() {
+            let capsule = capsule.map_err(Stop::Capsule)?;
+            let Capsule::Datagram(Datagram { payload, offload, capsule_bytes }) = capsule else {
+                self.control(now, link, tether, capsule)?;
+                continue;
+            };
+            let came = Came { bytes: payload.len(), offload, capsule_bytes };
+            let has_own = matches!(message, Message::Owned(_)) && capsules.is_at_end();
+            if has_own && came.bytes > COPIED_BYTES_MAX {
+                stays = Some(came);
+            } else {
+                self.take_in(link, tether, came, || self.pool.copy(payload), out, tally);
+            }
+        }
+        if let (Some(came), Message::Owned(mut buf)) = (stays, message) {
+            buf.strip(buf.len() - came.bytes);
+            self.take_in(link, tether, came, || Some(buf), out, tally);
+        }
+        Ok(())
     }
 
     fn take_in(
         &self,
         link: &Link,
         tether: &TetherLinks,
-        datagram: &Datagram<'_>,
+        came: Came,
+        buf: impl FnOnce() -> Option<Buf>,
         out: &mut Vec<Entry<Packet<Raw>>>,
         tally: &mut Tally,
     ) {
-        let bytes = datagram.payload.len() as u64;
+        let bytes = came.bytes as u64;
         tally.received.bytes += bytes;
-        let Some(offload) = datagram.offload else {
-            tally.received.segments += 1;
-            return tally.drop_segments(Reason::UnknownContext.index(), 1, bytes);
-        };
-        let is_over =
-            tether.windows().credit_bytes.is_some_and(|credit| tether.account().inside_bytes() > credit + SLACK_BYTES);
-        let buf = if is_over { None } else { self.pool.copy(datagram.payload) };
-        let Some(mut buf) = buf.filter(|buf| buf.len() == datagram.payload.len()) else {
-            tally.received.segments += 1;
-            let reason = if is_over { Reason::OverCredit } else { Reason::NoBuffer };
-            return tally.drop_segments(reason.index(), 1, bytes);
-        };
-        if tether.windows().credit_bytes.is_some() {
-            buf.charge(tether.account(), datagram.capsule_bytes as u64);
+        match self.packet(tether, came, buf) {
+            Ok(packet) => {
+                tally.received.segments += u64::from(packet.segments());
+                out.push(Entry { origin: link.lane(), lane: tether.lane(), item: packet });
+            }
+            Err(reason) => {
+                tally.received.segments += 1;
+                tally.drop_segments(reason.index(), 1, bytes);
+            }
         }
-        let packet = Packet::raw(buf, offload);
-        tally.received.segments += u64::from(packet.segments());
-        out.push(Entry { origin: link.lane(), lane: tether.lane(), item: packet });
+        // Counted once it is charged, so that a grant made meanwhile is never too large.
+        link.count_received(came.capsule_bytes);
+    }
+
+    /// What came as a packet that is charged to its tether.
+    fn packet(
+        &self,
+        tether: &TetherLinks,
+        came: Came,
+        buf: impl FnOnce() -> Option<Buf>,
+    ) -> Result<Packet<Raw>, Reason> {
+        let offload = came.offload.ok_or(Reason::UnknownContext)?;
+        let credit = tether.windows().credit_bytes;
+        if credit.is_some_and(|credit| tether.account().inside_bytes() > credit + SLACK_BYTES) {
+            return Err(Reason::OverCredit);
+        }
+        let mut buf = buf().filter(|buf| buf.len() == came.bytes).ok_or(Reason::NoBuffer)?;
+        if credit.is_some() {
+            buf.charge(tether.account(), came.capsule_bytes as u64);
+        }
+        Ok(Packet::raw(buf, offload))
     }
 
     fn control(&self, now: Instant, link: &Arc<Link>, tether: &TetherLinks, capsule: Capsule<'_>) -> Result<(), Stop> {

@@ -130,6 +130,11 @@ impl<'a> Capsules<'a> {
         Self { rest: message }
     }
 
+    /// Whether the message ends behind the capsules that were read.
+    pub fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     fn read(&mut self) -> Result<Option<Capsule<'a>>, CapsuleError> {
         let Split { kind, value, bytes, rest } = split(self.rest).ok_or(CapsuleError::Truncated)?;
         self.rest = rest;

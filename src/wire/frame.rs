@@ -9,7 +9,7 @@ mod keys;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Decoder, FrameError, Step};
+pub use decode::{Begun, Decoder, FrameError, Step};
 pub use encode::{HEADER_BYTES_MAX, Header, append, append_base64, append_close, header};
 pub use keys::Keys;
 

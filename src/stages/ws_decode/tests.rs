@@ -76,6 +76,41 @@ fn packet() -> Vec<u8> {
     udp("100.64.0.2:4000", "192.0.2.80:443", b"question").bytes()
 }
 
+#[test]
+fn a_super_packet_leaves_in_the_buffer_that_it_was_read_to_and_what_is_beside_it_in_one_of_its_size() {
+    let mut world = world();
+    let offload = Offload { segment_bytes: 1_400, header_bytes: 40, ..Offload::default() };
+    let large: Vec<u8> = (0..60_000_u32).map(|at| at as u8).collect();
+    let super_packet = [&datagram_header(large.len(), offload)[..], &large].concat();
+    let ack = written(|out| append_ack(0, out));
+    let (ack_bytes, message) = (ack.len() as u64, [ack, datagram(&packet()), super_packet].concat());
+    let frame = framed(Opcode::Binary, &message, KEY);
+    // The start comes by itself: what comes whole is decoded where it was read.
+    world.peer.send_bytes(&frame[..20_000]);
+    until(
+        || {
+            world.work.batch.lanes = vec![LINK];
+            world.decode.handle(Instant::now(), &mut world.work);
+        },
+        || world.decode.pool.held_bytes() > 0,
+    );
+    assert!(world.work.out.is_empty(), "it counts when it is whole");
+    world.peer.send_bytes(&frame[20_000..]);
+    world.receive(2);
+    let [small, came] = &world.work.out[..] else { panic!("two packets") };
+    assert_eq!((small.item.bytes(), small.item.buf().held_bytes()), (&packet()[..], 256));
+    assert!(came.item.bytes() == large);
+    assert_eq!((came.item.offload(), came.item.buf().held_bytes()), (offload, 65_664));
+    assert_eq!(world.decode.pool.budget().held_bytes(), 65_664 + 256, "no other buffer was ever taken");
+    assert_eq!(world.decode.pool.budget().held_bytes(), 65_664 + 256, "no other buffer was ever taken");
+    assert_eq!(world.drops(), [0, 0, 0]);
+    assert_eq!(
+        (world.link.received_bytes(), world.tether.account().inside_bytes()),
+        (message.len() as u64 - ack_bytes, message.len() as u64 - ack_bytes),
+        "all but the ACK"
+    );
+}
+
 const UNKNOWN_CONTEXT: [u8; 6] = [0x00, 4, 5, 1, 2, 3];
 
 #[test]

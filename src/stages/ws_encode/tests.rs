@@ -1,8 +1,8 @@
 use std::marker::PhantomData;
 
 use super::*;
-use crate::link::READ_BUDGET_BYTES;
 use crate::link::testing::*;
+use crate::link::{READ_BUDGET_BYTES, Reader};
 use crate::packet::{Checksum, Raw};
 use crate::packet_builder::{ACK, raw, tcp_with, udp};
 use crate::runtime::lanes::LaneId;
@@ -182,7 +182,10 @@ fn a_ping_is_answered_with_its_own_bytes() {
     world.peer.send(Opcode::Ping, b"are you there");
     let (link, mut buffer) = (Arc::clone(&world.link), vec![0; crate::link::read_buffer_bytes(MESSAGE_BYTES_MAX)]);
     until(
-        || drop(link.receive::<crate::link::LinkError>(Instant::now(), &mut buffer, READ_BUDGET_BYTES, 1, |_| Ok(()))),
+        || {
+            let reader = Reader { buffer: &mut buffer, pool: None, budget_bytes: READ_BUDGET_BYTES, messages_max: 1 };
+            drop(link.receive::<crate::link::LinkError>(Instant::now(), reader, |_| Ok(())));
+        },
         || link.outbox().owes_pong(),
     );
     world.send([]);

@@ -142,6 +142,33 @@ enum Found {
     Control(Opcode, Range<usize>),
 }
 
+/// A message of which only the start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    header_bytes: usize,
+    payload_bytes: usize,
+    key: Option<[u8; 4]>,
+}
+
+impl Begun {
+    /// Bytes of its frame's header.
+    pub fn header_bytes(&self) -> usize {
+        self.header_bytes
+    }
+
+    /// Bytes of its frame, header and payload.
+    pub fn frame_bytes(&self) -> usize {
+        self.header_bytes + self.payload_bytes
+    }
+
+    /// Makes the payload, once it is whole, the message.
+    pub fn unmask(&self, payload: &mut [u8]) {
+        if let Some(key) = self.key {
+            mask(payload, key, 0);
+        }
+    }
+}
+
 struct FrameHeader {
     fin: bool,
     opcode: Opcode,
@@ -206,6 +233,15 @@ impl Decoder {
             }
             (Found::Nothing | Found::Assembled, _) => Step::Need(consumed),
         })
+    }
+
+    /// The message that `input` is the start of, where that is a frame of its own and binary: its rest can be read to where
+    /// the caller wants it. `None` where `input` holds all of it, or it is something else that [`Decoder::next`] is for.
+    pub fn begun(&self, input: &[u8]) -> Option<Begun> {
+        let header = self.header(input).ok().flatten().filter(|_| !self.ended)?;
+        let is_message = header.fin && header.opcode == Opcode::Binary;
+        let begun = Begun { header_bytes: header.bytes, payload_bytes: header.payload_len, key: header.key };
+        (is_message && begun.frame_bytes() > input.len()).then_some(begun)
     }
 
     fn find(&mut self, input: &mut [u8]) -> Result<(usize, Found), FrameError> {

@@ -291,6 +291,30 @@ proptest! {
 }
 
 #[test]
+fn a_binary_message_that_has_begun_tells_what_is_missing_and_nothing_else_does() {
+    let key = Some(KEY);
+    let frame = written(&[Sent::Message(vec![vec![7; 70_000]])], Subprotocol::Binary, key);
+    let server = || Decoder::new(Role::Server, Subprotocol::Binary, 70_000);
+    let begun = server().begun(&frame[..14]).expect("a whole header");
+    assert_eq!((begun.header_bytes(), begun.frame_bytes()), (14, 70_014));
+    assert_eq!(server().begun(&frame[..70_013]), Some(begun));
+    let mut payload = frame[14..].to_vec();
+    begun.unmask(&mut payload);
+    assert!(payload == [7; 70_000]);
+    assert_eq!(server().begun(&frame[..13]), None, "half a header");
+    assert_eq!(server().begun(&frame), None, "nothing is missing");
+    assert_eq!(client().begun(&frame[..14]), None, "against the rules");
+    let text = written(&[Sent::Message(vec![vec![7; 70_000]])], Subprotocol::Base64, key);
+    assert_eq!(Decoder::new(Role::Server, Subprotocol::Base64, 100_000).begun(&text[..14]), None);
+    let mut fragment = frame[..14].to_vec();
+    fragment[0] &= 0x7f;
+    assert_eq!(server().begun(&fragment), None, "a message in fragments");
+    let mut ended = server();
+    assert!(ended.next(&mut [0xff; 2]).is_err());
+    assert_eq!(ended.begun(&frame[..14]), None, "behind an error everything is discarded");
+}
+
+#[test]
 fn a_stream_may_be_cut_at_every_byte() {
     let sent =
         [Sent::Message(vec![vec![1; 130], vec![2; 3]]), Sent::Ping(vec![3; 5]), Sent::Message(vec![vec![4; 300]])];
