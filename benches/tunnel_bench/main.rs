@@ -174,5 +174,9 @@ fn in_its_site(
         Some(directory) => profile::write(&site, &running, &format!("{} {}", row.system, row.path), directory)?,
         None => measures::all(&site, system, &running, lengths, row),
     }
-    running.end()
+    running.end()?;
+    if profile.is_none() {
+        measures::gateway::alone(&Site::new(over)?, system, row);
+    }
+    Ok(())
 }

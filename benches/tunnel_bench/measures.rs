@@ -1,6 +1,7 @@
 //! What is measured of a running system, one row's values.
 
 pub(crate) mod cpu;
+pub(crate) mod gateway;
 pub(crate) mod memory;
 pub(crate) mod ping;
 pub(crate) mod profile;
@@ -39,8 +40,4 @@ pub(crate) fn all(site: &Site, system: &dyn System, running: &Running, lengths: 
     udp::small(site, lengths.udp, row);
     row.take(&slow::KEYS, slow::ping_under_load(site, system.slow_link(), lengths.slow));
     memory::peaks(running, row);
-    // Simulated tethers feed a gateway alone; no path of this table does.
-    for key in ["gateway64_up_kpps_per_cpu_s", "gateway64_down_kpps_per_cpu_s"] {
-        row.lacks(key, "not measured: it needs simulated tethers");
-    }
 }

@@ -31,7 +31,7 @@ const fn key(name: &'static str, table: Table, head: &'static str, decimals: usi
 }
 
 /// All keys, in the order of the columns.
-pub(crate) const KEYS: [Key; 32] = [
+pub(crate) const KEYS: [Key; 36] = [
     key("tcp1_up_gbit_s", Table::Speed, "1 up", 2),
     key("tcp1_down_gbit_s", Table::Speed, "1 down", 2),
     key("tcp4_up_gbit_s", Table::Speed, "4 up", 2),
@@ -64,6 +64,10 @@ pub(crate) const KEYS: [Key; 32] = [
     key("udp64_kpps", Table::None, "", 0),
     key("gateway64_up_kpps_per_cpu_s", Table::None, "", 0),
     key("gateway64_down_kpps_per_cpu_s", Table::None, "", 0),
+    key("gateway64_merged_up_kpps_per_cpu_s", Table::None, "", 0),
+    key("gateway64_merged_down_kpps_per_cpu_s", Table::None, "", 0),
+    key("gateway64_softirq_s_per_cpu_s", Table::None, "", 2),
+    key("gateway_200_peak_mib", Table::None, "", 1),
 ];
 
 /// What is known of one system and path.

@@ -28,6 +28,10 @@ pub(crate) trait System {
     fn slow_link(&self) -> SlowLink {
         SlowLink::LaptopToGateway
     }
+    /// Its gateway with nobody but the tethers that `wstether load` simulates; `None` where those do not speak to it.
+    fn gateway_alone(&self, _site: &Site) -> Option<Result<Alone, Error>> {
+        None
+    }
     /// Whether the quick setting measures it, too.
     fn is_quick(&self) -> bool {
         true
@@ -51,6 +55,15 @@ pub(crate) enum Role {
     Relay,
 }
 
+/// A gateway, a sink, and the command that offers a load. They end when dropped.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    pub(crate) gateway: Program,
+    pub(crate) _sink: Program,
+    /// The command, and the arguments that every load has.
+    pub(crate) load: Vec<String>,
+}
+
 /// A running system. It ends when dropped, in order where [`Running::end`] is called.
 #[derive(Default)]
 pub(crate) struct Running {
@@ -70,6 +83,11 @@ impl Running {
     /// Programs, the first to end first.
     pub(crate) fn of(programs: impl IntoIterator<Item = (Role, Program)>) -> Self {
         Self { programs: programs.into_iter().collect(), ..Self::default() }
+    }
+
+    /// What counts a process that is somebody else's to end.
+    pub(crate) fn counting(role: Role, id: u32) -> Self {
+        Self { others: vec![(role, id)], ..Self::default() }
     }
 
     /// One more program, to be ended after those that are there.

@@ -33,7 +33,7 @@ pub(crate) fn peaks(running: &Running, row: &mut Row) {
 }
 
 /// VmHWM of one process.
-fn peak_mib(id: u32) -> Option<f64> {
+pub(crate) fn peak_mib(id: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;

@@ -5,12 +5,27 @@ use std::process::Command;
 
 use wstether::cli::{EgressMode, RelayKind};
 use wstether::lab::tethering::{PAGE_PORT, Setting};
-use wstether::lab::world::{GATEWAY, GATEWAY_DIRECT, LAPTOP};
+use wstether::lab::world::{GATEWAY, GATEWAY_DIRECT, INTERNET, LAPTOP};
 
-use super::{Role, Running, SlowLink, System};
+use super::{Alone, Role, Running, SlowLink, System};
 use crate::chromium::Chromium;
 use crate::measures::cpu;
 use crate::site::{Error, Site};
+
+/// What a gateway needs for 200 simulated tethers that come at once, and again for the next load: places and ports.
+const SIMULATED: [&str; 10] = [
+    "--set",
+    "tethers.max=400",
+    "--set",
+    "listen.links_max=512",
+    "--set",
+    "listen.handshakes_per_address=256",
+    "--set",
+    "egress.ports_per_tether=64",
+    "--set",
+    "tethers.linger=0s",
+];
+const SINK_PORT: u16 = 9_000;
 
 /// What joins laptop and gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +89,10 @@ impl System for Wstether {
     }
 
     fn start(&self, site: &Site) -> Result<Running, Error> {
-        let setting = Setting { binary: &self.build.binary, world: &site.world, scratch: &site.scratch, tls: self.tls };
+        let setting = self.setting(site);
         let trust = if self.tls { Some(Trust::new(site)?) } else { None };
         let args = |of: fn(&Trust) -> Vec<String>| trust.as_ref().map(of).unwrap_or_default();
-        let set = self.build.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
-        let gateway_args: Vec<String> = args(Trust::gateway).into_iter().chain(set).collect();
+        let gateway_args = with_set(args(Trust::gateway), &self.build.set);
         let gateway = setting.gateway(self.egress, &words(&gateway_args))?;
         let token = setting.token("laptop")?;
         let relay = if self.way == Way::Direct { RelayKind::Direct } else { RelayKind::Headless };
@@ -104,12 +118,37 @@ impl System for Wstether {
         Ok(running)
     }
 
+    fn gateway_alone(&self, site: &Site) -> Option<Result<Alone, Error>> {
+        let is_reached = self.way == Way::Direct && !self.tls;
+        is_reached.then(|| self.alone(site))
+    }
+
     fn slow_link(&self) -> SlowLink {
         if self.way == Way::Direct { SlowLink::LaptopToGateway } else { SlowLink::PhoneToGateway }
     }
 
     fn is_quick(&self) -> bool {
         self.is_quick
+    }
+}
+
+impl Wstether {
+    fn setting<'a>(&'a self, site: &'a Site) -> Setting<'a> {
+        Setting { binary: &self.build.binary, world: &site.world, scratch: &site.scratch, tls: self.tls }
+    }
+
+    fn alone(&self, site: &Site) -> Result<Alone, Error> {
+        let setting = self.setting(site);
+        let gateway = setting.gateway(self.egress, &words(&with_set(SIMULATED.map(str::to_owned), &self.build.set)))?;
+        let (binary, token) = (self.build.binary.display().to_string(), setting.token("load")?.display().to_string());
+        let address = format!("{INTERNET}:{SINK_PORT}");
+        let mut sink = site.start("sink", &site.world.internet, &binary, &["load", "sink", "--listen", &address])?;
+        let log = sink.log_path().to_owned();
+        let listens = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("listens"));
+        site.until("does not listen", &mut sink, listens)?;
+        let url = setting.gateway_url(GATEWAY_DIRECT);
+        let load = [&binary, "load", "--json", "--gateway", &url, "--sink", &address, "--token-file", &token];
+        Ok(Alone { gateway, _sink: sink, load: load.map(str::to_owned).to_vec() })
     }
 }
 
@@ -127,6 +166,11 @@ fn browse(site: &Site) -> Result<Chromium, Error> {
         let text = panic.downcast_ref::<String>().cloned();
         text.unwrap_or_else(|| "the browser does not open the page".to_owned()).into()
     })
+}
+
+/// Arguments, and `set` of the configuration.
+fn with_set(args: impl IntoIterator<Item = String>, set: &[String]) -> Vec<String> {
+    args.into_iter().chain(set.iter().flat_map(|set| ["--set".to_owned(), set.clone()])).collect()
 }
 
 fn words(args: &[String]) -> Vec<&str> {
