@@ -128,7 +128,7 @@ fn ratio(what: What, [auto, always, never]: [Option<f64>; RULES.len()]) -> Optio
 fn workloads(run: &Run) -> Outcome<Vec<Workload>> {
     let fixed::Peak { ballast, peak_pps, .. } = fixed::known_peak(run)?;
     let cores = std::thread::available_parallelism()?.get() as f64;
-    let real_pps = real::known_peak(run)?;
+    let real_pps = real::peak_of(run, TETHERS)?;
     let workload = |name, ballast, pinned, pps| Workload { name, ballast, pinned, overload_pps: OVERLOAD * pps };
     let mut workloads = vec![
         workload("real", Ballast::NONE, Pinned::Apart, real_pps),

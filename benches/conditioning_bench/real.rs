@@ -11,7 +11,9 @@ use crate::{Figures, Lasts, Outcome, Run, told};
 
 pub(crate) const KEYS: [&str; 3] = ["goodput_ratio_real_at_4x", "real_peak_pps", "real_times_the_peak"];
 
-const TETHERS: u32 = 50;
+/// So many that most packets are a message and a system call of their own: it takes all that a generator's core can send to
+/// offer several times what the gateway then carries.
+const TETHERS: u32 = 1_000;
 /// The first load, in packets a second. It grows until it is not delivered any more, from step to step.
 const FIRST_PPS: f64 = 10_000.0;
 const STEP: f64 = std::f64::consts::SQRT_2;
@@ -25,9 +27,9 @@ const OVERLOAD: f64 = 4.0;
 const LASTS: Lasts = Lasts { quick_s: 3, full_s: 8 };
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
-    let site = site()?;
-    let peak_pps = peak(&site, run)?;
-    let (sent_pps, delivered_pps) = goodput(&site, OVERLOAD * peak_pps, run.lasts(LASTS))?;
+    let site = site(TETHERS)?;
+    let peak_pps = peak(&site, run, TETHERS)?;
+    let (sent_pps, delivered_pps) = goodput(&site, TETHERS, OVERLOAD * peak_pps, run.lasts(LASTS))?;
     told(&format!("  peak {peak_pps:.0} packets/s; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
     let mut figures = Figures::new();
     figures.insert("real_peak_pps".into(), json!(peak_pps));
@@ -37,34 +39,38 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     Ok(figures)
 }
 
-fn site() -> Outcome<Site> {
-    Site::start(TETHERS, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])
+fn site(tethers: u32) -> Outcome<Site> {
+    Site::start(tethers, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])
 }
 
-/// The peak for other parts: as this one found it, or found now.
-pub(crate) fn known_peak(run: &Run) -> Outcome<f64> {
-    run.known("real_peak_pps").map_or_else(|| peak(&site()?, run), Ok)
+/// The peak with so many tethers, for other parts.
+pub(crate) fn peak_of(run: &Run, tethers: u32) -> Outcome<f64> {
+    peak(&site(tethers)?, run, tethers)
 }
 
 /// The most packets a second that are delivered, at any load.
-fn peak(site: &Site, run: &Run) -> Outcome<f64> {
+fn peak(site: &Site, run: &Run, tethers: u32) -> Outcome<f64> {
     let (skipped, step) = if run.full { (0, STEP) } else { (SKIPPED_QUICK, STEP * STEP) };
     let (mut pps, mut peak_pps) = (FIRST_PPS * STEP.powi(skipped), 0.0_f64);
     while pps < PPS_MAX {
-        let (sent_pps, delivered_pps) = goodput(site, pps, Duration::from_secs(1))?;
+        let (sent_pps, delivered_pps) = goodput(site, tethers, pps, Duration::from_secs(1))?;
         peak_pps = peak_pps.max(delivered_pps);
         if delivered_pps < DELIVERED * pps || sent_pps < DELIVERED * pps {
             break;
         }
         pps *= step;
     }
-    if run.full { Ok(peak_pps) } else { Ok(peak_pps.max(goodput(site, pps / STEP, Duration::from_secs(1))?.1)) }
+    if run.full {
+        Ok(peak_pps)
+    } else {
+        Ok(peak_pps.max(goodput(site, tethers, pps / STEP, Duration::from_secs(1))?.1))
+    }
 }
 
 /// Packets sent and delivered a second.
-fn goodput(site: &Site, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
-    let (rate, seconds) = ((pps / f64::from(TETHERS)).to_string(), lasts.as_secs_f64());
-    let (tethers, lasts) = (TETHERS.to_string(), seconds.to_string());
+fn goodput(site: &Site, tethers: u32, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+    let (rate, seconds) = ((pps / f64::from(tethers)).to_string(), lasts.as_secs_f64());
+    let (tethers, lasts) = (tethers.to_string(), seconds.to_string());
     let args = ["--direction", "down", "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", "128"];
     let report = site.load(&args)?;
     Ok((number(&report, "/down/sent")? / seconds, number(&report, "/down/delivered_pps")?))

@@ -32,7 +32,7 @@ const CHANGE_EVERY: Duration = Duration::from_millis(5);
 /// super-packets. The kernel doubles it for its own needs.
 const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 
-/// What a look at the ring came to.
+/// What a batch came to. A look at the ring is all that is read until the source rests or nothing is left.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     /// Packets that were read.
@@ -43,6 +43,8 @@ pub struct Look {
     pub has_more: bool,
     /// Whether reading was in vain.
     pub is_in_vain: bool,
+    /// Whether the source rests now.
+    pub rests: bool,
 }
 
 impl Look {
@@ -69,6 +71,9 @@ pub struct Ring {
     vain: Option<Instant>,
     bytes: Option<u32>,
     changed: Option<Instant>,
+    /// What the batches of this look have brought so far, and how much of it was taken in.
+    read: usize,
+    taken_in: usize,
 }
 
 impl Ring {
@@ -94,13 +99,17 @@ impl Ring {
             self.vain = Some(now);
         }
         self.vain = self.vain.filter(|then| now.saturating_duration_since(*then) < CALM);
+        let (read, taken_in) = (self.read + look.read, self.taken_in + look.taken_in);
+        let is_over = look.rests || !look.has_more;
+        (self.read, self.taken_in) = if is_over { (0, 0) } else { (read, taken_in) };
+        let look = Look { read, taken_in, ..look };
         let (least, most) = BYTES;
         let wanted = match (self.vain, self.bytes) {
             (None, _) => None,
             (Some(_), None) => Some(most),
             (Some(_), Some(bytes)) => {
                 let is_settled = self.changed.is_none_or(|then| now.saturating_duration_since(then) >= CHANGE_EVERY);
-                match is_settled {
+                match is_settled && is_over {
                     true if look.is_too_much() => Some((bytes / 2).max(least)),
                     true if look.is_too_little() => Some((bytes * 2).min(most)),
                     _ => Some(bytes),
@@ -123,8 +132,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const VAIN: Look = Look { read: 64, taken_in: 10, has_more: true, is_in_vain: true };
-    const FINE: Look = Look { read: 20, taken_in: 10, has_more: false, is_in_vain: false };
+    const VAIN: Look = Look { read: 64, taken_in: 10, has_more: true, is_in_vain: true, rests: true };
+    const FINE: Look = Look { read: 20, taken_in: 10, has_more: false, is_in_vain: false, rests: true };
 
     #[test]
     fn a_ring_is_as_configured_until_reading_is_in_vain_and_again_when_it_has_not_been_for_a_while() {
@@ -153,6 +162,24 @@ mod tests {
             Some(Some(2 * BYTES.0)),
             "all was taken in, and nothing is left"
         );
+    }
+
+    #[test]
+    fn the_batches_of_a_look_count_together_however_many_the_ring_holds() {
+        let (mut ring, start) = (Ring::default(), Instant::now());
+        let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
+        assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
+        assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
+        let full = Look { read: 64, taken_in: 64, has_more: true, is_in_vain: false, rests: false };
+        for at_ms in [10, 11, 12] {
+            assert_eq!(bytes(at_ms, full), None, "nothing is said of a look that goes on");
+        }
+        let last = Look { read: 30, taken_in: 10, has_more: false, rests: true, ..full };
+        assert_eq!(bytes(13, last), None, "222 were read, and 202 of them taken in: neither too much nor too little");
+        assert_eq!(bytes(18, full), None);
+        let all = Look { read: 20, taken_in: 20, has_more: false, ..full };
+        assert_eq!(bytes(19, all), Some(Some(1 << 20)), "all were taken in, and the stages could do with more");
+        assert_eq!(bytes(24, Look { rests: true, ..VAIN }), Some(Some(512 << 10)), "more is left than is taken in");
     }
 
     #[test]

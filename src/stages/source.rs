@@ -125,16 +125,18 @@ impl<S: PacketSource> Source<S> {
                         read: now.saturating_duration_since(started),
                         cores_free: inlet.cores_free(),
                     };
+                    let rests = rest.after(now, seen);
                     let look = Look {
                         read: pushed.items,
                         taken_in: pushed.items - pushed.refused_items,
                         has_more: received.more,
                         is_in_vain: seen.is_in_vain(),
+                        rests: !rests.is_zero(),
                     };
                     if let Some(bytes) = ring.after(now, look) {
                         self.source.bound(bytes);
                     }
-                    self.rest(rest.after(now, seen));
+                    self.rest(rests);
                     if !received.more {
                         self.wait(&mut events, None);
                     }
