@@ -82,6 +82,8 @@ impl Site {
             format!("egress.ports_per_tether={}", (PORTS / places).clamp(PORTS_PER_TETHER.0, PORTS_PER_TETHER.1)),
             format!("listen.links_max={}", places + 64),
             "listen.handshakes_max=4096".to_owned(),
+            // All of them come from one address.
+            "listen.handshakes_per_address=4096".to_owned(),
             "tethers.linger=0s".to_owned(),
         ];
         let sizes: Vec<&str> = sizes.iter().flat_map(|size| ["--set", size]).collect();
