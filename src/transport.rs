@@ -324,7 +324,9 @@ mod tests {
             let slices: Vec<_> = sent[written..].chunks(slice_bytes).take(50).map(IoSlice::new).collect();
             written += near.write(&slices).expect("open").bytes;
             near.flush().expect("open");
-            match far.read(&mut into) {
+            // Into two areas, the first of which is filled first.
+            let (first, second) = into.split_at_mut(into_bytes / 3);
+            match far.read_both(first, second) {
                 Ok(count) => received.extend_from_slice(&into[..count]),
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
