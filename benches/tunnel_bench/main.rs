@@ -176,7 +176,7 @@ fn in_its_site(
     }
     running.end()?;
     if profile.is_none() {
-        measures::gateway::alone(&Site::new(over)?, system, row);
+        measures::gateway::alone(over, system, row);
     }
     Ok(())
 }

@@ -28,9 +28,9 @@ pub(crate) trait System {
     fn slow_link(&self) -> SlowLink {
         SlowLink::LaptopToGateway
     }
-    /// Its gateway with nobody but the tethers that `wstether load` simulates; `None` where those do not speak to it.
-    fn gateway_alone(&self, _site: &Site) -> Option<Result<Alone, Error>> {
-        None
+    /// Its gateway with nobody but the tethers that `wstether load` simulates.
+    fn gateway_alone(&self, _site: &Site) -> Result<Alone, Error> {
+        Err("simulated tethers speak to wstether's gateway alone, directly and over ws".into())
     }
     /// Whether the quick setting measures it, too.
     fn is_quick(&self) -> bool {

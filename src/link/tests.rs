@@ -87,8 +87,13 @@ fn messages_are_the_same_whatever_pieces_they_come_in_and_large_ones_have_buffer
     link.upgraded(Subprotocol::Binary, 262_144, &[]);
     let sizes = [0, 5, 1_400, 16_000, 40_000, 65_550, 65_600, 200_000];
     let (mut sent, mut stream) = (Vec::new(), Vec::new());
+    let mut turn = 0;
     for at in 0..200_u32 {
-        let size = sizes[random.below(sizes.len() as u32) as usize];
+        // Each size as often as the others, from another one on each time.
+        if at % sizes.len() as u32 == 0 {
+            turn = random.below(sizes.len() as u32);
+        }
+        let size = sizes[(at + turn) as usize % sizes.len()];
         let message: Vec<u8> = (0..size).map(|byte| (byte as u32 * 7 + at) as u8).collect();
         frame::append(Opcode::Binary, &message, Some(at.to_be_bytes()), &mut stream);
         frame::append(Opcode::Ping, b"alive?", Some(MASK), &mut stream);

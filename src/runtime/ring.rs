@@ -34,7 +34,7 @@ const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 
 /// What a batch came to. A look at the ring is all that is read until the source rests or nothing is left.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct Observation {
     /// Packets that were read.
     pub read: usize,
     /// How many of them the stages took in.
@@ -47,7 +47,7 @@ pub struct Look {
     pub rests: bool,
 }
 
-impl Look {
+impl Observation {
     /// Packets that a look should bring.
     fn wanted(&self) -> usize {
         (CHOICE * self.taken_in).max(READ_MIN)
@@ -94,15 +94,15 @@ impl Ring {
     }
 
     /// After a batch: how many bytes may wait from now on, where that changes; `None` inside is what was configured.
-    pub fn after(&mut self, now: Instant, look: Look) -> Option<Option<u32>> {
-        if look.is_in_vain {
+    pub fn after(&mut self, now: Instant, seen: Observation) -> Option<Option<u32>> {
+        if seen.is_in_vain {
             self.vain = Some(now);
         }
         self.vain = self.vain.filter(|then| now.saturating_duration_since(*then) < CALM);
-        let (read, taken_in) = (self.read + look.read, self.taken_in + look.taken_in);
-        let is_over = look.rests || !look.has_more;
+        let (read, taken_in) = (self.read + seen.read, self.taken_in + seen.taken_in);
+        let is_over = seen.rests || !seen.has_more;
         (self.read, self.taken_in) = if is_over { (0, 0) } else { (read, taken_in) };
-        let look = Look { read, taken_in, ..look };
+        let look = Observation { read, taken_in, ..seen };
         let (least, most) = BYTES;
         let wanted = match (self.vain, self.bytes) {
             (None, _) => None,
@@ -132,8 +132,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const VAIN: Look = Look { read: 64, taken_in: 10, has_more: true, is_in_vain: true, rests: true };
-    const FINE: Look = Look { read: 20, taken_in: 10, has_more: false, is_in_vain: false, rests: true };
+    const VAIN: Observation = Observation { read: 64, taken_in: 10, has_more: true, is_in_vain: true, rests: true };
+    const FINE: Observation = Observation { read: 20, taken_in: 10, has_more: false, is_in_vain: false, rests: true };
 
     #[test]
     fn a_ring_is_as_configured_until_reading_is_in_vain_and_again_when_it_has_not_been_for_a_while() {
@@ -151,14 +151,22 @@ mod tests {
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(1, VAIN), None, "the change has to show first");
         assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
-        assert_eq!(bytes(10, Look { read: 30, has_more: false, ..VAIN }), None, "three times is not far from twice");
-        assert_eq!(bytes(15, Look { read: 31, has_more: false, ..VAIN }), Some(Some(256 << 10)));
-        assert_eq!(bytes(20, Look { read: 24, taken_in: 3, has_more: false, ..VAIN }), None, "it always brings some");
+        assert_eq!(
+            bytes(10, Observation { read: 30, has_more: false, ..VAIN }),
+            None,
+            "three times is not far from twice"
+        );
+        assert_eq!(bytes(15, Observation { read: 31, has_more: false, ..VAIN }), Some(Some(256 << 10)));
+        assert_eq!(
+            bytes(20, Observation { read: 24, taken_in: 3, has_more: false, ..VAIN }),
+            None,
+            "it always brings some"
+        );
         let halved: Vec<_> = (0..7).map(|turn| bytes(25 + 5 * turn, VAIN)).collect();
         assert_eq!(halved[..6], [17, 16, 15, 14, 13, 12].map(|power| Some(Some(1 << power))));
         assert_eq!(halved[6], None);
         assert_eq!(
-            bytes(60, Look { read: 10, ..FINE }),
+            bytes(60, Observation { read: 10, ..FINE }),
             Some(Some(2 * BYTES.0)),
             "all was taken in, and nothing is left"
         );
@@ -170,16 +178,20 @@ mod tests {
         let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
-        let full = Look { read: 64, taken_in: 64, has_more: true, is_in_vain: false, rests: false };
+        let full = Observation { read: 64, taken_in: 64, has_more: true, is_in_vain: false, rests: false };
         for at_ms in [10, 11, 12] {
             assert_eq!(bytes(at_ms, full), None, "nothing is said of a look that goes on");
         }
-        let last = Look { read: 30, taken_in: 10, has_more: false, rests: true, ..full };
+        let last = Observation { read: 30, taken_in: 10, has_more: false, rests: true, ..full };
         assert_eq!(bytes(13, last), None, "222 were read, and 202 of them taken in: neither too much nor too little");
         assert_eq!(bytes(18, full), None);
-        let all = Look { read: 20, taken_in: 20, has_more: false, ..full };
+        let all = Observation { read: 20, taken_in: 20, has_more: false, ..full };
         assert_eq!(bytes(19, all), Some(Some(1 << 20)), "all were taken in, and the stages could do with more");
-        assert_eq!(bytes(24, Look { rests: true, ..VAIN }), Some(Some(512 << 10)), "more is left than is taken in");
+        assert_eq!(
+            bytes(24, Observation { rests: true, ..VAIN }),
+            Some(Some(512 << 10)),
+            "more is left than is taken in"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::port::Behind;
 use crate::runtime::rest::{self, Rest};
-use crate::runtime::ring::{Look, Ring};
+use crate::runtime::ring::{self, Ring};
 use crate::runtime::work::Count;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
@@ -126,14 +126,14 @@ impl<S: PacketSource> Source<S> {
                         cores_free: inlet.cores_free(),
                     };
                     let rests = rest.after(now, seen);
-                    let look = Look {
+                    let batch = ring::Observation {
                         read: pushed.items,
                         taken_in: pushed.items - pushed.refused_items,
                         has_more: received.more,
                         is_in_vain: seen.is_in_vain(),
                         rests: !rests.is_zero(),
                     };
-                    if let Some(bytes) = ring.after(now, look) {
+                    if let Some(bytes) = ring.after(now, batch) {
                         self.source.bound(bytes);
                     }
                     self.rest(rests);

@@ -149,9 +149,10 @@ impl<K: LinkKeeper> WsDecode<K> {
         tally: &mut Tally,
     ) -> Result<Turn, Stop> {
         BUFFER.with_borrow_mut(|buffer| {
-            if buffer.is_empty() {
+            let bytes = read_buffer_bytes(self.message_bytes_max);
+            if buffer.len() < bytes {
                 // Zeros of the allocator's, so that what is never read to takes no memory.
-                *buffer = vec![0; read_buffer_bytes(self.message_bytes_max)];
+                *buffer = vec![0; bytes];
             }
             let reader = Reader { buffer, pool: Some(&self.pool), budget_bytes, messages_max: usize::MAX };
             link.receive(now, reader, |event| match event {

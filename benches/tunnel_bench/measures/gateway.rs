@@ -1,4 +1,8 @@
-//! The gateway alone, fed by simulated tethers: packets of 64 bytes a CPU second, and memory with many connected.
+//! The gateway alone, fed by simulated tethers: packets of 64 bytes a CPU second, and memory with many connected. The
+//! time that it takes to let the tethers of a load in counts, too.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 use wstether::lab::tethering::FIGURES;
@@ -29,16 +33,13 @@ const LOADS: [(&str, &str, u32); 4] = [
 const SOFTIRQ: &str = "gateway64_softirq_s_per_cpu_s";
 const MEMORY: &str = "gateway_200_peak_mib";
 
-/// Measures in a site of its own.
-pub(crate) fn alone(site: &Site, system: &dyn System, row: &mut Row) {
-    let keys = || LOADS.iter().map(|load| load.0).chain([SOFTIRQ, MEMORY]);
-    match system.gateway_alone(site) {
-        None => keys().for_each(|key| row.lacks(key, "simulated tethers are for wstether's gateway, over ws, direct")),
-        Some(started) => {
-            if let Err(error) = started.and_then(|alone| measure(site, alone, row)) {
-                keys().filter(|key| row.get(key).is_none()).collect::<Vec<_>>().into_iter().for_each(|key| {
-                    row.lacks(key, &error.to_string());
-                });
+/// Measures in a site of its own. What fails becomes a reason in the row.
+pub(crate) fn alone(over: &Arc<AtomicBool>, system: &dyn System, row: &mut Row) {
+    let measured = Site::new(over).and_then(|site| measure(&site, system.gateway_alone(&site)?, row));
+    if let Err(error) = measured {
+        for key in LOADS.iter().map(|load| load.0).chain([SOFTIRQ, MEMORY]) {
+            if row.get(key).is_none() {
+                row.lacks(key, &error.to_string());
             }
         }
     }

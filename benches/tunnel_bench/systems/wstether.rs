@@ -118,9 +118,11 @@ impl System for Wstether {
         Ok(running)
     }
 
-    fn gateway_alone(&self, site: &Site) -> Option<Result<Alone, Error>> {
-        let is_reached = self.way == Way::Direct && !self.tls;
-        is_reached.then(|| self.alone(site))
+    fn gateway_alone(&self, site: &Site) -> Result<Alone, Error> {
+        if self.way != Way::Direct || self.tls {
+            return Err("the same gateway as in the row of direct ws".into());
+        }
+        self.alone(site)
     }
 
     fn slow_link(&self) -> SlowLink {

@@ -102,7 +102,6 @@ fn a_super_packet_leaves_in_the_buffer_that_it_was_read_to_and_what_is_beside_it
     assert!(came.item.bytes() == large);
     assert_eq!((came.item.offload(), came.item.buf().held_bytes()), (offload, 65_664));
     assert_eq!(world.decode.pool.budget().held_bytes(), 65_664 + 256, "no other buffer was ever taken");
-    assert_eq!(world.decode.pool.budget().held_bytes(), 65_664 + 256, "no other buffer was ever taken");
     assert_eq!(world.drops(), [0, 0, 0]);
     assert_eq!(
         (world.link.received_bytes(), world.tether.account().inside_bytes()),
