@@ -465,7 +465,8 @@ fn fixed_bytes(config: &config::Gateway) -> u64 {
     let reading = readers * (read_buffer_bytes(message_bytes) + message_bytes);
     let accepting =
         config.stages.get(StageName::Accept).threads(cores).end() * read_buffer_bytes(HANDSHAKE_MESSAGE_BYTES_MAX);
-    let tables = 2 * (config.listen.links_max + config.tethers.max) * PLACE_BYTES;
+    let looks = config.listen.links_max * registry::LOOK_BYTES;
+    let tables = 2 * (config.listen.links_max + config.tethers.max) * PLACE_BYTES + looks;
     let areas = if config.egress.mode() == EgressMode::Raw { RawReceiver::AREAS_BYTES } else { PACKET_BYTES_MAX };
     (queues + reading + accepting + tables + areas) as u64
 }

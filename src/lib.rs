@@ -53,6 +53,8 @@ pub mod kernel_state;
 #[cfg(feature = "kernel")]
 pub mod lab;
 #[cfg(feature = "kernel")]
+pub mod lane_set;
+#[cfg(feature = "kernel")]
 pub mod link;
 #[cfg(feature = "kernel")]
 pub mod load;

@@ -243,7 +243,7 @@ pub struct GatewayMetrics {
     pub handshake_seconds: Histogram<Duration>,
     /// Uplink bytes of tethers that are inside the gateway.
     pub credit_in_use_bytes: Gauge,
-    /// Sum of the links' downlink windows.
+    /// Sum of the downlink windows of links in use.
     pub window_bytes: Gauge,
     /// Downlink bytes sent on links and not acknowledged.
     pub window_in_flight_bytes: Gauge,

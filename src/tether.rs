@@ -83,12 +83,19 @@ impl Tether {
         Some(self.links.replace(Arc::clone(link)))
     }
 
-    /// A link serves it no more.
-    pub fn leave(&self, link: &Arc<Link>, now: Instant) {
+    /// A link serves it no more; tells how many are left.
+    pub fn leave(&self, link: &Arc<Link>, now: Instant) -> usize {
         let mut service = self.service();
-        if self.links.leave(link) == 0 && matches!(*service, Service::Linked) {
+        let left = self.links.leave(link);
+        if left == 0 && matches!(*service, Service::Linked) {
             *service = Service::Unlinked(now);
         }
+        left
+    }
+
+    /// Whether a link serves it, and its user is not done.
+    pub fn is_linked(&self) -> bool {
+        matches!(*self.service(), Service::Linked)
     }
 
     /// Its user is done: it is to end, and nobody resumes it.

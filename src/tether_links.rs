@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::credit::Credit;
+use crate::lane_set::LaneSet;
 use crate::link::Link;
 use crate::overload::Squeeze;
 use crate::packet::Account;
@@ -32,6 +33,8 @@ pub struct TetherLinks {
     credit: Option<Mutex<Credit>>,
     /// What credit is cut by where memory is short; `None` where this end grants none.
     squeeze: Option<Squeeze>,
+    /// Where it is noted that packets of the tether were here; `None` where nobody asks.
+    stirred: Option<Arc<LaneSet>>,
 }
 
 impl TetherLinks {
@@ -46,6 +49,7 @@ impl TetherLinks {
             cut_bytes: AtomicU64::new(u64::MAX),
             credit: windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(bytes))),
             squeeze: None,
+            stirred: None,
         }
     }
 
@@ -53,6 +57,19 @@ impl TetherLinks {
     #[must_use]
     pub fn squeezed_by(self, squeeze: Squeeze) -> Self {
         Self { squeeze: Some(squeeze), ..self }
+    }
+
+    /// Has it noted in `stirred` that packets of the tether were here.
+    #[must_use]
+    pub fn noted_in(self, stirred: Arc<LaneSet>) -> Self {
+        Self { stirred: Some(stirred), ..self }
+    }
+
+    /// Packets of the tether were here: what it holds is to be looked over.
+    pub fn stir(&self) {
+        if let Some(stirred) = &self.stirred {
+            stirred.insert(self.lane);
+        }
     }
 
     /// The tether's lane.

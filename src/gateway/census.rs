@@ -1,4 +1,4 @@
-//! What all tethers together hold, counted where each is looked over anyway.
+//! What all tethers together hold, counted where those that hold anything are looked over anyway.
 
 use crate::metrics::{ByProtocol, GatewayMetrics, Gauge};
 use crate::nat::{AddressPlan, Count, Nat};
@@ -9,7 +9,6 @@ use crate::tether_links::TetherLinks;
 #[derive(Debug, Default)]
 pub(super) struct Census {
     nat: Count,
-    blocks: u64,
     credit_in_use_bytes: u64,
     window_bytes: u64,
     in_flight_bytes: u64,
@@ -22,18 +21,22 @@ impl Census {
         let Count { mappings, ports } = nat.count();
         add(&mut self.nat.mappings, mappings);
         add(&mut self.nat.ports, ports);
-        self.blocks += u64::from(nat.translates());
     }
 
-    pub(super) fn add_links(&mut self, links: &TetherLinks) {
-        self.credit_in_use_bytes += links.account().inside_bytes();
+    /// Tells whether packets are inside or on their way to the tether.
+    pub(super) fn add_links(&mut self, links: &TetherLinks) -> bool {
+        let inside_bytes = links.account().inside_bytes();
+        self.credit_in_use_bytes += inside_bytes;
+        let mut in_flight_bytes = 0;
         let held = links.account().held_bytes();
         self.held_bytes += held;
         self.holders += u64::from(held > 0);
         for link in links.all() {
             self.window_bytes += link.window_bytes();
-            self.in_flight_bytes += link.in_flight_bytes();
+            in_flight_bytes += link.in_flight_bytes();
         }
+        self.in_flight_bytes += in_flight_bytes;
+        inside_bytes + in_flight_bytes > 0
     }
 
     /// What the packets of a tether hold on average, of those that hold any.
@@ -44,7 +47,6 @@ impl Census {
     pub(super) fn publish(&self, metrics: &GatewayMetrics) {
         set(&metrics.nat_mappings, self.nat.mappings);
         set(&metrics.nat_ports_in_use, self.nat.ports);
-        metrics.nat_blocks_in_use.set(self.blocks);
         metrics.credit_in_use_bytes.set(self.credit_in_use_bytes);
         metrics.window_bytes.set(self.window_bytes);
         metrics.window_in_flight_bytes.set(self.in_flight_bytes);
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_ports_and_blocks_are_summed_over_tethers() {
+    fn mappings_and_ports_are_summed_over_tethers() {
         let (plan, metrics) = (translating(), GatewayMetrics::new(&[]));
         let mut census = Census::default();
         let question = |port: u16| udp(&format!("100.64.0.2:{port}"), "192.0.2.80:443", b"x");
@@ -123,7 +125,7 @@ mod tests {
         publish_limits(&plan, &metrics);
         assert_eq!(metrics.nat_mappings.each().map(Gauge::get), [1, 3, 1]);
         assert_eq!(metrics.nat_ports_in_use.each().map(Gauge::get), [1, 3, 1]);
-        assert_eq!((metrics.nat_blocks_in_use.get(), metrics.nat_blocks_limit.get()), (2, 10));
+        assert_eq!(metrics.nat_blocks_limit.get(), 10);
         assert_eq!(metrics.nat_ports_limit.get(), 1_000);
         Census::default().publish(&metrics);
         assert_eq!(metrics.nat_mappings.each().map(Gauge::get), [0; 3]);
@@ -136,8 +138,8 @@ mod tests {
         census.add_nat(&nat(&plan, 0, &[]));
         census.publish(&metrics);
         publish_limits(&plan, &metrics);
-        let figures = [&metrics.nat_blocks_in_use, &metrics.nat_blocks_limit, &metrics.nat_ports_limit];
-        assert_eq!(figures.map(Gauge::get), [0; 3]);
+        let figures = [&metrics.nat_blocks_limit, &metrics.nat_ports_limit];
+        assert_eq!(figures.map(Gauge::get), [0; 2]);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use super::acks::Acks;
-use super::census::{self, Census};
+use super::census;
 use crate::budget::{Part, Share};
 use crate::credentials::CredentialStore;
+use crate::lane_set::LaneSet;
 use crate::link::{Link, LinkError};
 use crate::metrics::GatewayMetrics;
 use crate::nat::{self, AddressPlan, Nat};
@@ -33,6 +34,11 @@ use crate::wire::capsule::{
 };
 use crate::wire::frame::close_code;
 use crate::wire::proof::{CredentialId, Verifier};
+
+mod tidying;
+
+pub use tidying::LOOK_BYTES;
+use tidying::{Round, Tidying};
 
 /// What every client is told, and what holds for all.
 #[derive(Debug)]
@@ -122,8 +128,6 @@ pub struct Registry {
     nat_rules: Arc<nat::Rules>,
     by_ticket: Mutex<HashMap<[u8; TICKET_BYTES], LaneId>>,
     by_credential: Mutex<HashMap<CredentialId, usize>>,
-    /// Places of tethers that have ended, and since when.
-    resting: Mutex<Vec<(Instant, LaneId)>>,
     /// What the packets of a tether hold on average, of those that hold any, when last looked.
     held_mean_bytes: AtomicU64,
     /// What is there before anybody comes.
@@ -132,6 +136,11 @@ pub struct Registry {
     acks: Acks,
     /// Links that were closed with a word, until their peers have hung up, and since when.
     leaving: Mutex<Vec<(Instant, Arc<Link>)>>,
+    /// Tethers whose packets were here since this was last asked.
+    stirred: Arc<LaneSet>,
+    tidying: Mutex<Tidying>,
+    /// Of who tidies up alone.
+    round: Mutex<Round>,
     stopping: AtomicBool,
 }
 
@@ -181,12 +190,14 @@ impl Registry {
             nat_rules: parts.nat_rules,
             by_ticket: Mutex::default(),
             by_credential: Mutex::default(),
-            resting: Mutex::default(),
             held_mean_bytes: AtomicU64::new(0),
             _fixed: parts.fixed,
             stages: OnceLock::new(),
             acks: Acks::default(),
             leaving: Mutex::default(),
+            stirred: Arc::new(LaneSet::new(tethers_max)),
+            tidying: Mutex::default(),
+            round: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -269,8 +280,14 @@ impl Registry {
         self.tethers.put(lane, Arc::clone(&tether));
         self.metrics.tethers_opened.inc();
         self.metrics.tethers.add(1);
+        self.metrics.nat_blocks_in_use.add(self.blocks_of(id));
         info!(tether = id.0, credential = %hello.credential, "tether opened");
         Ok(tether)
+    }
+
+    /// How many port blocks a tether has: one, or none where the gateway does not translate.
+    fn blocks_of(&self, tether: TetherId) -> u64 {
+        u64::from(self.plan.block(tether).is_some())
     }
 
     /// One tether more of `credential`; `false` where it has as many as it may have.
@@ -301,7 +318,8 @@ impl Registry {
         let windows =
             Windows { send_bytes_max: self.terms.window_bytes_max, credit_bytes: Some(self.terms.credit_bytes) };
         let squeeze = Squeeze { budget: self.pool.budget().clone(), overload: self.overload.clone() };
-        let links = Arc::new(TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze));
+        let links =
+            Arc::new(TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze).noted_in(Arc::clone(&self.stirred)));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
         let names = (SessionId(session), ticket);
@@ -354,13 +372,27 @@ impl Registry {
             self.metrics.links.sub(1);
             // Where it was replaced, the tether may have ended and the place be another's, which has no such link.
             if let Some(tether) = self.tethers.get(owner.lane()) {
-                tether.leave(link, now);
+                self.leave(&tether, link, now);
                 // What waits for a link that has gone is dropped, not kept.
                 self.has_control(owner.lane());
             }
             debug!(tether = owner.lane().0, "link closed");
         }
         self.links.release(lane);
+    }
+
+    /// The user of `tether` is done, and nobody resumes it.
+    fn finish(&self, tether: &Tether) {
+        self.tickets().remove(&tether.ticket);
+        tether.finish();
+        self.tidying().may_be_over(tether.lane());
+    }
+
+    /// A link serves `tether` no more.
+    fn leave(&self, tether: &Tether, link: &Arc<Link>, now: Instant) {
+        if tether.leave(link, now) == 0 {
+            self.tidying().may_be_over(tether.lane());
+        }
     }
 
     /// Clears up after a tether that has ended: its lanes, its lease.
@@ -378,21 +410,10 @@ impl Registry {
         }
         self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
+        self.metrics.nat_blocks_in_use.sub(self.blocks_of(tether.id));
         self.count_out(&tether.credential);
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner).push((now, lane));
+        self.tidying().rests(now, lane);
         info!(tether = tether.id.0, "tether ended");
-    }
-
-    /// Gives the places of tethers that ended some time ago to others.
-    fn free_places(&self, now: Instant) {
-        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.retain(|&(since, lane)| {
-            let rests = now.saturating_duration_since(since) < PLACE_REST;
-            if !rests {
-                self.tethers.release(lane);
-            }
-            rests
-        });
     }
 
     fn leaving(&self) -> MutexGuard<'_, Vec<(Instant, Arc<Link>)>> {
@@ -419,52 +440,6 @@ impl Registry {
         left
     }
 
-    /// What is to be done now and then: handshakes that take too long, links that went silent, tethers without links,
-    /// mappings whose time is over.
-    pub fn tidy(&self, now: Instant) {
-        self.free_places(now);
-        let is_late =
-            |pending: &Pending| now.saturating_duration_since(pending.link().born()) > self.terms.handshake_timeout;
-        for pending in self.pending.those(is_late) {
-            if pending.give_up() {
-                self.refuse_the_slow(pending.link());
-            }
-        }
-        let silence = |link: &Link| now.saturating_duration_since(link.heard());
-        let mut has_control = Vec::new();
-        for link in self.links.those(|link| link.is_open() && silence(link) > self.terms.keep_alive) {
-            if silence(&link) > 3 * self.terms.keep_alive {
-                self.close_with(&link, CloseReason::TimedOut, "no sign of life");
-            } else if link.ping_is_due(now, self.terms.keep_alive) {
-                link.outbox().ping();
-                has_control.extend(link.owner().map(|owner| owner.lane()));
-            }
-        }
-        let mut census = Census::default();
-        let over = self.tethers.those(|tether| {
-            let is_over = tether.end(now, self.terms.linger);
-            if !is_over {
-                self.look_over(now, tether, &mut census);
-                has_control.extend(tether.links.is_credit_cut().then(|| tether.links.lane()));
-            }
-            is_over
-        });
-        has_control.into_iter().for_each(|lane| self.has_control(lane));
-        over.iter().for_each(|tether| self.forget_tether(now, tether));
-        self.held_mean_bytes.store(census.held_mean_bytes(), Ordering::Relaxed);
-        census.publish(&self.metrics);
-    }
-
-    /// Ends mappings of a tether whose time is over, and counts what is left.
-    fn look_over(&self, now: Instant, tether: &Tether, census: &mut Census) {
-        let mut nat = tether.nat.lock().unwrap_or_else(PoisonError::into_inner);
-        nat.expire(now, EXPIRIES_A_TIDYING);
-        self.count_made(&mut nat);
-        census.add_nat(&nat);
-        drop(nat);
-        census.add_links(&tether.links);
-    }
-
     /// A tether whose packets hold this is one of the largest: the average of those that hold any.
     pub fn large_bytes(&self) -> u64 {
         self.held_mean_bytes.load(Ordering::Relaxed)
@@ -475,23 +450,6 @@ impl Registry {
         if let Some(ws_encode) = self.stages.get().and_then(|stages| stages.ws_encode.upgrade()) {
             ws_encode.hold_at_most(if trims { TRIMMED_PERCENT } else { 100 });
         }
-    }
-
-    /// Mappings are counted where they are made, and brought to the figures from there.
-    fn count_made(&self, nat: &mut Nat) {
-        for (counter, made) in self.metrics.nat_mappings_made.each().into_iter().zip(nat.take_made()) {
-            counter.add(made);
-        }
-    }
-
-    /// A handshake has taken too long.
-    fn refuse_the_slow(&self, link: &Arc<Link>) {
-        if link.subprotocol().is_some() {
-            let refusal = refusal(RefusalReason::BadHandshake, RETRY_AFTER_MS, "the handshake took too long");
-            link.outbox().control(|out| refusal.append(out));
-            link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
-        }
-        self.turn_away(link, accept::Reason::TooSlow);
     }
 
     /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due, or until `is_over`.
@@ -541,19 +499,12 @@ const LEAVING_MAX: usize = 1_024;
 /// What of its queue ws-encode holds on the highest rung: half, as the largest tethers have half their credit.
 const TRIMMED_PERCENT: u64 = 50;
 
-/// How long the place of a tether that has ended stays empty, so that a batch which was on its way meets nobody, and not
-/// the next owner of lease and ports. No batch is on its way as long.
-const PLACE_REST: Duration = Duration::from_secs(1);
-
 /// What a tether holds of the memory budget while it is idle: itself, its places in the tables and lanes. Its link,
 /// mappings and packets are counted apart.
 const TETHER_BYTES: u64 = 3_072;
 
 /// What is read from links that leave is thrown away in pieces of this many bytes.
 const SCRATCH_BYTES: usize = 16_384;
-
-/// Mappings ended in one tidying of a tether, so that its lock is not held for long.
-const EXPIRIES_A_TIDYING: usize = 256;
 
 fn refusal(reason: RefusalReason, retry_after_ms: u32, text: &str) -> Refusal {
     Refusal { reason, retry_after_ms, text: text.to_owned() }
@@ -584,8 +535,7 @@ impl LinkKeeper for Registry {
         if reason == Some(CloseReason::Done)
             && let Some(tether) = link.owner().and_then(|links| self.tethers.get(links.lane()))
         {
-            self.tickets().remove(&tether.ticket);
-            tether.finish();
+            self.finish(&tether);
         }
         LinkKeeper::close(self, link, close_code::NORMAL, "");
     }
@@ -614,7 +564,7 @@ impl Doorkeeper for Registry {
         let features = hello.features.and(self.terms.features);
         let welcome = self.welcome(&tether, features, hello.mtu, &message, &verifier);
         let Some(lease) = self.guard_rules.plan.lease(tether.id) else {
-            tether.leave(link, now);
+            self.leave(&tether, link, now);
             return Err(refusal(RefusalReason::NoAddress, 0, "no lease"));
         };
         link.outbox().control(|out| {
@@ -628,6 +578,7 @@ impl Doorkeeper for Registry {
         self.metrics.links.add(1);
         self.metrics.links_opened.inc();
         link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
+        self.tidying().look_at(link.lane(), now + self.terms.keep_alive);
         self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
         Ok(())
     }

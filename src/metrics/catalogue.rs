@@ -244,7 +244,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_accept_handshake_seconds", Kind::Histogram(&buckets::HANDSHAKE), Seconds, "Time from accept to welcome.", |g| Value::Histogram(g.handshake_seconds.snapshot())),
     // What tethers may send and are sent.
     whole("wstether_credit_in_use_bytes", G, Bytes, "Uplink bytes of tethers that are inside the gateway.", |g| (&g.credit_in_use_bytes).into()),
-    whole("wstether_window_bytes", G, Bytes, "Sum of the links' downlink windows.", |g| (&g.window_bytes).into()),
+    whole("wstether_window_bytes", G, Bytes, "Sum of the downlink windows of links in use.", |g| (&g.window_bytes).into()),
     whole("wstether_window_in_flight_bytes", G, Bytes, "Downlink bytes sent on links and not acknowledged.", |g| (&g.window_in_flight_bytes).into()),
     // NAT.
     whole_by("wstether_nat_mappings", G, &["protocol"], "NAT mappings, by protocol.", |g| protocols(&g.nat_mappings, Gauge::get)),

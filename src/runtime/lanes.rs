@@ -16,7 +16,7 @@ mod shares;
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
 
 /// A lane of a stage, by its place in the stage's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub u32);
 
 impl LaneId {

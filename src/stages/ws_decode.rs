@@ -114,7 +114,11 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
             let lane = work.batch.lanes[index];
             let Some(link) = self.links.get(lane) else { continue };
             let Some(tether) = link.owner().cloned().filter(|_| !link.is_closed()) else { continue };
+            let before = work.out.len();
             let turn = self.read(now, budget_bytes, &link, &tether, &mut work.out, &mut work.tally);
+            if work.out.len() > before {
+                tether.stir();
+            }
             self.acknowledge(now, &link, &tether);
             match turn {
                 Ok(Turn::Drained) => {}

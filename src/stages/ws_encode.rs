@@ -95,8 +95,9 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
     ) -> u64 {
         let mut outbox = link.outbox();
         let mut packets = packets.peekable();
+        let has_packets = packets.peek().is_some();
         // By itself it would be a segment more.
-        if packets.peek().is_some() || !link.ack_waits() {
+        if has_packets || !link.ack_waits() {
             link.tell_received(now, &mut outbox, tether.grant(now, link));
         }
         if tether.owes_credit(link) && link.schedule_ack() {
@@ -108,7 +109,10 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         } else {
             packets.for_each(|entry| self.push(link, &mut outbox, entry.item, tally));
         }
-        link.note_sent(now);
+        if has_packets {
+            link.note_sent(now);
+            tether.stir();
+        }
         let flushed = link.flush(&mut outbox, &self.pool);
         drop(outbox);
         match flushed {

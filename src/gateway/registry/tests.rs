@@ -1,3 +1,4 @@
+use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::*;
@@ -5,7 +6,7 @@ use crate::metrics::labels;
 use crate::nat::Translation;
 use crate::policy::Policy;
 use crate::transport::Transport;
-use crate::wire::frame::Role;
+use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::proof::{CredentialId, Nonce, Proof};
 
 mod refusals;
@@ -150,6 +151,57 @@ fn a_hello_that_does_not_come_in_time_ends_the_connection_once() {
 }
 
 #[test]
+fn a_silent_link_is_asked_for_a_sign_of_life_and_closed_when_it_gives_none() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, mut peer) = come(&registry, now);
+    peer.set_nonblocking(true).expect("non-blocking");
+    let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+    link.upgraded(Subprotocol::Binary, 65_536, &[]);
+    link.opened(Arc::clone(&tether.links), Features::default(), 65_536, None);
+    let keep_alive = registry.terms.keep_alive;
+    registry.opened(&link);
+    registry.tidying().look_at(link.lane(), now + keep_alive);
+    let mut asked = |after| {
+        registry.tidy(now + after);
+        // Whether it is closed; else what a batch of ws-encode does.
+        link.flush(&mut link.outbox(), &registry.pool).map(|_| peer.read(&mut [0; 64]).unwrap_or_default()).ok()
+    };
+    let (nothing, ping) = (Some(0), Some(2));
+    let step = Duration::from_millis(1);
+    assert_eq!(asked(keep_alive - step), nothing);
+    assert_eq!(asked(keep_alive), ping);
+    assert_eq!(asked(keep_alive + step), nothing, "it was asked a moment ago");
+    assert_eq!(asked(2 * keep_alive), ping);
+    assert_eq!(asked(3 * keep_alive), None, "it is closed");
+    assert!(registry.links.is_empty());
+}
+
+#[test]
+fn a_tether_is_looked_over_while_it_holds_anything_and_again_once_packets_were_here() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+    let awake = |after| {
+        registry.tidy(now + after);
+        registry.round.lock().expect("no panic").awake.contains_key(&tether.lane())
+    };
+    let second = Duration::from_secs(1);
+    assert!(!awake(second), "nothing was here");
+    tether.links.stir();
+    assert!(awake(2 * second), "what stirred it may be on its way");
+    let question = crate::packet_builder::udp("100.64.0.2:1", "192.0.2.80:443", b"x");
+    let parsed = ip_parse::parse(question.packet()).expect("a valid packet");
+    drop(crate::stages::nat_rewrite::outgoing(&mut tether.nat.lock().expect("no panic"), parsed, now));
+    assert!(awake(3 * second));
+    assert_eq!(registry.metrics.nat_mappings.udp.get(), 1);
+    let over = nat::Timers::default().udp + second;
+    assert!(!awake(over), "the mapping's time is over");
+    assert_eq!(registry.metrics.nat_mappings.udp.get(), 0);
+    tether.links.stir();
+    assert!(awake(over + second) && !awake(over + 2 * second));
+}
+
+#[test]
 fn what_is_judged_is_not_given_up() {
     let (registry, now) = (registry(), Instant::now());
     let (link, _peer) = come(&registry, now);
@@ -184,6 +236,7 @@ fn a_credit_that_was_cut_is_looked_at_though_its_client_sends_nothing() {
     registry.tidy(now);
     assert_eq!(poked(), [], "all of the credit is granted");
     // What is inside does not leave.
+    links.stir();
     let mut inside = registry.pool.take(1).expect("a buffer");
     inside.charge(links.account(), 1_000);
     let full = links.grant(now, &link).expect("a credit");

@@ -50,8 +50,8 @@ fn while_memory_is_short_no_tether_is_opened() {
     let tether = registry.new_tether(now, &link, &hello()).expect("a tether");
     registry.tidy(now);
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.nat_blocks_in_use.get()), (1, 1));
-    tether.finish();
-    tether.leave(&link, now);
+    registry.finish(&tether);
+    registry.leave(&tether, &link, now);
     registry.tidy(now);
     registry.tidy(now);
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.nat_blocks_in_use.get()), (0, 0));
@@ -87,20 +87,40 @@ fn a_credential_has_as_many_tethers_as_it_may() {
     let refusal = registry.new_tether(now, &link, &hello()).expect_err("two are enough");
     assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, 0));
     registry.new_tether(now, &link, &other).expect("another's tether");
-    tethers[0].finish();
+    registry.finish(&tethers[0]);
     registry.tidy(now);
     registry.new_tether(now, &link, &hello()).expect("a tether again");
+}
+
+#[test]
+fn a_tether_without_a_link_ends_once_it_has_lingered_and_one_that_is_resumed_does_not() {
+    let (registry, now) = (registry("linger", |_| {}), Instant::now());
+    let ((first, _a), (second, _b)) = (connected(), connected());
+    let [goes, comes_back] = [&first, &second].map(|link| registry.new_tether(now, link, &hello()).expect("a tether"));
+    registry.leave(&goes, &first, now);
+    registry.leave(&comes_back, &second, now);
+    registry.tidy(now + TIMEOUT);
+    assert_eq!(registry.metrics.tethers.get(), 2, "both linger");
+    let resumes = Hello { ticket: comes_back.ticket.to_vec(), ..hello() };
+    registry.tether_for(now + TIMEOUT, &first, &resumes).expect("the tether");
+    registry.tidy(now + TIMEOUT + Duration::from_millis(1));
+    assert_eq!(registry.metrics.tethers.get(), 1);
+    assert!(registry.tethers.get(goes.lane()).is_none() && registry.tethers.get(comes_back.lane()).is_some());
+    // It is forgotten that it once had none.
+    registry.tidy(now + 3 * TIMEOUT);
+    assert_eq!(registry.metrics.tethers.get(), 1);
 }
 
 #[test]
 fn the_place_of_a_tether_rests_before_another_gets_it() {
     let (registry, now) = (registry("rest", |terms| terms.tethers_max = 1), Instant::now());
     let (link, _peer) = connected();
-    registry.new_tether(now, &link, &hello()).expect("a tether").finish();
+    let tether = registry.new_tether(now, &link, &hello()).expect("a tether");
+    registry.finish(&tether);
     registry.tidy(now);
     assert_eq!(registry.metrics.tethers.get(), 0);
     let refusal = registry.new_tether(now, &link, &hello()).expect_err("its place rests");
     assert_eq!(refusal.reason, RefusalReason::NoAddress);
-    registry.tidy(now + PLACE_REST);
+    registry.tidy(now + tidying::PLACE_REST);
     registry.new_tether(now, &link, &hello()).expect("the place");
 }
