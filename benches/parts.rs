@@ -8,7 +8,7 @@ use std::time::Instant;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use wstether::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
-use wstether::offload::{Merger, segment};
+use wstether::offload::{Merger, SuperPackets, segment};
 use wstether::overload::Overload;
 use wstether::packet::{BufPool, Packet, Raw};
 use wstether::policy::{Policy, Prefix};
@@ -226,7 +226,7 @@ fn gro(bencher: Bencher<'_, '_>, in_a_row: usize) {
     bencher
         .counter(ItemsCount::new(in_a_row))
         .with_inputs(|| segments(&pool, Shape::Super { segments: in_a_row }))
-        .bench_local_refs(|packets| merger.merge(packets, &pool));
+        .bench_local_refs(|packets| merger.merge(packets, SuperPackets::ALL, &pool));
 }
 
 /// What a look costs where nothing can be merged.
@@ -234,7 +234,7 @@ fn gro(bencher: Bencher<'_, '_>, in_a_row: usize) {
 fn gro_in_vain(bencher: Bencher<'_, '_>) {
     let pool = pool();
     let (mut merger, mut packets) = (Merger::default(), packets(&pool, SMALL, BATCH));
-    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| merger.merge(&mut packets, &pool));
+    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| merger.merge(&mut packets, SuperPackets::ALL, &pool));
 }
 
 const CLIENTS: u32 = 4;

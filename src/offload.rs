@@ -14,7 +14,50 @@ pub use merge::Merger;
 pub use segment::{Lost, segment, split};
 
 use crate::checksum;
-use crate::packet::{Checksum, Offload, Packet};
+use crate::packet::{BufPool, Checksum, Offload, Packet};
+use check::{Layout, Protocol};
+
+/// Which super-packets somebody takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SuperPackets {
+    /// TCP segments over both families, and partial checksums.
+    pub tcp: bool,
+    /// UDP datagrams (Linux 6.2).
+    pub udp: bool,
+}
+
+impl SuperPackets {
+    /// Of TCP alone: what everybody takes who takes any.
+    pub const TCP: Self = Self { tcp: true, udp: false };
+    /// Of both.
+    pub const ALL: Self = Self { tcp: true, udp: true };
+
+    fn include(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        }
+    }
+}
+
+/// Cuts the super-packets that are not `taken`, in place. Returns how many segments were lost for want of a buffer.
+pub fn cut_others<P: Copy>(packets: &mut Vec<Packet<P>>, taken: SuperPackets, pool: &BufPool) -> u32 {
+    let is_taken = |packet: &Packet<P>| {
+        packet.segments() == 1 || Layout::read(packet.bytes()).is_ok_and(|layout| taken.include(layout.protocol))
+    };
+    if taken == SuperPackets::ALL || packets.iter().all(is_taken) {
+        return 0;
+    }
+    let mut lost = 0;
+    for packet in std::mem::take(packets) {
+        if is_taken(&packet) {
+            packets.push(packet);
+        } else if let Err(few) = segment(packet, pool, &mut |single| packets.push(single)) {
+            lost += few.segments();
+        }
+    }
+    lost
+}
 
 /// Fills in a partial checksum, for a packet that leaves without offload. A complete one stays as it is. Returns false,
 /// and changes nothing, where the field is outside the packet.

@@ -35,6 +35,16 @@ pub fn write(name: &str, value: &str) -> Result<(), Error> {
     fs::write(path(name), format!("{value}\n")).map_err(|source| error("writing", name, source))
 }
 
+/// The running kernel's version, major and minor; zeros where it does not tell.
+pub fn kernel_release() -> (u32, u32) {
+    read("kernel.osrelease").ok().and_then(|release| major_and_minor(&release)).unwrap_or_default()
+}
+
+fn major_and_minor(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 fn path(name: &str) -> String {
     let parts = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     format!("/proc/sys/{parts}")
@@ -118,6 +128,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_release_is_known_by_its_first_two_numbers() {
+        for (release, known) in [("6.18.0", Some((6, 18))), ("6.1.0-28-amd64", Some((6, 1))), ("7.2+", Some((7, 2)))] {
+            assert_eq!(major_and_minor(release), known);
+        }
+        assert_eq!([major_and_minor(""), major_and_minor("next"), major_and_minor("6")], [None; 3]);
+        assert!(kernel_release() > (4, 0));
+    }
 
     #[test]
     fn our_range_is_merged_into_what_is_there_and_taken_out_again() {

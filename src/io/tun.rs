@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use super::receive::Slot;
 use super::{Received, sys, virtio};
-use crate::offload;
+use crate::offload::{self, SuperPackets};
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Room for a packet of a device without super-packets, whose MTU may be changed while it runs.
@@ -35,22 +35,13 @@ pub struct Features {
     pub persistent: bool,
 }
 
-/// Which super-packets the kernel hands out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offloads {
-    /// TCP segmentation over both families, and checksums.
-    pub tcp: bool,
-    /// UDP segmentation (Linux 6.2).
-    pub udp: bool,
-}
-
 /// An open TUN device. Several threads may write; one reads.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
     name: String,
     vnet_hdr: bool,
-    offloads: Offloads,
+    offloads: SuperPackets,
     slot: Mutex<Slot>,
 }
 
@@ -65,7 +56,7 @@ impl Tun {
             .map_err(|error| io::Error::new(error.kind(), format!("opening the TUN device {name}: {error}")))?;
         sys::set_nonblocking(fd.as_fd())?;
         sys::value_ioctl(fd.as_fd(), libc::TUNSETPERSIST, features.persistent.into())?;
-        let offloads = if features.vnet_hdr { ask_for_offloads(fd.as_fd()) } else { Offloads::default() };
+        let offloads = if features.vnet_hdr { ask_for_offloads(fd.as_fd()) } else { SuperPackets::default() };
         let slot = if features.vnet_hdr {
             Slot::new(PACKET_BYTES_MAX).for_super_packets()
         } else {
@@ -79,8 +70,8 @@ impl Tun {
         &self.name
     }
 
-    /// Which super-packets this kernel agreed to hand out.
-    pub fn offloads(&self) -> Offloads {
+    /// Which super-packets this kernel agreed to hand out, and takes.
+    pub fn offloads(&self) -> SuperPackets {
         self.offloads
     }
 
@@ -187,13 +178,10 @@ fn create(name: &str, vnet_hdr: bool) -> io::Result<OwnedFd> {
 }
 
 /// Asks for all super-packets, then for fewer, as older kernels know fewer.
-fn ask_for_offloads(fd: BorrowedFd<'_>) -> Offloads {
+fn ask_for_offloads(fd: BorrowedFd<'_>) -> SuperPackets {
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
-    let wishes = [
-        (tcp | TUN_F_USO4 | TUN_F_USO6, Offloads { tcp: true, udp: true }),
-        (tcp, Offloads { tcp: true, udp: false }),
-        (0, Offloads::default()),
-    ];
+    let wishes =
+        [(tcp | TUN_F_USO4 | TUN_F_USO6, SuperPackets::ALL), (tcp, SuperPackets::TCP), (0, SuperPackets::default())];
     let granted = wishes.into_iter().find(|(bits, _)| sys::value_ioctl(fd, libc::TUNSETOFFLOAD, *bits).is_ok());
-    granted.map_or_else(Offloads::default, |(_, offloads)| offloads)
+    granted.map_or_else(SuperPackets::default, |(_, offloads)| offloads)
 }

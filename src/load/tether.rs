@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::mix::{Flow, Kind};
 use super::talk::{HEADERS_BYTES, STAMP_BYTES, Stamp};
 use crate::checksum;
+use crate::ipv4;
 use crate::packet::Offload;
 use crate::wire::capsule::datagram_header;
 
@@ -127,6 +128,7 @@ impl Tether {
         set_lengths(&mut out[start..], packet_bytes);
         out.extend_from_slice(&stamp.bytes());
         body(out, body_bytes);
+        set_checksum(&mut out[start..]);
     }
 
     /// Counts a packet of its own that came.
@@ -143,7 +145,7 @@ fn capsule_bytes(size_bytes: u16) -> usize {
     datagram_header(size_bytes, Offload::default()).len() + size_bytes
 }
 
-/// IPv4 and UDP headers without their lengths. There is no UDP checksum (RFC 768 allows it); the stamp's magic tells.
+/// IPv4 and UDP headers without their lengths and checksums.
 fn headers(source: Ipv4Addr, sink: SocketAddrV4) -> [u8; HEADERS_BYTES] {
     let mut headers = [0; HEADERS_BYTES];
     headers[0] = 0x45;
@@ -163,6 +165,17 @@ fn set_lengths(headers: &mut [u8], packet_bytes: usize) {
     headers[24..26].copy_from_slice(&lengths[1]);
     let sum = checksum::of(&headers[..IPV4_HEADER_BYTES]);
     headers[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Fills in the UDP checksum (RFC 768), which every program's packets have, and which lets them be merged.
+fn set_checksum(packet: &mut [u8]) {
+    let (addresses, udp) = (&packet[ipv4::SOURCE..IPV4_HEADER_BYTES], &packet[IPV4_HEADER_BYTES..]);
+    let pseudo_header = checksum::sum(addresses) + u64::from(ipv4::UDP) + udp.len() as u64;
+    let checksum = match !checksum::fold(pseudo_header + checksum::sum(udp)) {
+        0 => u16::MAX,
+        checksum => checksum,
+    };
+    ipv4::set_word(packet, IPV4_HEADER_BYTES + ipv4::UDP_CHECKSUM, checksum);
 }
 
 /// The payload of a UDP packet from the sink; `None` where it is something else.
@@ -208,6 +221,8 @@ mod tests {
             assert_eq!(packet.len(), 200);
             assert!(checksum::is_valid(&packet[..20]));
             assert_eq!(packet[24..26], 180_u16.to_be_bytes());
+            let pseudo_header = checksum::sum(&packet[12..20]) + 17 + 180;
+            assert_eq!(checksum::fold(pseudo_header + checksum::sum(&packet[20..])), u16::MAX);
             let (stamp, _) = Stamp::read(&packet[HEADERS_BYTES..]).expect("a stamp");
             let time_ns = 1_000 + at as u64 * 1_000_000;
             assert_eq!(stamp, Stamp { run: 7, word: Word::Data, group: 0, tether: 5, sequence: at as u32, time_ns });

@@ -28,7 +28,7 @@ pub(super) const TCP_SEGMENT_BYTES_MIN: u16 = 88 - 40;
 
 /// The most datagrams in a super-packet (UDP_MAX_SEGMENTS in Linux). A datagram of a single byte is honest, so that the
 /// number is what bounds them.
-const UDP_SEGMENTS_MAX: usize = 128;
+pub(super) const UDP_SEGMENTS_MAX: usize = 128;
 
 /// What is not true about an offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

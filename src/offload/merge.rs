@@ -1,8 +1,9 @@
-//! GRO in software: consecutive TCP segments of a flow become one super-packet, by the kernel's rules.
+//! GRO in software: consecutive segments or datagrams of a flow become one super-packet, by the kernel's rules.
 
+use super::SuperPackets;
 use super::check::{
     IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_BYTES, TCP_SEGMENT_BYTES_MIN,
-    TCP_SEQUENCE,
+    TCP_SEQUENCE, UDP_LENGTH, UDP_SEGMENTS_MAX,
 };
 use super::segment::{TCP_CWR, TCP_FIN, TCP_PSH};
 use crate::checksum;
@@ -50,16 +51,16 @@ struct Run {
 
 impl Merger {
     /// Joins what can be joined, in place: a super-packet stands where its first packet stood, so that no packet is
-    /// overtaken by a later one of its flow. Its checksum is partial. A packet with a wrong checksum is never joined, for
+    /// overtaken by a later one of its flow. Only such are made as are `wanted`. Its checksum is partial. A packet with a wrong checksum is never joined, for
     /// its receiver has to see that. Where the pool refuses a buffer, the packets stay single.
     ///
     /// The proof is the first packet's; offsets, addresses and ports are those of all.
-    pub fn merge<P: Copy>(&mut self, packets: &mut Vec<Packet<P>>, pool: &BufPool) {
+    pub fn merge<P: Copy>(&mut self, packets: &mut Vec<Packet<P>>, wanted: SuperPackets, pool: &BufPool) {
         self.runs.clear();
         self.next.clear();
         self.next.resize(packets.len(), None);
         for at in 0..packets.len() {
-            self.place(packets, at);
+            self.place(packets, wanted, at);
         }
         self.joined.clear();
         self.joined.resize(packets.len(), false);
@@ -77,10 +78,10 @@ impl Merger {
     }
 
     /// Adds a packet to the newest run of its flow, or ends that one and starts another.
-    fn place<P>(&mut self, packets: &[Packet<P>], at: usize) {
+    fn place<P>(&mut self, packets: &[Packet<P>], wanted: SuperPackets, at: usize) {
         let packet = &packets[at];
         let layout = match Layout::read(packet.bytes()) {
-            Ok(layout) if layout.protocol == Protocol::Tcp => layout,
+            Ok(layout) if wanted.include(layout.protocol) => layout,
             // It may be of any flow, and must not be overtaken.
             Err(Lie::Length) => return self.runs.iter_mut().for_each(|run| run.is_open = false),
             Ok(_) | Err(_) => return,
@@ -112,9 +113,17 @@ impl Run {
             _ if usize::from(offload.header_bytes) != layout.payload => return None,
             segment_bytes => segment_bytes.into(),
         };
-        let flags = bytes[layout.transport + TCP_FLAGS];
         let has_options = layout.family == Family::V4 && layout.transport != ipv4::HEADER_BYTES;
-        if payload_bytes == 0 || has_options || flags & TCP_ALONE != 0 {
+        let (is_alone, may_go_on) = match layout.protocol {
+            Protocol::Tcp => {
+                let flags = bytes[layout.transport + TCP_FLAGS];
+                let may_go_on = segment_bytes >= usize::from(TCP_SEGMENT_BYTES_MIN) && flags & (TCP_FIN | TCP_PSH) == 0;
+                (flags & TCP_ALONE != 0, may_go_on)
+            }
+            // One that has no checksum must not get one.
+            Protocol::Udp => (ipv4::word_at(bytes, layout.transport + ipv4::UDP_CHECKSUM) == Some(0), true),
+        };
+        if payload_bytes == 0 || has_options || is_alone {
             return None;
         }
         Some(Self {
@@ -125,9 +134,7 @@ impl Run {
             payload_bytes,
             segments: packet.segments(),
             has_fixed_id: false,
-            is_open: payload_bytes.is_multiple_of(segment_bytes)
-                && segment_bytes >= usize::from(TCP_SEGMENT_BYTES_MIN)
-                && flags & (TCP_FIN | TCP_PSH) == 0,
+            is_open: payload_bytes.is_multiple_of(segment_bytes) && may_go_on,
         })
     }
 
@@ -135,7 +142,7 @@ impl Run {
         let ports = |layout: &Layout, bytes: &[u8]| -> Option<[u8; 4]> {
             bytes.get(layout.transport..)?.first_chunk().copied()
         };
-        self.layout.family == layout.family
+        (self.layout.family, self.layout.protocol) == (layout.family, layout.protocol)
             && ports(&self.layout, head.bytes()) == ports(layout, bytes)
             && self.layout.addresses(head.bytes()) == layout.addresses(bytes)
     }
@@ -150,7 +157,11 @@ impl Run {
                 _ => alone.segment_bytes == self.segment_bytes,
             };
         fits && self.takes_ip(head.bytes(), packet.bytes())
-            && self.takes_tcp(&head.bytes()[self.layout.transport..], &packet.bytes()[self.layout.transport..])
+            && self.takes_transport(
+                &head.bytes()[self.layout.transport..],
+                &packet.bytes()[self.layout.transport..],
+                alone,
+            )
             && self.layout.is_true(packet)
             && (self.last != self.head || self.layout.is_true(head))
     }
@@ -171,11 +182,22 @@ impl Run {
     }
 
     fn takes_id(&self, head: &[u8], bytes: &[u8]) -> bool {
+        if self.layout.protocol == Protocol::Udp && may_not_be_fragmented(bytes) {
+            // Of an atomic datagram it says nothing (RFC 6864, 4.1), and one translation counts for all flows.
+            return true;
+        }
         let ahead = identification(bytes).wrapping_sub(identification(head));
         if self.has_fixed_id || (self.segments == 1 && is_fixed(&self.layout, head, bytes)) {
             return ahead == 0;
         }
         u32::from(ahead) == self.segments
+    }
+
+    fn takes_transport(&self, head: &[u8], header: &[u8], alone: &Self) -> bool {
+        match self.layout.protocol {
+            Protocol::Tcp => self.takes_tcp(head, header),
+            Protocol::Udp => (self.segments + alone.segments) as usize <= UDP_SEGMENTS_MAX,
+        }
     }
 
     fn takes_tcp(&self, head: &[u8], tcp: &[u8]) -> bool {
@@ -209,8 +231,17 @@ impl Run {
             buf.extend(&packets[following].bytes()[header_bytes..]);
             at = following;
         }
-        let ends = packets[self.last].bytes()[self.layout.transport + TCP_FLAGS] & (TCP_FIN | TCP_PSH);
-        self.seal(&mut buf, ends);
+        match self.layout.protocol {
+            Protocol::Tcp => {
+                let at = self.layout.transport + TCP_FLAGS;
+                buf.bytes_mut()[at] |= packets[self.last].bytes()[at] & (TCP_FIN | TCP_PSH);
+            }
+            Protocol::Udp => {
+                let datagram_bytes = buf.len() - self.layout.transport;
+                ipv4::set_word(buf.bytes_mut(), self.layout.transport + UDP_LENGTH, datagram_bytes as u16);
+            }
+        }
+        self.seal(&mut buf);
         let offload = Offload {
             checksum: self.layout.partial(),
             segment_bytes: self.segment_bytes as u16,
@@ -219,14 +250,17 @@ impl Run {
         Some(Packet::raw(buf, offload).prove(*packets[self.head].proof()))
     }
 
-    fn seal(&self, buf: &mut Buf, ends: u8) {
+    fn seal(&self, buf: &mut Buf) {
         let Layout { transport, protocol, .. } = self.layout;
         let bytes = buf.bytes_mut();
-        bytes[transport + TCP_FLAGS] |= ends;
         self.layout.set_length(bytes);
         let seed = checksum::fold(self.layout.pseudo_header(bytes));
         ipv4::set_word(bytes, transport + protocol.checksum(), seed);
     }
+}
+
+fn may_not_be_fragmented(ipv4: &[u8]) -> bool {
+    ipv4::word_at(ipv4, ipv4::FRAGMENT).is_some_and(|word| word & ipv4::DONT_FRAGMENT != 0)
 }
 
 fn identification(bytes: &[u8]) -> u16 {
@@ -235,8 +269,7 @@ fn identification(bytes: &[u8]) -> u16 {
 
 /// Whether two packets say that their flow's identification does not count on.
 fn is_fixed(layout: &Layout, head: &[u8], bytes: &[u8]) -> bool {
-    let fragment = ipv4::word_at(head, ipv4::FRAGMENT).unwrap_or_default();
-    layout.family == Family::V4 && fragment & ipv4::DONT_FRAGMENT != 0 && identification(head) == identification(bytes)
+    layout.family == Family::V4 && may_not_be_fragmented(head) && identification(head) == identification(bytes)
 }
 
 impl Layout {

@@ -4,18 +4,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::io::packet_socket::{RawSender, Refusal};
-use crate::offload::Merger;
+use crate::offload::{self, Merger};
 use crate::packet::{BufPool, Packet};
 use crate::runtime::queue::Fifo;
 use crate::runtime::work::{Handler, WorkOf};
+use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::nat_rewrite::Translated;
 
 /// Why raw-send drops a packet.
 pub type Reason = Refusal;
 
-/// The stage's handler. What a batch has of a TCP flow in a row leaves as one super-packet, for a packet costs the kernel
-/// 2 to 4 µs whatever its length.
+/// The stage's handler. What a batch has of a flow in a row leaves as one super-packet, for a packet costs the kernel 2
+/// to 4 µs whatever its length; a super-packet that the kernel does not take is cut.
 #[derive(Debug)]
 pub struct RawSend {
     sender: Arc<RawSender>,
@@ -50,8 +51,10 @@ impl Handler for RawSend {
         packets.extend(work.batch.items.drain(..).map(|entry| entry.item));
         // A super-packet has to wait for its next hop's address, and a single packet goes by the kernel meanwhile.
         if packets.first().is_some_and(|first| self.sender.has_neighbour(first.bytes())) {
-            merger.merge(packets, &self.pool);
+            merger.merge(packets, self.sender.takes(), &self.pool);
         }
+        let lost = offload::cut_others(packets, self.sender.takes(), &self.pool);
+        work.tally.drop_segments(Refusal::NoBuffer.index(), lost.into(), 0);
         let report = self.sender.send_batch(packets);
         work.tally.sent.segments += report.sent_segments;
         work.tally.sent.bytes += report.sent_bytes;

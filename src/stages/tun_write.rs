@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::io::tun::Tun;
 use crate::ipv4;
-use crate::offload::Merger;
+use crate::offload::{self, Merger};
 use crate::packet::{BufPool, Family, Packet};
 use crate::runtime::queue::Fifo;
 use crate::runtime::work::{Handler, WorkOf};
@@ -22,6 +22,8 @@ crate::reasons! {
         KernelFull = "kernel_full",
         /// The kernel does not take such a packet, or the device is down or gone.
         Refused = "refused",
+        /// No buffer was free to cut a super-packet that the device does not take.
+        NoBuffer = "no_buffer",
         /// It is for another address than the one that packets may be for.
         NotOurs = "not_ours",
     }
@@ -49,8 +51,8 @@ impl Destination {
     }
 }
 
-/// The stage's handler. What a batch has of a TCP flow in a row is written as one super-packet where the device takes
-/// them, for a packet costs the kernel 7 µs whatever its length.
+/// The stage's handler. What a batch has of a flow in a row is written as one super-packet where the device takes them, for
+/// a packet costs the kernel 7 µs whatever its length; a super-packet that it does not take is cut.
 #[derive(Debug)]
 pub struct TunWrite<Proof> {
     tun: Arc<Tun>,
@@ -109,9 +111,12 @@ impl<Proof: Copy + Send + 'static> Handler for TunWrite<Proof> {
                 false => work.tally.drop(Reason::NotOurs.index(), &entry.item),
             }
         }
-        if self.tun.offloads().tcp {
-            space.merger.merge(&mut space.packets, &self.pool);
+        let taken = self.tun.offloads();
+        if taken.tcp {
+            space.merger.merge(&mut space.packets, taken, &self.pool);
         }
+        let lost = offload::cut_others(&mut space.packets, taken, &self.pool);
+        work.tally.drop_segments(Reason::NoBuffer.index(), lost.into(), 0);
         for mut packet in space.packets.drain(..) {
             match self.tun.write(&mut packet) {
                 Ok(()) => work.tally.sent.add(&packet),

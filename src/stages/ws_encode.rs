@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::{BATCH_BYTES_MAX, Link, Outbox};
-use crate::offload::{self, Merger};
+use crate::offload::{self, Merger, SuperPackets};
 use crate::packet::{BufPool, Offload, Packet};
 use crate::runtime::lanes::{Entry, Outcome};
 use crate::runtime::queue::Queue;
@@ -146,7 +146,7 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
     ) {
         let mut packets: Vec<_> = packets.map(|entry| entry.item).collect();
         packets.iter().for_each(|packet| tally.sent.add(packet));
-        MERGER.with_borrow_mut(|merger| merger.merge(&mut packets, &self.pool));
+        MERGER.with_borrow_mut(|merger| merger.merge(&mut packets, SuperPackets::TCP, &self.pool));
         for packet in packets {
             let offload = packet.offload();
             link.push_datagram(outbox, packet.into_buf(), offload);

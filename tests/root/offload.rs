@@ -9,7 +9,7 @@ use wstether::io::link_socket::{LinkSocket, Sees};
 use wstether::io::netlink::Prefix;
 use wstether::io::tun::{Features, Tun};
 use wstether::lab::{Namespace, veth};
-use wstether::offload::{Merger, check, segment};
+use wstether::offload::{Merger, SuperPackets, check, segment};
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 
 const TCP: u8 = 6;
@@ -305,7 +305,7 @@ impl MergingRouter {
     fn merged(&self, sent: &[Vec<u8>]) -> Vec<Packet<Raw>> {
         let raw = |bytes: &Vec<u8>| Packet::raw(self.pool.copy(bytes).unwrap(), Offload::default());
         let mut packets: Vec<Packet<Raw>> = sent.iter().map(raw).collect();
-        Merger::default().merge(&mut packets, &self.pool);
+        Merger::default().merge(&mut packets, SuperPackets::TCP, &self.pool);
         packets.iter_mut().for_each(|packet| route(packet.bytes_mut()));
         packets
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::io::netlink::Link;
 use crate::io::receive::Slot;
 use crate::io::{Received, bpf, sys, virtio};
-use crate::offload::Merger;
+use crate::offload::{Merger, SuperPackets};
 use crate::packet::{BufPool, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Packets of a batch, from its first, that stay where they are read if they are large. A system call seldom brings more
@@ -84,7 +84,7 @@ impl RawReceiver {
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let received = self.read_singles(&mut slots, pool, max, out)?;
-        slots.merger.merge(out, pool);
+        slots.merger.merge(out, SuperPackets::TCP, pool);
         Ok(received)
     }
 

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::io::netlink::Link;
 use crate::io::next_hop::{Hop, NextHops};
-use crate::io::{sys, virtio};
-use crate::offload;
+use crate::io::{sys, sysctl, virtio};
+use crate::offload::{self, SuperPackets};
 use crate::packet::{Offload, Packet};
 use crate::stages::Reason;
 
@@ -28,10 +28,15 @@ crate::reasons! {
         TooLarge = "too_large",
         /// The kernel's queue is full.
         KernelFull = "kernel_full",
+        /// No buffer was free to cut a super-packet that the kernel does not take.
+        NoBuffer = "no_buffer",
         /// The kernel could not make anything of it, or the interface is down.
         Failed = "send_failed",
     }
 }
+
+/// The first Linux whose packet sockets take super-packets of UDP, by VIRTIO_NET_HDR_GSO_UDP_L4.
+const UDP_SUPER_PACKETS_SINCE: (u32, u32) = (6, 2);
 
 /// What became of a batch, in segments except where the name says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +72,7 @@ pub struct RawSender {
     by_kernel: OwnedFd,
     link_bytes: usize,
     hops: NextHops,
+    takes: SuperPackets,
 }
 
 /// What goes in front of the packets of one system call, and which packets they are.
@@ -83,7 +89,13 @@ impl RawSender {
         sys::bind_link(fd.as_fd(), link.index, 0).map_err(doing("binding the sender to its interface"))?;
         let by_kernel =
             sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW).map_err(doing("opening a raw socket"))?;
-        Ok(Self { fd, by_kernel, link_bytes: link_header_bytes(link), hops: NextHops::open(link)? })
+        let takes = SuperPackets { tcp: true, udp: sysctl::kernel_release() >= UDP_SUPER_PACKETS_SINCE };
+        Ok(Self { fd, by_kernel, link_bytes: link_header_bytes(link), hops: NextHops::open(link)?, takes })
+    }
+
+    /// Which super-packets the kernel takes.
+    pub fn takes(&self) -> SuperPackets {
+        self.takes
     }
 
     /// Whether the next hop of this packet has a known hardware address.

@@ -1,4 +1,4 @@
-use super::super::Merger;
+use super::super::{Merger, SuperPackets, cut_others};
 use super::*;
 
 fn tcp(family: Family, payload_bytes: usize) -> Case {
@@ -10,7 +10,7 @@ fn packets(bytes: &[Vec<u8>]) -> Vec<Packet<Raw>> {
 }
 
 fn merged(mut packets: Vec<Packet<Raw>>) -> Vec<Packet<Raw>> {
-    Merger::default().merge(&mut packets, &pool());
+    Merger::default().merge(&mut packets, SuperPackets::ALL, &pool());
     packets
 }
 
@@ -23,8 +23,9 @@ fn runs(bytes: &[Vec<u8>]) -> Vec<u32> {
 fn changed(bytes: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     change(&mut bytes);
-    let family = if bytes[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
-    sealed(bytes, family, Protocol::Tcp, false)
+    let (family, number) = if bytes[0] >> 4 == 4 { (Family::V4, bytes[9]) } else { (Family::V6, bytes[6]) };
+    let protocol = if number == ipv4::UDP { Protocol::Udp } else { Protocol::Tcp };
+    sealed(bytes, family, protocol, false)
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn the_identification_counts_on_or_stands_still_where_fragments_are_forbidden() 
 }
 
 #[test]
-fn flows_are_joined_each_for_itself_and_datagrams_stay_as_they_are() {
+fn flows_are_joined_each_for_itself_and_datagrams_only_where_they_are_wanted() {
     let flows: Vec<Vec<Vec<u8>>> = (0..4_u8)
         .map(|port| {
             let segments = tcp(Family::V4, 3_000).segments();
@@ -146,7 +147,86 @@ fn flows_are_joined_each_for_itself_and_datagrams_stay_as_they_are() {
     let datagrams = Case::new(Family::V4, Protocol::Udp, 3_000, 1_000).segments();
     let mixed: Vec<Vec<u8>> =
         (0..3).flat_map(|at| flows.iter().chain([&datagrams]).map(move |flow| flow[at].clone())).collect();
-    assert_eq!(runs(&mixed), [3, 3, 3, 3, 1, 1, 1]);
+    assert_eq!(runs(&mixed), [3, 3, 3, 3, 3], "a datagram has the ports of a segment, and is of another flow");
+    let mut packets = packets(&mixed);
+    Merger::default().merge(&mut packets, SuperPackets::TCP, &pool());
+    assert_eq!(packets.iter().map(Packet::segments).collect::<Vec<_>>(), [3, 3, 3, 3, 1, 1, 1]);
+}
+
+fn udp(family: Family, payload_bytes: usize, segment_bytes: u16) -> Case {
+    Case::new(family, Protocol::Udp, payload_bytes, segment_bytes)
+}
+
+#[test]
+fn consecutive_datagrams_of_a_flow_become_the_super_packet_that_they_were() {
+    for family in [Family::V4, Family::V6] {
+        for (payload_bytes, segment_bytes) in [(7_300, 1_000), (3_600, 36), (128, 1)] {
+            let case = udp(family, payload_bytes, segment_bytes);
+            let found = merged(packets(&case.segments()));
+            assert_eq!(found.len(), 1, "{payload_bytes} bytes in datagrams of {segment_bytes}");
+            assert_eq!((found[0].bytes(), found[0].offload()), (case.whole().bytes(), case.offload()));
+            check(found[0].bytes(), found[0].offload(), 1_500).expect("an honest super-packet");
+        }
+    }
+}
+
+#[test]
+fn a_datagram_of_another_length_ends_a_run_and_no_run_has_more_than_the_kernel_cuts() {
+    let mut datagrams = udp(Family::V4, 6_000, 1_000).segments();
+    datagrams[3].truncate(528);
+    datagrams[3] = changed(&datagrams[3], |_| {});
+    assert_eq!(runs(&datagrams), [4, 2]);
+    assert_eq!(runs(&udp(Family::V4, 300 * 36, 36).segments()), [128, 128, 44]);
+    let empty = udp(Family::V4, 0, 1).headers(0);
+    let empty = sealed(empty, Family::V4, Protocol::Udp, false);
+    assert_eq!(runs(&[empty.clone(), empty]), [1, 1]);
+}
+
+#[test]
+fn a_datagram_without_a_checksum_does_not_get_one() {
+    let mut datagrams = udp(Family::V4, 6_000, 1_000).segments();
+    ipv4::set_word(&mut datagrams[3], 26, 0);
+    let found = merged(packets(&datagrams));
+    assert_eq!(found.iter().map(Packet::segments).collect::<Vec<_>>(), [3, 1, 2]);
+    assert_eq!(found[1].bytes(), datagrams[3]);
+}
+
+#[test]
+fn the_identification_of_a_datagram_that_may_be_fragmented_counts_on() {
+    let with = |fragment: u8| {
+        let datagrams = udp(Family::V4, 6_000, 1_000).segments();
+        let numbered = datagrams.iter().zip([9, 3, 4, 4, 7, 8]);
+        let changed = |(datagram, number): (&Vec<u8>, u8)| {
+            changed(datagram, |bytes| (bytes[4], bytes[5], bytes[6]) = (0, number, fragment))
+        };
+        numbered.map(changed).collect::<Vec<_>>()
+    };
+    assert_eq!(runs(&with(0x40)), [6], "of one that may not be it says nothing");
+    assert_eq!(runs(&with(0)), [1, 2, 1, 2]);
+}
+
+#[test]
+fn what_a_way_does_not_take_is_cut_and_the_rest_stays_as_it_is() {
+    let (segments, datagrams) = (tcp(Family::V4, 3_000), udp(Family::V4, 3_000, 1_000));
+    let both = || vec![segments.whole(), datagrams.whole()];
+    for (taken, counts) in [
+        (SuperPackets::ALL, vec![3, 3]),
+        (SuperPackets::TCP, vec![3, 1, 1, 1]),
+        (SuperPackets { tcp: false, udp: true }, vec![1, 1, 1, 3]),
+        (SuperPackets::default(), vec![1; 6]),
+    ] {
+        let mut found = both();
+        assert_eq!(cut_others(&mut found, taken, &pool()), 0);
+        assert_eq!(found.iter().map(Packet::segments).collect::<Vec<_>>(), counts, "{taken:?}");
+    }
+    let mut found = both();
+    cut_others(&mut found, SuperPackets::TCP, &pool());
+    let cut: Vec<_> = found[1..].iter().map(|packet| packet.bytes().to_vec()).collect();
+    assert_eq!(cut, datagrams.segments());
+    // Its own buffer serves the first piece.
+    let mut found = both();
+    assert_eq!(cut_others(&mut found, SuperPackets::TCP, &BufPool::new(0)), 2);
+    assert_eq!(found.iter().map(Packet::segments).collect::<Vec<_>>(), [3, 1]);
 }
 
 #[test]
@@ -168,7 +248,7 @@ fn no_super_packet_is_longer_than_ip_allows() {
 fn without_a_buffer_the_packets_stay_single() {
     let case = tcp(Family::V4, 6_000);
     let mut found = packets(&case.segments());
-    Merger::default().merge(&mut found, &BufPool::new(0));
+    Merger::default().merge(&mut found, SuperPackets::ALL, &BufPool::new(0));
     let found: Vec<_> = found.iter().map(|packet| packet.bytes().to_vec()).collect();
     assert_eq!(found, case.segments());
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use wstether::io::Received;
 use wstether::io::tun::{Features, Tun};
 use wstether::lab::Namespace;
+use wstether::offload::Merger;
 use wstether::packet::{BufPool, Checksum, Offload, Packet};
 
-use super::support::{in_24, udp};
+use super::support::{flow, in_24, payloads, received, udp};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
@@ -84,6 +85,22 @@ fn tcp_super_packets_come_out_whole_and_go_in_whole_and_without_the_virtio_heade
         let largest = bulk_between_two_tuns(vnet_hdr);
         assert_eq!(largest > 1_500, vnet_hdr, "the largest packet had {largest} bytes");
     }
+}
+
+#[test]
+fn datagrams_that_are_written_as_one_super_packet_reach_their_socket_each_for_itself() {
+    with_tun(Features { vnet_hdr: true, persistent: false }, |tun, _| {
+        let pool = BufPool::new(1 << 20);
+        let socket = UdpSocket::bind((HERE, 7)).unwrap();
+        for payload_bytes in [36, 1_200] {
+            let sent = payloads(50, payload_bytes);
+            let mut packets = flow(&pool, (THERE, 9), (HERE, 7), &sent);
+            Merger::default().merge(&mut packets, tun.offloads(), &pool);
+            assert_eq!(packets.len(), if tun.offloads().udp { 1 } else { 50 });
+            packets.iter_mut().for_each(|packet| tun.write(packet).unwrap());
+            assert_eq!(received(&socket, 50), sent);
+        }
+    });
 }
 
 #[test]

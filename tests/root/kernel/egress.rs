@@ -10,10 +10,11 @@ use wstether::io::nft::{Rules, Table};
 use wstether::io::packet_socket::{self, EgressSettings, RawReceiver, RawSender, Refusal, SendReport};
 use wstether::io::tun::{Features, Tun};
 use wstether::lab::{Capture, Namespace, Offloads};
+use wstether::offload::Merger;
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 use wstether::stages::Reason as _;
 
-use super::support::{LEFT, RIGHT, in_24, pair, udp};
+use super::support::{LEFT, RIGHT, flow, in_24, pair, payloads, received, udp};
 
 const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
@@ -99,6 +100,29 @@ fn the_first_packet_goes_by_the_kernel_and_later_ones_past_it() {
         SendReport { sent_packets: 2, sent_segments: 4, sent_bytes: 35 + 3_028, ..SendReport::default() }
     );
     assert_eq!(socket.recv(&mut buf).unwrap(), 7);
+}
+
+#[test]
+fn datagrams_that_are_sent_as_one_super_packet_arrive_each_for_itself_with_offloads_on_and_off() {
+    for offloads in [Offloads::ON, Offloads::OFF] {
+        let (left, right) = pair();
+        left.offloads("eth0", offloads).unwrap();
+        right.offloads("eth0", offloads).unwrap();
+        let (pool, (sender, _receiver)) = (BufPool::new(1 << 20), open(&left));
+        let socket = right.run(|| UdpSocket::bind((RIGHT, 9)).unwrap()).unwrap();
+        // The first goes by the kernel, which asks for the neighbour.
+        assert_eq!(sender.send_batch(&mut flow(&pool, (LEFT, 20_000), (RIGHT, 9), &payloads(1, 36))).sent_packets, 1);
+        assert_eq!(received(&socket, 1), payloads(1, 36));
+        for payload_bytes in [36, 1_200] {
+            let sent = payloads(50, payload_bytes);
+            let mut packets = flow(&pool, (LEFT, 20_000), (RIGHT, 9), &sent);
+            Merger::default().merge(&mut packets, sender.takes(), &pool);
+            assert_eq!(packets.len(), if sender.takes().udp { 1 } else { 50 });
+            let report = sender.send_batch(&mut packets);
+            assert_eq!((report.sent_packets, report.sent_segments), (packets.len() as u64, 50), "{offloads:?}");
+            assert_eq!(received(&socket, 50), sent);
+        }
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What these tests share: two namespaces with a cable, and packets.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
 
+use wstether::checksum;
 use wstether::io::netlink::Prefix;
 use wstether::lab::{Namespace, veth};
+use wstether::packet::{BufPool, Offload, Packet, Raw};
 
 pub(crate) const LEFT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const RIGHT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -37,4 +40,37 @@ pub(crate) fn udp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), payload
     }
     packet.extend(payload);
     packet
+}
+
+/// What the datagrams of a flow hold: each its number, the last one less than the others.
+pub(crate) fn payloads(count: u8, bytes: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|number| vec![number; if number + 1 < count { bytes } else { bytes / 2 }]).collect()
+}
+
+/// Such datagrams as programs send them: never to be fragmented, and with their checksums.
+pub(crate) fn flow(
+    pool: &BufPool,
+    source: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+    payloads: &[Vec<u8>],
+) -> Vec<Packet<Raw>> {
+    let summed = |payload: &Vec<u8>| {
+        let mut packet = udp(source, to, payload);
+        packet[6] = 0x40;
+        for (at, covered) in [(10, 0..20), (26, 20..packet.len())] {
+            packet[at..at + 2].fill(0);
+            let addresses = checksum::pseudo_header(source.0.into(), to.0.into(), 17, covered.len());
+            let sum = checksum::sum(&packet[covered]) + if at == 26 { addresses } else { 0 };
+            packet[at..at + 2].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        }
+        Packet::raw(pool.copy(&packet).unwrap(), Offload::default())
+    };
+    payloads.iter().map(summed).collect()
+}
+
+/// What a socket gets, datagram by datagram.
+pub(crate) fn received(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut buf = [0; 4_096];
+    (0..count).map(|_| socket.recv(&mut buf).map(|len| buf[..len].to_vec()).unwrap()).collect()
 }
