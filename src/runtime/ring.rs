@@ -18,11 +18,16 @@ const CHOICE: usize = 2;
 /// The least that is read at once in overload, in packets: with less a source would look for next to nothing.
 const READ_MIN: usize = 16;
 
-/// In overload, what has waited longer is dropped unseen: as long as a stage lets things wait.
+/// What has waited longer waits too long: as long as a stage lets things wait. When the overload is noticed, what has is
+/// dropped unseen, until the ring was empty once.
 const TOO_OLD: Duration = Duration::from_millis(5);
 
-/// How long after the last batch that was read in vain the overload counts as over. Several times a look of the stages'
-/// controllers (20 ms), whose limits move up and down meanwhile.
+/// How long every batch must have waited too long for the ring to be a standing queue, and no burst or thread that was away:
+/// CoDel's interval (RFC 8289, 4.3).
+const STANDING_AFTER: Duration = Duration::from_millis(100);
+
+/// How long after its last sign the overload counts as over. Several times a look of the stages' controllers (20 ms), whose
+/// limits move up and down meanwhile.
 const CALM: Duration = Duration::from_millis(200);
 
 /// Between two changes of the bound: what is in the ring has then gone through a change.
@@ -35,6 +40,10 @@ const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 /// What a batch came to. A look at the ring is all that is read until the source rests or nothing is left.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
+    /// How long the first packet has waited, where that is known.
+    pub waited: Option<Duration>,
+    /// Whether the kernel has dropped something since the batch before, for want of room. Asked for in overload alone.
+    pub has_dropped: bool,
     /// Packets that were read.
     pub read: usize,
     /// How many of them the stages took in.
@@ -67,8 +76,12 @@ impl Observation {
 /// The ring in front of a source.
 #[derive(Debug, Default)]
 pub struct Ring {
-    /// When a batch was last read in vain, unless that is long ago.
-    vain: Option<Instant>,
+    /// When there was last a sign of overload, unless that is long ago.
+    overload: Option<Instant>,
+    /// Since when every batch has waited too long.
+    standing: Option<Instant>,
+    /// What had come before the overload was noticed has been read.
+    is_flushed: bool,
     bytes: Option<u32>,
     changed: Option<Instant>,
     /// What the batches of this look have brought so far, and how much of it was taken in.
@@ -79,32 +92,30 @@ pub struct Ring {
 impl Ring {
     /// What waits behind a batch whose first packet has waited so long, where something waits.
     pub fn behind(&self, waited: Option<Duration>) -> Behind {
-        let is_late = self.vain.is_some() || waited.is_some_and(|waited| waited > LATE);
+        let is_late = self.is_in_overload() || waited.is_some_and(|waited| waited > LATE);
         if is_late { Behind::Late } else { Behind::Work }
     }
 
     /// Whether a batch whose first packet has waited so long is to be dropped.
     pub fn is_too_old(&self, waited: Option<Duration>) -> bool {
-        self.vain.is_some() && waited.is_some_and(|waited| waited > TOO_OLD)
+        self.is_in_overload() && !self.is_flushed && waited.is_some_and(|waited| waited > TOO_OLD)
     }
 
-    /// Whether reading was in vain a moment ago.
+    /// Whether more comes than the stages can do.
     pub fn is_in_overload(&self) -> bool {
-        self.vain.is_some()
+        self.overload.is_some()
     }
 
     /// After a batch: how many bytes may wait from now on, where that changes; `None` inside is what was configured.
     pub fn after(&mut self, now: Instant, seen: Observation) -> Option<Option<u32>> {
-        if seen.is_in_vain {
-            self.vain = Some(now);
-        }
-        self.vain = self.vain.filter(|then| now.saturating_duration_since(*then) < CALM);
+        self.look_for_overload(now, seen);
         let (read, taken_in) = (self.read + seen.read, self.taken_in + seen.taken_in);
         let is_over = seen.rests || !seen.has_more;
+        self.is_flushed = self.is_in_overload() && (self.is_flushed || !seen.has_more);
         (self.read, self.taken_in) = if is_over { (0, 0) } else { (read, taken_in) };
         let look = Observation { read, taken_in, ..seen };
         let (least, most) = BYTES;
-        let wanted = match (self.vain, self.bytes) {
+        let wanted = match (self.overload, self.bytes) {
             (None, _) => None,
             (Some(_), None) => Some(most),
             (Some(_), Some(bytes)) => {
@@ -122,6 +133,18 @@ impl Ring {
             wanted
         })
     }
+
+    fn look_for_overload(&mut self, now: Instant, seen: Observation) {
+        let waited_too_long = seen.waited.is_some_and(|waited| waited > TOO_OLD);
+        self.standing = waited_too_long.then(|| self.standing.unwrap_or(now));
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let is_standing = self.standing.is_some_and(|then| since(then) >= STANDING_AFTER);
+        // A ring that is kept short drops what would be read in vain: the overload is no less for it.
+        if seen.is_in_vain || is_standing || (self.is_in_overload() && seen.has_dropped) {
+            self.overload = Some(now);
+        }
+        self.overload = self.overload.filter(|then| since(*then) < CALM);
+    }
 }
 
 #[cfg(test)]
@@ -132,8 +155,16 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const VAIN: Observation = Observation { read: 64, taken_in: 10, has_more: true, is_in_vain: true, rests: true };
-    const FINE: Observation = Observation { read: 20, taken_in: 10, has_more: false, is_in_vain: false, rests: true };
+    const VAIN: Observation = Observation {
+        waited: None,
+        has_dropped: false,
+        read: 64,
+        taken_in: 10,
+        has_more: true,
+        is_in_vain: true,
+        rests: true,
+    };
+    const FINE: Observation = Observation { read: 20, has_more: false, is_in_vain: false, ..VAIN };
 
     #[test]
     fn a_ring_is_as_configured_until_reading_is_in_vain_and_again_when_it_has_not_been_for_a_while() {
@@ -178,7 +209,7 @@ mod tests {
         let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
-        let full = Observation { read: 64, taken_in: 64, has_more: true, is_in_vain: false, rests: false };
+        let full = Observation { taken_in: 64, is_in_vain: false, rests: false, ..VAIN };
         for at_ms in [10, 11, 12] {
             assert_eq!(bytes(at_ms, full), None, "nothing is said of a look that goes on");
         }
@@ -202,5 +233,38 @@ mod tests {
         assert_eq!((ring.behind(None), ring.is_too_old(None)), (Behind::Work, false));
         ring.after(now, VAIN);
         assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Late, false), (Behind::Late, true)]);
+        // Once nothing is left, what is in the ring has come since.
+        ring.after(now, FINE);
+        assert_eq!(seen(&ring, ms(9)), (Behind::Late, false));
+    }
+
+    #[test]
+    fn a_ring_in_which_everything_waits_too_long_for_a_while_is_an_overload_and_one_late_batch_is_none() {
+        let (mut ring, start) = (Ring::default(), Instant::now());
+        let batch = |waited| Observation { waited: Some(waited), taken_in: 64, is_in_vain: false, ..VAIN };
+        for at_ms in (0..1_000).step_by(10) {
+            let waited = if at_ms % 100 == 0 { ms(1) } else { ms(200) };
+            assert_eq!(ring.after(start + ms(at_ms), batch(waited)), None, "after {at_ms} ms");
+        }
+        let mut ring = Ring::default();
+        assert_eq!(ring.after(start, batch(ms(6))), None);
+        assert_eq!(ring.after(start + STANDING_AFTER - ms(1), batch(ms(6))), None);
+        assert_eq!(ring.after(start + STANDING_AFTER, batch(ms(6))), Some(Some(BYTES.1)));
+        assert!(ring.is_in_overload());
+    }
+
+    #[test]
+    fn an_overload_lasts_while_the_ring_that_is_kept_short_drops() {
+        let (mut ring, start) = (Ring::default(), Instant::now());
+        let drops = Observation { has_dropped: true, ..FINE };
+        ring.after(start, drops);
+        assert!(!ring.is_in_overload(), "a burst that a ring of its full size does not hold is none");
+        ring.after(start, VAIN);
+        for look in 1..=10 {
+            ring.after(start + look * CALM / 2, drops);
+            assert!(ring.is_in_overload());
+        }
+        ring.after(start + 6 * CALM, FINE);
+        assert!(!ring.is_in_overload());
     }
 }

@@ -39,6 +39,10 @@ impl PacketSource for RawReceiver {
         Reason::WaitedTooLong.index()
     }
 
+    fn has_dropped(&self) -> bool {
+        self.has_dropped()
+    }
+
     fn bound(&self, bytes: Option<u32>) {
         if let Err(error) = self.bound(bytes) {
             tracing::error!(%error, "the capture's buffer keeps its size");

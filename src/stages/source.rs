@@ -49,6 +49,12 @@ pub trait PacketSource: Send + Sync + 'static {
         self.lost()
     }
 
+    /// Whether the kernel has dropped something since this was asked last, for want of room. One that does not tell has
+    /// not.
+    fn has_dropped(&self) -> bool {
+        false
+    }
+
     /// Has the kernel hold no more than so many bytes for now; `None` is what was configured. Where that cannot be
     /// changed, nothing is.
     fn bound(&self, _bytes: Option<u32>) {}
@@ -127,6 +133,8 @@ impl<S: PacketSource> Source<S> {
                     };
                     let rests = rest.after(now, seen);
                     let batch = ring::Observation {
+                        waited: received.waited,
+                        has_dropped: ring.is_in_overload() && self.source.has_dropped(),
                         read: pushed.items,
                         taken_in: pushed.items - pushed.refused_items,
                         has_more: received.more,

@@ -32,6 +32,8 @@ pub struct RawReceiver {
     link_bytes: usize,
     buffer_bytes: u32,
     kernel_drops: AtomicU64,
+    /// What of them was told of by [`RawReceiver::has_dropped`].
+    drops_seen: AtomicU64,
     slots: Mutex<Slots>,
 }
 
@@ -73,7 +75,7 @@ impl RawReceiver {
             if at < IN_PLACE { slot.for_super_packets() } else { slot }
         });
         let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, merger: Merger::default() });
-        Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), slots })
+        Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), drops_seen: AtomicU64::new(0), slots })
     }
 
     /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost. What
@@ -137,6 +139,12 @@ impl RawReceiver {
         let [_seen, dropped]: [u32; 2] = sys::option(self.fd.as_fd(), libc::SOL_PACKET, PACKET_STATISTICS)?;
         // Reading resets the kernel's counter.
         Ok(self.kernel_drops.fetch_add(u64::from(dropped), Ordering::Relaxed) + u64::from(dropped))
+    }
+
+    /// Whether the kernel has dropped something since this was asked last. Where it does not tell, it has not.
+    pub fn has_dropped(&self) -> bool {
+        let drops = self.kernel_drops().unwrap_or_default();
+        self.drops_seen.swap(drops, Ordering::Relaxed) < drops
     }
 
     fn header_bytes(&self) -> usize {
