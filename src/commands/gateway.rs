@@ -51,7 +51,7 @@ impl GatewayError {
     }
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
+/// Runs the gateway until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// [`GatewayError`].
