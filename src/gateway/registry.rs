@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
@@ -18,7 +18,6 @@ use crate::metrics::GatewayMetrics;
 use crate::nat::{self, AddressPlan, Nat};
 use crate::overload::{Overload, Squeeze};
 use crate::packet::BufPool;
-use crate::runtime::attend::Attend;
 use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
 use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, overload_retry_ms};
@@ -35,8 +34,11 @@ use crate::wire::capsule::{
 use crate::wire::frame::close_code;
 use crate::wire::proof::{CredentialId, Verifier};
 
+mod attended;
 mod tidying;
 
+pub use attended::Stages;
+use attended::{clear, poke};
 pub use tidying::LOOK_BYTES;
 use tidying::{Round, Tidying};
 
@@ -69,36 +71,6 @@ pub struct Terms {
     pub tethers_max: usize,
     /// How many of them may be of one credential; 0: as many as there may be.
     pub tethers_per_credential_max: usize,
-}
-
-/// The stages that the registry attends to. They hold the registry, so the registry does not hold them.
-pub struct Stages {
-    /// accept, its lanes being links.
-    pub accept: Weak<dyn Attend>,
-    /// ws-decode, its lanes being links.
-    pub ws_decode: Weak<dyn Attend>,
-    /// ws-encode, its lanes being tethers.
-    pub ws_encode: Weak<dyn Attend>,
-    /// Every other stage whose lanes are tethers.
-    pub tethered: Vec<Weak<dyn Attend>>,
-}
-
-fn poke(stage: &Weak<dyn Attend>, lane: LaneId) {
-    if let Some(stage) = stage.upgrade() {
-        stage.poke(lane);
-    }
-}
-
-fn clear(stage: &Weak<dyn Attend>, lane: LaneId) {
-    if let Some(stage) = stage.upgrade() {
-        stage.clear(lane);
-    }
-}
-
-impl std::fmt::Debug for Stages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stages").finish_non_exhaustive()
-    }
 }
 
 /// Who is here.

@@ -1,10 +1,12 @@
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Weak;
 
 use super::*;
 use crate::metrics::labels;
 use crate::nat::Translation;
 use crate::policy::Policy;
+use crate::runtime::attend::Attend;
 use crate::transport::Transport;
 use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::proof::{CredentialId, Nonce, Proof};
