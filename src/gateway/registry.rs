@@ -212,7 +212,13 @@ impl Registry {
         if resumed.is_some() {
             self.metrics.tethers_resumed.inc();
         }
-        resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok)
+        let found = resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok);
+        found.inspect(|(tether, _)| tether.set_mtu_bytes(self.mtu_bytes(hello)))
+    }
+
+    /// The MTU that is agreed on with who says `hello`.
+    fn mtu_bytes(&self, hello: &Hello) -> u16 {
+        self.terms.mtu_bytes.min(hello.mtu)
     }
 
     fn new_tether(&self, now: Instant, link: &Arc<Link>, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
@@ -305,13 +311,13 @@ impl Registry {
             .unwrap_or(Verifier::NOBODY)
     }
 
-    fn welcome(&self, tether: &Tether, features: Features, mtu_max: u16, hello: &[u8], verifier: &Verifier) -> Welcome {
+    fn welcome(&self, tether: &Tether, hello: &Hello, message: &[u8], verifier: &Verifier) -> Welcome {
         let gateway: Vec<IpAddr> = vec![self.plan.gateway()];
         let dns = if self.nat_rules.resolver.is_some() { gateway.clone() } else { Vec::new() };
         let mut welcome = Welcome {
             session: tether.session,
-            features,
-            mtu: self.terms.mtu_bytes.min(mtu_max),
+            features: hello.features.and(self.terms.features),
+            mtu: self.mtu_bytes(hello),
             gateway,
             dns,
             credit_bytes: self.terms.credit_bytes,
@@ -321,7 +327,7 @@ impl Registry {
             ticket: tether.ticket.to_vec(),
             proof: Default::default(),
         };
-        welcome.proof = verifier.prove(&welcome.auth_message(hello));
+        welcome.proof = verifier.prove(&welcome.auth_message(message));
         welcome
     }
 
@@ -533,8 +539,7 @@ impl Doorkeeper for Registry {
         for old in older {
             self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
         }
-        let features = hello.features.and(self.terms.features);
-        let welcome = self.welcome(&tether, features, hello.mtu, &message, &verifier);
+        let welcome = self.welcome(&tether, hello, &message, &verifier);
         let Some(lease) = self.guard_rules.plan.lease(tether.id) else {
             self.leave(&tether, link, now);
             return Err(refusal(RefusalReason::NoAddress, 0, "no lease"));
@@ -549,7 +554,7 @@ impl Doorkeeper for Registry {
         // Counted before others can see it, and take it off again.
         self.metrics.links.add(1);
         self.metrics.links_opened.inc();
-        link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
+        link.opened(Arc::clone(&tether.links), welcome.features, self.terms.message_bytes_max, None);
         self.tidying().look_at(link.lane(), now + self.terms.keep_alive);
         self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
         Ok(())

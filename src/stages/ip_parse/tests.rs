@@ -253,6 +253,20 @@ fn a_packet_too_big_that_may_not_be_fragmented_is_told_the_mtu() {
     assert_eq!(world().dropped(sized(1_401).fragment(0).packet()), Reason::TooBig);
 }
 
+#[test]
+fn a_packet_larger_than_was_agreed_on_with_the_client_is_told_that_mtu() {
+    let mut world = world();
+    let sized = |bytes: usize| udp("100.64.0.2:4000", "192.0.2.80:443", &vec![7; bytes - 28]);
+    world.guard.set_mtu_bytes(1_300);
+    world.forwarded(sized(1_300).packet());
+    let [high, low] = 1_300_u16.to_be_bytes();
+    assert_told(&mut world, &sized(1_301), Reason::TooBig, [3, 4, 0, 0, 0, 0, high, low]);
+    // What a client resumes with may be more; the egress takes no more than before.
+    world.guard.set_mtu_bytes(9_000);
+    world.forwarded(sized(1_400).packet());
+    assert_eq!(world.replied(sized(1_401).packet()).0, Reason::TooBig);
+}
+
 fn super_packet(segment_bytes: u16, header_bytes: u16) -> Packet<Raw> {
     let packet = tcp_with("100.64.0.2:4000", "192.0.2.80:443", ACK, &[], &[7; 5_000]).partial();
     let offload = Offload { segment_bytes, header_bytes, ..packet.offload() };
