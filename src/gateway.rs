@@ -139,7 +139,7 @@ impl Gateway {
             guard_rules: Arc::new(ip_parse::Rules {
                 plan: Arc::clone(&plan),
                 policy: Arc::new(egress::policy(config, &around, &plan)?),
-                mtu_bytes,
+                mtu_bytes: mtu_bytes.into(),
                 pool: pool.clone(),
             }),
             nat_rules: Arc::new(nat_rules(config, &plan, mtu_bytes, (&pool, &overload))),
@@ -148,7 +148,8 @@ impl Gateway {
             fixed,
             metrics: Arc::clone(&gateway_metrics),
         });
-        let lookout = Lookout::new(&around, config.egress.mode() == EgressMode::Raw).map_err(EgressError::from)?;
+        let lookout =
+            Lookout::new(&around, config.egress.mode() == EgressMode::Raw, mtu_bytes).map_err(EgressError::from)?;
         let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
         for listener in egress.kernel.listeners() {
             warn!(%listener, "a program listens on a port of ours, and will receive nothing: end it, or change egress.ports");
@@ -253,7 +254,7 @@ impl Gateway {
                 overseer.look(now, &registry, &metrics);
                 if look == 0 {
                     registry.tidy(now);
-                    lookout.look(&metrics.gateway.ready);
+                    lookout.look(&metrics.gateway.ready, registry.guard_rules());
                 }
                 // While links leave they are looked after more often.
                 while registry.see_off(Instant::now()) > 0 && now.elapsed() < LOOK_EVERY {

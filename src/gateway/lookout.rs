@@ -1,13 +1,15 @@
-//! Looks at the way out: whether the interface to the internet is there and up, and whether a route leaves by it. While it
-//! is lost `/readyz` says why; it becomes ready by itself once the way is back.
+//! Looks at the way out: whether the interface to the internet is there and up, whether a route leaves by it, and how large
+//! a packet it takes. While it is lost `/readyz` says why; it becomes ready by itself once the way is back.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
 
 use tracing::{debug, info, warn};
 
 use super::egress::Surroundings;
 use crate::io::netlink::{self, Netlink};
 use crate::metrics::Readiness;
+use crate::stages::ip_parse;
 
 /// Somebody on the internet (a.root-servers.net): by default or by a route of its own, whoever reaches the internet has a
 /// way there. The kernel is asked for that way, and nothing is sent.
@@ -52,6 +54,7 @@ struct Seen {
     index: u32,
     up: bool,
     carrier: bool,
+    mtu_bytes: u32,
     routes: Routes,
 }
 
@@ -79,6 +82,11 @@ fn judge(needed: Needed, seen: Option<Seen>) -> Option<Lost> {
     }
 }
 
+/// The largest packet that leaves by an interface of this MTU, of those that tethers may send.
+fn bound(lease_mtu_bytes: u16, interface_mtu_bytes: u32) -> u16 {
+    u16::try_from(interface_mtu_bytes).map_or(lease_mtu_bytes, |mtu_bytes| mtu_bytes.min(lease_mtu_bytes))
+}
+
 /// Who looks at the way out.
 #[derive(Debug)]
 pub(super) struct Lookout {
@@ -86,6 +94,10 @@ pub(super) struct Lookout {
     interface: String,
     needed: Needed,
     lost: Option<Lost>,
+    /// The largest packet that a tether may send.
+    lease_mtu_bytes: u16,
+    /// As the interface was last seen.
+    mtu_bytes: u16,
 }
 
 impl Lookout {
@@ -93,22 +105,52 @@ impl Lookout {
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn new(around: &Surroundings, by_socket: bool) -> Result<Self, netlink::Error> {
-        let needed = Needed { index: by_socket.then_some(around.index), to_internet: true };
-        let mut lookout = Self { netlink: Netlink::open()?, interface: around.interface.clone(), needed, lost: None };
+    pub(super) fn new(around: &Surroundings, by_socket: bool, lease_mtu_bytes: u16) -> Result<Self, netlink::Error> {
+        let mut lookout = Self {
+            netlink: Netlink::open()?,
+            interface: around.interface.clone(),
+            needed: Needed { index: by_socket.then_some(around.index), to_internet: true },
+            lost: None,
+            lease_mtu_bytes,
+            mtu_bytes: lease_mtu_bytes,
+        };
         lookout.needed.to_internet = lookout.leads_to_internet(around.index);
         Ok(lookout)
     }
 
-    /// Looks, tells by `ready`, and logs what has changed. Costs two questions to the kernel.
-    pub(super) fn look(&mut self, ready: &Readiness) {
-        let lost = match self.see() {
-            Ok(seen) => judge(self.needed, seen),
-            Err(error) => {
-                debug!(%error, "the way out cannot be looked at");
-                return;
+    /// Looks, tells by `ready` and `rules`, and logs what has changed. Costs two questions to the kernel.
+    pub(super) fn look(&mut self, ready: &Readiness, rules: &ip_parse::Rules) {
+        match self.see() {
+            Ok(seen) => {
+                self.tell_ready(judge(self.needed, seen), ready);
+                if let Some(seen) = seen.filter(|_| self.needed.index.is_some()) {
+                    self.tell_mtu(seen.mtu_bytes, rules);
+                }
             }
-        };
+            Err(error) => debug!(%error, "the way out cannot be looked at"),
+        }
+    }
+
+    /// What the interface has become too narrow for is refused by ip-parse with a word, and not lost in raw-send without one.
+    /// Where the kernel routes it does so itself, and cuts what may be cut.
+    fn tell_mtu(&mut self, interface_mtu_bytes: u32, rules: &ip_parse::Rules) {
+        let (interface, lease_mtu_bytes) = (&self.interface, self.lease_mtu_bytes);
+        let mtu_bytes = bound(lease_mtu_bytes, interface_mtu_bytes);
+        if std::mem::replace(&mut self.mtu_bytes, mtu_bytes) == mtu_bytes {
+            return;
+        }
+        if mtu_bytes < lease_mtu_bytes {
+            warn!(
+                interface,
+                mtu_bytes, lease_mtu_bytes, "the interface takes less than lease.mtu: larger packets are refused"
+            );
+        } else {
+            info!(interface, mtu_bytes, "the interface takes packets of lease.mtu again");
+        }
+        rules.mtu_bytes.store(mtu_bytes, Ordering::Relaxed);
+    }
+
+    fn tell_ready(&mut self, lost: Option<Lost>, ready: &Readiness) {
         match lost.map(|lost| lost.why(&self.interface)) {
             Some(why) => {
                 if self.lost != lost {
@@ -141,7 +183,7 @@ impl Lookout {
         } else {
             Routes::None
         };
-        Ok(Some(Seen { index: link.index, up: link.up, carrier: link.carrier, routes }))
+        Ok(Some(Seen { index: link.index, up: link.up, carrier: link.carrier, mtu_bytes: link.mtu, routes }))
     }
 
     fn leads_to_internet(&mut self, index: u32) -> bool {
@@ -154,7 +196,7 @@ mod tests {
     use super::*;
 
     const NEEDED: Needed = Needed { index: Some(2), to_internet: true };
-    const WELL: Seen = Seen { index: 2, up: true, carrier: true, routes: Routes::ToInternet };
+    const WELL: Seen = Seen { index: 2, up: true, carrier: true, mtu_bytes: 1_500, routes: Routes::ToInternet };
 
     #[test]
     fn the_way_out_is_lost_with_its_interface_its_carrier_or_its_route() {
@@ -178,6 +220,14 @@ mod tests {
         let remade = Some(Seen { index: 3, ..WELL });
         assert_eq!(judge(NEEDED, remade), Some(Lost::Replaced));
         assert_eq!(judge(Needed { index: None, ..NEEDED }, remade), None);
+    }
+
+    #[test]
+    fn a_packet_is_as_large_as_lease_and_interface_both_take() {
+        assert_eq!(
+            [1_400, 1_500, 9_000, 65_536].map(|interface| bound(1_500, interface)),
+            [1_400, 1_500, 1_500, 1_500]
+        );
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl Registry {
         self.stages.get_or_init(|| stages);
     }
 
+    /// What all tethers' guards share.
+    pub fn guard_rules(&self) -> &ip_parse::Rules {
+        &self.guard_rules
+    }
+
     /// Whether the gateway stops.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)

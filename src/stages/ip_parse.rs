@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use crate::checksum::{self, Delta};
@@ -220,8 +221,8 @@ pub struct Rules {
     pub plan: Arc<AddressPlan>,
     /// Which destinations may be reached.
     pub policy: Arc<Policy>,
-    /// The largest packet that the egress takes, in bytes.
-    pub mtu_bytes: u16,
+    /// The largest packet that the egress takes at present, in bytes.
+    pub mtu_bytes: AtomicU16,
     /// Where buffers for ICMP errors are from.
     pub pool: BufPool,
 }
@@ -232,7 +233,7 @@ pub struct Guard {
     rules: Arc<Rules>,
     lease: IpAddr,
     gateway: IpAddr,
-    /// The largest packet of this tether, in bytes.
+    /// The largest packet that was agreed on with the client, in bytes.
     mtu_bytes: u16,
     errors: Errors,
 }
@@ -242,12 +243,17 @@ impl Guard {
     pub fn new(tether: TetherId, rules: Arc<Rules>) -> Option<Self> {
         let (lease, gateway) = (rules.plan.lease(tether)?, rules.plan.gateway());
         let errors = Errors::new(gateway, rules.pool.clone());
-        Some(Self { lease, gateway, mtu_bytes: rules.mtu_bytes, errors, rules })
+        Some(Self { rules, lease, gateway, mtu_bytes: u16::MAX, errors })
     }
 
     /// From now on no packet of the tether may be larger, as it was agreed on with the client.
     pub fn set_mtu_bytes(&mut self, mtu_bytes: u16) {
-        self.mtu_bytes = mtu_bytes.min(self.rules.mtu_bytes);
+        self.mtu_bytes = mtu_bytes;
+    }
+
+    /// The largest packet of the tether that the egress takes now, too.
+    fn mtu_bytes(&self) -> u16 {
+        self.mtu_bytes.min(self.rules.mtu_bytes.load(Ordering::Relaxed))
     }
 
     fn refuse(
@@ -299,7 +305,7 @@ pub fn outgoing(guard: &mut Guard, packet: Packet<Raw>, now: Instant) -> Verdict
     if packet.bytes()[ipv4::TTL] <= 1 {
         return guard.refuse(Reason::TtlExpired, Error::TimeExceeded, &packet, now);
     }
-    let mtu_bytes = guard.mtu_bytes;
+    let mtu_bytes = guard.mtu_bytes();
     if packet_bytes_max(&packet) > usize::from(mtu_bytes) {
         return match is_fragmentable(&packet) {
             true => Verdict::Drop(Reason::TooBig),

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use wstether::cli::EgressMode;
+use wstether::cli::{EgressMode, RelayKind};
 use wstether::io::netlink::Prefix;
 use wstether::lab::Program;
 use wstether::lab::world::{INTERNET, INTERNET_INTERFACE};
 
-use crate::world::{Journey, PATIENCE};
+use crate::world::{Journey, PATIENCE, Trip};
 
 /// Waits until the gateway says that it is not ready for this reason, or that it is ready.
 fn until(journey: &Journey, why_not: Option<&str>) {
@@ -48,4 +48,32 @@ fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
         assert!(matches!(counts, [1 | 2, 1, 1, 2]), "{told:?}: {counts:?}\n{}", gateway.log());
         assert!(gateway.end().unwrap().success());
     }
+}
+
+#[test]
+fn an_interface_that_takes_less_than_at_the_start_is_told_to_the_laptop_until_it_takes_as_much_again() {
+    let mut journey = Journey::start(Trip { relay: RelayKind::Direct, ..Trip::default() });
+    let set_mtu = |journey: &Journey, bytes| {
+        journey.world.gateway.netlink(|netlink| netlink.set_mtu(INTERNET_INTERFACE, bytes)).unwrap();
+    };
+    let said = |journey: &Journey, text| {
+        let (late, gateway) = (Instant::now() + PATIENCE, journey.gateway.as_ref().expect("it runs"));
+        while lines(gateway, text) == 0 {
+            assert!(Instant::now() < late, "the gateway does not say {text:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(lines(gateway, text), 1);
+    };
+    // 1,472 bytes behind 28 of headers.
+    let address = INTERNET.to_string();
+    let ping = ["-c", "1", "-W", "5", "-M", "do", "-s", "1472", &address];
+    journey.says("ping", &ping);
+    set_mtu(&journey, 1_400);
+    said(&journey, "the interface takes less than lease.mtu");
+    let output = journey.on_laptop("ping", &ping);
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success() && told.contains("mtu = 1400"), "{told}");
+    set_mtu(&journey, 1_500);
+    said(&journey, "the interface takes packets of lease.mtu again");
+    journey.end();
 }

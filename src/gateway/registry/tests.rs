@@ -43,7 +43,7 @@ fn registry() -> Arc<Registry> {
         guard_rules: Arc::new(ip_parse::Rules {
             plan: Arc::clone(&plan),
             policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-            mtu_bytes: 1_400,
+            mtu_bytes: 1_400.into(),
             pool: pool.clone(),
         }),
         nat_rules: Arc::new(nat::Rules {
