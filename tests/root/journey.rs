@@ -1,10 +1,12 @@
 //! A packet's whole journey: laptop, phone, gateway and internet, with the real programs, and Debian's on the laptop.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Protocol, Socket, Type};
 use wstether::cli::{EgressMode, RelayKind};
 use wstether::config;
 use wstether::io::netlink::Prefix;
@@ -228,6 +230,25 @@ fn is_refusal_of_the_gateway(frame: &[u8]) -> bool {
         1 => inner.starts_with(&[3, 3]),
         6 => inner.get(13).is_some_and(|flags| flags & 0x04 != 0),
         _ => false,
+    }
+}
+
+/// Type 13 of RFC 792, which Linux answers. It is a query like ping's.
+#[test]
+fn a_timestamp_request_from_the_laptop_is_answered() {
+    /// Type, code, checksum, identifier 7, sequence number 1, and three times that the request may leave at 0.
+    const REQUEST: [u8; 20] = [13, 0, 0xf2, 0xf7, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let mut journey = Journey::start(Trip { egress, relay: RelayKind::Direct, ..Trip::default() });
+        let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        let mut socket = journey.world.laptop.run(open).unwrap();
+        socket.connect(&SocketAddrV4::new(INTERNET, 0).into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send(&REQUEST).unwrap();
+        let mut reply = [0; 64];
+        assert_eq!(socket.read(&mut reply).unwrap(), 40, "behind a header of 20 bytes");
+        assert_eq!((reply[20], &reply[24..28]), (14, &[0, 7, 0, 1][..]));
+        journey.end();
     }
 }
 
