@@ -163,7 +163,8 @@ impl Gateway {
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
-                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers = plan.capacity(), "the gateway serves");
+                let tethers_max = gateway.registry.tethers.capacity();
+                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
                 Ok(gateway)
             }
             Err(failed) => {

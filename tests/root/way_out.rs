@@ -31,6 +31,7 @@ fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
     for egress in [EgressMode::Raw, EgressMode::Tun] {
         let journey = Journey::prepare(None, false);
         let gateway = journey.setting().gateway(egress, &[]).unwrap();
+        assert_eq!(lines(&gateway, "tethers_max=64"), 1, "as configured, whatever the pool has room for");
         let (host, internet) = (&journey.world.gateway, &journey.world.internet);
         internet.netlink(|netlink| netlink.set_up(INTERNET_INTERFACE, false)).unwrap();
         until(&journey, Some("egress: eth0 has no carrier"));
