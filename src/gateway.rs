@@ -455,7 +455,8 @@ fn draw_fixed(config: &config::Gateway, budget: &Budget) -> Result<Share, String
     let least = Bytes(Part::Fixed.limit_for(bytes).next_multiple_of(1 << 20));
     Err(format!(
         "{} is too little: these settings need {least} on this machine, for tables, queues and read buffers; or set \
-         listen.links_max, tethers.max, tethers.message_max or stages.*.queue_packets lower",
+         listen.links_max, tethers.max, tethers.message_max, stages.*.queue_packets or stages.*.threads_max (and \
+         threads_min) lower",
         config.memory.budget
     ))
 }
