@@ -339,6 +339,15 @@ fn a_wrong_token_ends_the_client_with_advice_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_gateway_that_is_not_there_is_told_with_the_next_attempt_in_front() {
+    let world = World::new("nobody");
+    let client = world.direct(&credential().0.reveal().to_string(), &[]);
+    let line = client.says("not connected, next attempt in ");
+    assert!(line.contains(" s: ") && line.ends_with("is the port the right one?"), "{line}");
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
 fn a_congestion_control_that_the_kernel_does_not_have_ends_the_client_at_once_with_those_that_it_has() {
     let world = World::new("congestion");
     let before = world.routes();
