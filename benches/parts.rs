@@ -114,7 +114,7 @@ fn guard(pool: &BufPool) -> Guard {
     let rules = ip_parse::Rules {
         plan: plan(),
         policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-        mtu_bytes: 1_500,
+        mtu_bytes: 1_500.into(),
         pool: pool.clone(),
     };
     Guard::new(TetherId(0), Arc::new(rules)).expect("a lease")

@@ -121,7 +121,8 @@ impl RelayKind {
 #[derive(Args, Debug, Default)]
 #[command(after_help = "\
 With no file the defaults hold, and where there are no credentials yet a fresh token is printed once. \
-Needs CAP_NET_ADMIN and CAP_NET_RAW. SIGTERM stops it: it drains, undoes what it set up, and exits 0.
+Needs CAP_NET_ADMIN and CAP_NET_RAW. SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal closes) \
+stops it: it drains, undoes what it set up, and exits 0.
 
 Examples:
   wstether gateway
@@ -158,7 +159,8 @@ pub struct Gateway {
 #[derive(Args, Debug, Default)]
 #[command(after_help = "\
 Serves a page for the phone, with its address as a QR code, and sets the TUN device, routes and DNS once the gateway \
-answers. All of it is undone at the end, and by --down after a crash. Needs CAP_NET_ADMIN.
+answers. All of it is undone at the end, which comes with SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal closes), and by \
+--down after a crash. Needs CAP_NET_ADMIN.
 
 Examples:
   wstether client --gateway wss://gateway.example/wstether --token-file /etc/wstether/token
@@ -318,7 +320,7 @@ pub struct Load {
 /// The far end of a load.
 #[derive(Debug, Subcommand)]
 pub enum LoadEnd {
-    /// Count what arrives, and send what is asked for, until SIGTERM
+    /// Count what arrives, and send what is asked for, until SIGTERM, SIGINT or SIGHUP
     #[command(after_help = "Example:\n  wstether load sink --listen 198.18.0.2:9000")]
     Sink {
         /// Where it is

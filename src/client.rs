@@ -322,8 +322,9 @@ impl Client<'_> {
     fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
         let delay = self.backoff.next().max(retry_after.unwrap_or_default());
         match &self.way {
-            Way::Direct(_) => warn!("{error}; next attempt in {:.1} s", delay.as_secs_f32()),
-            Way::Phone => warn!("{error}; waiting for the phone's page to try again"),
+            // In front, since an error may end in a question.
+            Way::Direct(_) => warn!("not connected, next attempt in {:.1} s: {error}", delay.as_secs_f32()),
+            Way::Phone => warn!("not connected, waiting for the phone's page to try again: {error}"),
         }
         self.way.again(delay);
     }

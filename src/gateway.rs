@@ -38,6 +38,7 @@ use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::Features;
 use crate::wire::token::Token;
 use egress::{Egress, EgressError, Surroundings, Way};
+use lookout::Lookout;
 use overseer::Overseer;
 use poller::Poller;
 use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
@@ -46,6 +47,7 @@ mod acks;
 mod census;
 pub mod egress;
 pub mod ladder;
+mod lookout;
 mod overseer;
 mod poller;
 pub mod registry;
@@ -55,8 +57,8 @@ mod tls;
 /// How often the ladder looks at memory and stages.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks after which links, handshakes, tethers and mappings are gone through: once a second, since that touches each of
-/// what may be 10,000, and all that it ends has a time of seconds.
+/// Looks after which links, handshakes, tethers and mappings are gone through, and the way out is looked at: once a second,
+/// since that touches each of what may be 10,000, and all that it ends has a time of seconds.
 const LOOKS_A_TIDYING: u32 = 4;
 
 /// How often it is looked whether the peers of closed links have hung up.
@@ -137,7 +139,7 @@ impl Gateway {
             guard_rules: Arc::new(ip_parse::Rules {
                 plan: Arc::clone(&plan),
                 policy: Arc::new(egress::policy(config, &around, &plan)?),
-                mtu_bytes,
+                mtu_bytes: mtu_bytes.into(),
                 pool: pool.clone(),
             }),
             nat_rules: Arc::new(nat_rules(config, &plan, mtu_bytes, (&pool, &overload))),
@@ -146,6 +148,8 @@ impl Gateway {
             fixed,
             metrics: Arc::clone(&gateway_metrics),
         });
+        let lookout =
+            Lookout::new(&around, config.egress.mode() == EgressMode::Raw, mtu_bytes).map_err(EgressError::from)?;
         let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
         for listener in egress.kernel.listeners() {
             warn!(%listener, "a program listens on a port of ours, and will receive nothing: end it, or change egress.ports");
@@ -155,11 +159,12 @@ impl Gateway {
             Way::Tun(_) => "tun",
         };
         gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
-        let joined = Self::join(config, registry, &plan, egress, tls, ballast);
+        let joined = Self::join(config, registry, &plan, (egress, lookout), tls, ballast);
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
-                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers = plan.capacity(), "the gateway serves");
+                let tethers_max = gateway.registry.tethers.capacity();
+                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
                 Ok(gateway)
             }
             Err(failed) => {
@@ -176,7 +181,7 @@ impl Gateway {
         config: &config::Gateway,
         registry: Arc<Registry>,
         plan: &Arc<AddressPlan>,
-        egress: Egress,
+        (egress, lookout): (Egress, Lookout),
         tls: Option<Arc<rustls::ServerConfig>>,
         ballast: Ballast,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
@@ -221,7 +226,7 @@ impl Gateway {
             housekeepers: Vec::new(),
             stop_deadline: config.runtime.stop_deadline,
         };
-        match gateway.start_threads(poller) {
+        match gateway.start_threads(poller, lookout) {
             Ok(()) => Ok(gateway),
             Err(error) => {
                 gateway.stop_threads();
@@ -231,7 +236,7 @@ impl Gateway {
         }
     }
 
-    fn start_threads(&mut self, poller: Poller) -> io::Result<()> {
+    fn start_threads(&mut self, poller: Poller, mut lookout: Lookout) -> io::Result<()> {
         let waker = poller.waker()?;
         let over = Arc::clone(&self.over);
         let thread = spawn("poller", move || poller.run(|| over.load(Ordering::Acquire)))?;
@@ -250,6 +255,7 @@ impl Gateway {
                 overseer.look(now, &registry, &metrics);
                 if look == 0 {
                     registry.tidy(now);
+                    lookout.look(&metrics.gateway.ready, registry.guard_rules());
                 }
                 // While links leave they are looked after more often.
                 while registry.see_off(Instant::now()) > 0 && now.elapsed() < LOOK_EVERY {
@@ -282,7 +288,7 @@ impl Gateway {
     /// # Errors
     /// What could not be undone; the state file stays for the next start.
     pub fn stop(mut self) -> Result<Vec<&'static str>, crate::kernel_state::Error> {
-        self.metrics.gateway.ready.set_not_ready("stopping");
+        self.metrics.gateway.ready.end("stopping");
         let deadline = Instant::now() + self.stop_deadline;
         self.registry.stop_accepting();
         self.stop_source();
@@ -449,7 +455,8 @@ fn draw_fixed(config: &config::Gateway, budget: &Budget) -> Result<Share, String
     let least = Bytes(Part::Fixed.limit_for(bytes).next_multiple_of(1 << 20));
     Err(format!(
         "{} is too little: these settings need {least} on this machine, for tables, queues and read buffers; or set \
-         listen.links_max, tethers.max, tethers.message_max or stages.*.queue_packets lower",
+         listen.links_max, tethers.max, tethers.message_max, stages.*.queue_packets or stages.*.threads_max (and \
+         threads_min) lower",
         config.memory.budget
     ))
 }

@@ -66,12 +66,22 @@ impl Errors {
     /// The error about `packet`, quoting it as it stands; `None` where none may be made (RFC 1812, 4.3.2.7), the rate is
     /// used up, or no buffer is free.
     pub fn about(&mut self, packet: &Packet<Parsed>, error: Error, now: Instant) -> Option<Packet<Parsed>> {
+        self.from(self.gateway, packet, error, now)
+    }
+
+    /// The same about a packet from the internet, where nobody knows the gateway's inner address: as from the address
+    /// that the packet was sent to.
+    pub fn about_incoming(&mut self, packet: &Packet<Parsed>, error: Error, now: Instant) -> Option<Packet<Parsed>> {
+        self.from(packet.proof().five_tuple().destination, packet, error, now)
+    }
+
+    fn from(&mut self, from: IpAddr, packet: &Packet<Parsed>, error: Error, now: Instant) -> Option<Packet<Parsed>> {
         let five_tuple = packet.proof().five_tuple();
-        let (IpAddr::V4(gateway), IpAddr::V4(source)) = (self.gateway, five_tuple.source) else { return None };
+        let (IpAddr::V4(from), IpAddr::V4(source)) = (from, five_tuple.source) else { return None };
         if matches!(packet.proof().kind(), Kind::Error(_)) || !is_host(five_tuple.destination) || !self.rate.take(now) {
             return None;
         }
-        make(&self.pool, gateway, source, error, packet.bytes())
+        make(&self.pool, from, source, error, packet.bytes())
     }
 }
 
@@ -82,13 +92,13 @@ fn is_host(address: IpAddr) -> bool {
     }
 }
 
-fn make(pool: &BufPool, gateway: Ipv4Addr, to: Ipv4Addr, error: Error, about: &[u8]) -> Option<Packet<Parsed>> {
+fn make(pool: &BufPool, from: Ipv4Addr, to: Ipv4Addr, error: Error, about: &[u8]) -> Option<Packet<Parsed>> {
     const HEADERS: usize = ipv4::HEADER_BYTES + ipv4::ICMP_HEADER_BYTES;
     let quote = &about[..about.len().min(ERROR_BYTES_MAX - HEADERS)];
     let mut icmp = error.header();
     let checksum = !checksum::fold(checksum::sum(&icmp) + checksum::sum(quote));
     ipv4::set_word(&mut icmp, ipv4::ICMP_CHECKSUM, checksum);
-    let header = ipv4::header(gateway, to, ipv4::ICMP, icmp.len() + quote.len(), ipv4::TTL_DEFAULT);
+    let header = ipv4::header(from, to, ipv4::ICMP, icmp.len() + quote.len(), ipv4::TTL_DEFAULT);
     let mut buf = pool.take(HEADERS + quote.len())?;
     for part in [&header[..], &icmp[..], quote] {
         buf.extend(part);
@@ -102,6 +112,7 @@ mod tests {
 
     use super::*;
     use crate::packet_builder::*;
+    use crate::stages::ip_parse::FiveTuple;
 
     fn errors() -> Errors {
         Errors::new(ip("100.64.0.1").into(), BufPool::new(1 << 20))
@@ -123,6 +134,17 @@ mod tests {
             assert_eq!(error.bytes()[24..28], [0, 0, high, low], "{cause:?}");
             assert_checksums(&error);
         }
+    }
+
+    #[test]
+    fn to_the_internet_an_error_is_from_the_address_that_the_packet_was_sent_to() {
+        let about = parsed(&udp("192.0.2.80:443", "198.51.100.1:10000", b"x"));
+        let cause = Error::TooBig { mtu_bytes: 1_280 };
+        let error = errors().about_incoming(&about, cause, Instant::now()).expect("an error");
+        let FiveTuple { source, destination, .. } = *error.proof().five_tuple();
+        assert_eq!((source, destination), (ip("198.51.100.1").into(), ip("192.0.2.80").into()));
+        assert_eq!(&error.bytes()[28..], about.bytes());
+        assert_checksums(&error);
     }
 
     #[test]

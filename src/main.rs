@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
         Command::Load(args) => commands::load::run(&args, &mut out).map_err(failed),
-        Command::Client(args) => commands::client::run(&args).map_err(|error| (error.status(), error.into())),
+        Command::Client(args) => commands::client::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Demo(args) => commands::demo::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Pipeline(args) => {
             commands::pipeline::run(&args, &mut out).map_err(|error| (error.status(), error.into()))

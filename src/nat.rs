@@ -36,7 +36,7 @@ pub struct Rules {
     pub filtering: Filtering,
     /// Who answers DNS that is sent to the gateway's inner address, at port 53; nobody where none is known.
     pub resolver: Option<IpAddr>,
-    /// The largest packet between laptop and internet, in bytes: TCP's segments are kept within it.
+    /// The largest packet between laptop and internet, in bytes.
     pub mtu_bytes: u16,
     /// Mappings that a tether may have (RFC 6888 REQ-4).
     pub mappings_max: usize,
@@ -67,6 +67,8 @@ pub struct Nat {
     lease: IpAddr,
     gateway: IpAddr,
     block: Option<PortBlock>,
+    /// The largest packet of this tether, in bytes: TCP's segments are kept within it.
+    mtu_bytes: u16,
     table: Table,
     making: Bucket,
     made: [u64; Transport::COUNT],
@@ -105,6 +107,7 @@ impl Nat {
             lease: rules.plan.lease(tether)?,
             gateway: rules.plan.gateway(),
             block: rules.plan.block(tether),
+            mtu_bytes: rules.mtu_bytes,
             table: Table::new(rules.pool.budget().share(Part::Mappings)),
             making: Bucket::new(rules.mappings_per_second, Duration::from_secs(1)),
             made: [0; Transport::COUNT],
@@ -141,8 +144,13 @@ impl Nat {
         self.table.next_deadline()
     }
 
+    /// From now on no packet of the tether may be larger, as it was agreed on with the client.
+    pub fn set_mtu_bytes(&mut self, mtu_bytes: u16) {
+        self.mtu_bytes = mtu_bytes.min(self.rules.mtu_bytes);
+    }
+
     pub(crate) fn mtu_bytes(&self) -> u16 {
-        self.rules.mtu_bytes
+        self.mtu_bytes
     }
 
     /// Whether packets get the external address.
@@ -155,6 +163,15 @@ impl Nat {
         let FiveTuple { destination, destination_port, .. } = *parsed.five_tuple();
         matches!(parsed.transport(), Some(Transport::Tcp | Transport::Udp))
             && self.rules.plan.tether_by_port(destination, destination_port).is_some()
+    }
+
+    /// Whether a packet to the tether is from the internet, and not the gateway's own or another tether's by its external
+    /// port.
+    fn is_from_internet(&self, parsed: &Parsed) -> bool {
+        let FiveTuple { source, source_port, .. } = *parsed.five_tuple();
+        let is_hairpin = matches!(parsed.transport(), Some(Transport::Tcp | Transport::Udp))
+            && self.rules.plan.tether_by_port(source, source_port).is_some();
+        source != self.gateway && !is_hairpin
     }
 
     /// Identifications for the next `count` packets (RFC 7857 REQ-10): what the laptop counted is not shown.
@@ -172,6 +189,17 @@ impl Nat {
         now: Instant,
     ) -> Option<Packet<Parsed>> {
         self.errors.about(packet, error, now)
+    }
+
+    /// The ICMP error for the sender of a packet to the tether, where that is on the internet. Another tether is not told:
+    /// what leaves to the internet does not come back to it.
+    pub(crate) fn error_about_incoming(
+        &mut self,
+        packet: &Packet<Parsed>,
+        error: Error,
+        now: Instant,
+    ) -> Option<Packet<Parsed>> {
+        if self.is_from_internet(packet.proof()) { self.errors.about_incoming(packet, error, now) } else { None }
     }
 
     /// What becomes of a packet from the lease.

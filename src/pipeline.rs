@@ -29,6 +29,7 @@ use crate::runtime::work::Handler;
 use crate::stages::accept::Accept;
 use crate::stages::ballast::Ballast;
 use crate::stages::cut::Cut;
+use crate::stages::outward::Outward;
 use crate::stages::raw_send::RawSend;
 use crate::stages::tethered::{Steered, Tethered};
 use crate::stages::tun_write::TunWrite;
@@ -80,6 +81,14 @@ pub fn gateway(
     };
     let tethered = |table: &Arc<_>| Arc::clone(table);
 
+    // The uplink's last stage takes the downlink's errors to the internet, too. It is kept in its place below.
+    let out: Sink<nat_rewrite::Translated> = match &egress.way {
+        Way::Raw { sender, .. } => {
+            build.sink(&diagram::RAW_SEND, RawSend::new(Arc::clone(sender), registry.pool.clone()))
+        }
+        Way::Tun(tun) => build.sink(&diagram::TUN_WRITE, TunWrite::new(Arc::clone(tun), registry.pool.clone())),
+    };
+
     // downlink, from its end
     let ws_encode = build.stage(
         &diagram::WS_ENCODE,
@@ -106,7 +115,7 @@ pub fn gateway(
             function: nat_rewrite::incoming,
             ballast,
         },
-        Ends { next: Some(Arc::new(cut)), turn: None },
+        Ends { next: Some(Arc::new(cut)), turn: Some(Arc::new(Outward::new(Arc::clone(&out.port)))) },
     );
     let parse_in = build.stage(
         &diagram::PARSE_IN,
@@ -116,12 +125,7 @@ pub fn gateway(
     let source_metrics = build.source(egress);
 
     // uplink, from its end
-    let out: Sink<nat_rewrite::Translated> = match &egress.way {
-        Way::Raw { sender, .. } => {
-            build.sink(&diagram::RAW_SEND, RawSend::new(Arc::clone(sender), registry.pool.clone()))
-        }
-        Way::Tun(tun) => build.sink(&diagram::TUN_WRITE, TunWrite::new(Arc::clone(tun), registry.pool.clone())),
-    };
+    build.keep(out.kept, out.metrics);
     let turn: Arc<dyn Port<_>> = nat_in.clone();
     let nat_out = build.stage(
         &diagram::NAT_OUT,
@@ -205,6 +209,8 @@ impl<Out, Turned> Default for Ends<Out, Turned> {
 struct Sink<Proof> {
     port: Arc<dyn Port<Packet<Proof>>>,
     attend: Arc<dyn Attend>,
+    kept: Arc<dyn Kept>,
+    metrics: Arc<StageMetrics>,
 }
 
 struct Build<'a> {
@@ -220,31 +226,33 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn stage<H: Handler>(&mut self, place: &Place, handler: H, ends: Ends<H::Out, H::Turned>) -> Arc<Stage<H>> {
-        // The diagram tells the truth, or nothing is built.
-        debug_assert_eq!((ends.next.is_some(), ends.turn.is_some()), (place.goes_on, place.turns), "{}", place.name);
-        let metrics = StageMetrics::new(place.name.word(), place.direction, &place.all_reasons());
-        let settings = self.settings(place);
-        let stage = Stage::new(
-            place.name.word(),
-            settings,
-            handler,
-            ends.next,
-            ends.turn,
-            Arc::clone(&self.cores),
-            Arc::clone(&metrics),
-        );
-        self.stages.push(Arc::clone(&stage) as _);
-        self.metrics.push(metrics);
+        let stage = self.make(place, handler, ends);
+        self.keep(Arc::clone(&stage) as _, Arc::clone(stage.metrics()));
         stage
     }
 
-    fn sink<H, Proof>(&mut self, place: &Place, handler: H) -> Sink<Proof>
+    /// The next one of those that are kept, from each direction's end.
+    fn keep(&mut self, stage: Arc<dyn Kept>, metrics: Arc<StageMetrics>) {
+        self.stages.push(stage);
+        self.metrics.push(metrics);
+    }
+
+    fn make<H: Handler>(&self, place: &Place, handler: H, ends: Ends<H::Out, H::Turned>) -> Arc<Stage<H>> {
+        // The diagram tells the truth, or nothing is built.
+        debug_assert_eq!((ends.next.is_some(), ends.turn.is_some()), (place.goes_on, place.turns), "{}", place.name);
+        let metrics = StageMetrics::new(place.name.word(), place.direction, &place.all_reasons());
+        let (settings, cores) = (self.settings(place), Arc::clone(&self.cores));
+        Stage::new(place.name.word(), settings, handler, ends.next, ends.turn, cores, metrics)
+    }
+
+    fn sink<H, Proof>(&self, place: &Place, handler: H) -> Sink<Proof>
     where
         H: Handler<Queue = Fifo<Packet<Proof>>>,
         Proof: Send + 'static,
     {
-        let stage = self.stage(place, handler, Ends::default());
-        Sink { port: Arc::clone(&stage) as _, attend: stage }
+        let stage = self.make(place, handler, Ends::default());
+        let metrics = Arc::clone(stage.metrics());
+        Sink { port: Arc::clone(&stage) as _, attend: Arc::clone(&stage) as _, kept: stage, metrics }
     }
 
     fn source(&mut self, egress: &Egress) -> Arc<StageMetrics> {

@@ -15,6 +15,8 @@ pub mod fuzz;
 pub mod ip_parse;
 pub mod nat_rewrite;
 #[cfg(feature = "kernel")]
+pub mod outward;
+#[cfg(feature = "kernel")]
 pub mod raw_recv;
 #[cfg(feature = "kernel")]
 pub mod raw_send;
@@ -38,8 +40,8 @@ pub enum Verdict<Out, Reason> {
     Forward(Out),
     /// Turned round, changed in place: an echo reply, a hairpinned packet. It enters as downlink.
     Turn(Packet<Parsed>),
-    /// Dropped for `Reason`, and its sender is told by a packet that the gateway makes (an ICMP error), which enters as
-    /// downlink and is counted apart.
+    /// Dropped for `Reason`, and its sender is told by a packet that the gateway makes (an ICMP error), which is counted
+    /// apart. A tether is told by what enters as downlink, the internet by what leaves with the uplink.
     Reply(Reason, Packet<Parsed>),
     /// Dropped for a counted reason.
     Drop(Reason),

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use crate::io::ready;
+
+/// What gives the word. A terminal that closes says SIGHUP, and what was set up by hand from it is to be undone, too.
+const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
 /// Whether to stop. Clones are the same word.
 ///
@@ -37,13 +40,14 @@ impl Stop {
         Ok(Self(Arc::new(Inner { triggered: Arc::default(), seen, told })))
     }
 
-    /// A word that SIGTERM and SIGINT give.
+    /// A word that SIGTERM, SIGINT and SIGHUP give; SIGHUP not where it was ignored at the start, as nohup(1) has it.
     ///
     /// # Errors
     /// Where the process has no descriptor left.
     pub fn on_signals() -> io::Result<Self> {
         let stop = Self::new()?;
-        for signal in [SIGTERM, SIGINT] {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        for signal in SIGNALS.into_iter().filter(|&signal| signal != SIGHUP || !is_ignored(&status, signal)) {
             // In this order: who is woken finds the flag set.
             flag::register(signal, Arc::clone(&stop.0.triggered))?;
             low_level::pipe::register(signal, stop.0.told.try_clone()?)?;
@@ -72,6 +76,13 @@ impl Stop {
         ready::wait([ready::readable(self.as_fd())], limit)?;
         Ok(self.is_triggered())
     }
+}
+
+/// Whether a process ignores `signal`, by the text of its `/proc/PID/status` (proc(5)): bit 0 of the mask is signal 1.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let bits = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
 }
 
 impl AsFd for Stop {
@@ -106,9 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_gives_the_word() {
-        let stop = Stop::on_signals().unwrap();
-        low_level::raise(SIGTERM).unwrap();
-        assert!(stop.wait(LONG).unwrap());
+    fn each_signal_of_a_person_a_service_manager_or_a_closing_terminal_gives_the_word() {
+        // Where the tests run under nohup(1), SIGHUP gives none.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        for signal in SIGNALS.into_iter().filter(|&signal| !is_ignored(&status, signal)) {
+            let stop = Stop::on_signals().unwrap();
+            low_level::raise(signal).unwrap();
+            assert!(stop.wait(LONG).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_signal_that_was_ignored_at_the_start_is_known_by_the_kernels_mask() {
+        let under_nohup = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        assert_eq!([SIGHUP, SIGINT, SIGTERM].map(|signal| is_ignored(under_nohup, signal)), [true, false, false]);
+        assert!(!is_ignored("SigIgn:\tnot hexadecimal\n", SIGHUP) && !is_ignored("", SIGHUP));
     }
 }

@@ -83,6 +83,13 @@ impl Tether {
         Some(self.links.replace(Arc::clone(link)))
     }
 
+    /// From now on none of its packets may be larger, either way: what WELCOME says. A client that resumes may say another
+    /// MTU than before.
+    pub fn set_mtu_bytes(&self, mtu_bytes: u16) {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).set_mtu_bytes(mtu_bytes);
+        self.nat.lock().unwrap_or_else(PoisonError::into_inner).set_mtu_bytes(mtu_bytes);
+    }
+
     /// A link serves it no more; tells how many are left.
     pub fn leave(&self, link: &Arc<Link>, now: Instant) -> usize {
         let mut service = self.service();

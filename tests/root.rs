@@ -31,5 +31,7 @@ mod servers;
 mod slow_link;
 #[path = "root/stranger.rs"]
 mod stranger;
+#[path = "root/way_out.rs"]
+mod way_out;
 #[path = "root/world.rs"]
 mod world;

@@ -25,6 +25,23 @@ pub struct Changes {
     pub dns: Option<SavedFile>,
 }
 
+impl Changes {
+    /// What undoing them does, in words; `None` where there is nothing to undo.
+    pub fn undone(&self) -> Option<String> {
+        let routes = match self.routes.len() {
+            0 => None,
+            1 => Some("1 route past the tunnel".to_owned()),
+            count => Some(format!("{count} routes past the tunnel")),
+        };
+        let dns = self.dns.as_ref().map(|saved| {
+            let left = if saved.is_in_place() { "" } else { " (left as it is: somebody else has written it since)" };
+            format!("DNS in {}{left}", saved.path.display())
+        });
+        let parts: Vec<String> = routes.into_iter().chain(dns).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+}
+
 /// A route that was added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedRoute {
@@ -168,6 +185,16 @@ mod tests {
         state.update(|kept| *kept = changes()).unwrap();
         drop(state);
         assert_eq!(State::open(&directory.0).unwrap().changes(), &changes());
+    }
+
+    #[test]
+    fn what_is_undone_is_told_in_words() {
+        assert_eq!(Changes::default().undone(), None);
+        let both = changes().undone().unwrap();
+        assert!(both.starts_with("1 route past the tunnel, DNS in /etc/resolv.conf (left as it is: "), "{both}");
+        let route = changes().routes[0].clone();
+        let routes = Changes { routes: vec![route.clone(), route], dns: None };
+        assert_eq!(routes.undone().unwrap(), "2 routes past the tunnel");
     }
 
     #[test]

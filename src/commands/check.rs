@@ -71,6 +71,7 @@ mod tests {
         };
         let told = check("16MiB").unwrap_err().to_string();
         assert!(told.contains("line 2: memory.budget: 16MiB is too little: these settings need "), "{told}");
+        assert!(told.contains("stages.*.threads_max"), "a buffer a thread: {told}");
         let least = told.split_whitespace().find(|word| word.ends_with("MiB") && *word != "16MiB").unwrap();
         check(least).unwrap();
         let less = least.trim_end_matches("MiB").parse::<u64>().unwrap() - 1;

@@ -1,7 +1,7 @@
 //! `wstether client`: the laptop.
 
-use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
 
 use tracing::level_filters::LevelFilter;
 
@@ -75,13 +75,11 @@ impl ClientCommandError {
 ///
 /// # Errors
 /// [`ClientCommandError`], with the status to exit with.
-pub fn run(args: &cli::Client) -> Result<(), ClientCommandError> {
+pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandError> {
     let config: Config = config::load(args.config.as_deref(), &args.overrides())?;
     if args.down {
         own_capabilities().require(&CLIENT_NEEDS)?;
-        // Taking over what an earlier run left is undoing it.
-        Network::new(State::open(&config.runtime.directory)?)?;
-        return Ok(());
+        return down(&config.runtime.directory, out);
     }
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;
@@ -89,6 +87,21 @@ pub fn run(args: &cli::Client) -> Result<(), ClientCommandError> {
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
     let mut network = Network::new(State::open(&config.runtime.directory)?)?;
     Ok(client::run(&config, &identity, &mut network, &stop)?)
+}
+
+/// Undoes what an earlier run left, and says what.
+fn down(directory: &Path, out: &mut dyn Write) -> Result<(), ClientCommandError> {
+    let state = State::open(directory)?;
+    let undone = state.changes().undone();
+    // Taking it over is undoing it.
+    Network::new(state)?;
+    let line = match undone {
+        Some(undone) => format!("undone: {undone}"),
+        None => format!("nothing to undo in {}", directory.display()),
+    };
+    // A terminal that has gone away changes nothing of what was done.
+    drop(writeln!(out, "{line}"));
+    Ok(())
 }
 
 fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
@@ -134,7 +147,7 @@ mod tests {
     use super::*;
 
     fn run_with(args: cli::Client) -> ClientCommandError {
-        run(&args).expect_err("no client can run with this")
+        run(&args, &mut Vec::new()).expect_err("no client can run with this")
     }
 
     #[test]

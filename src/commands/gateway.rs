@@ -1,6 +1,7 @@
 //! `wstether gateway`: the server.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -51,7 +52,7 @@ impl GatewayError {
     }
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
+/// Runs the gateway until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// [`GatewayError`].
@@ -68,13 +69,13 @@ pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> R
     log::start(&config.log);
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
     let stop = Stop::on_signals()?;
-    let (credentials, token) = CredentialStore::load_or_make(&config.tethers.credentials, gateway::fresh)?;
-    if let Some(token) = token {
-        // Before anything that can fail: it is shown once.
-        writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
-        out.flush()?;
-    }
+    let credentials = CredentialStore::load(&config.tethers.credentials)?;
     let gateway = Gateway::start_with(&config, credentials, ballast)?;
+    if let Err(error) = show_first_token(&config.tethers.credentials, out) {
+        // Nobody could come in. The first error is the one to tell.
+        drop(gateway.stop());
+        return Err(error);
+    }
     for address in gateway.addresses() {
         // A terminal that has gone away is no reason to end a gateway, and it would not be undone.
         drop(writeln!(out, "Listening on {address}{}", config.listen.path.as_str()));
@@ -89,6 +90,16 @@ pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> R
     let late = gateway.stop()?;
     if !late.is_empty() {
         warn!(stages = late.join(", "), "late at the stop deadline");
+    }
+    Ok(())
+}
+
+/// Makes the first credential where there is no file of them, and prints its token. Only once the gateway is up: a start
+/// that fails would take along what is shown once. The gateway finds the file when the first client comes.
+fn show_first_token(file: &Path, out: &mut dyn Write) -> Result<(), GatewayError> {
+    if let (_, Some(token)) = CredentialStore::load_or_make(file, gateway::fresh)? {
+        writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
+        out.flush()?;
     }
     Ok(())
 }

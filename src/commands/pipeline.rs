@@ -59,8 +59,8 @@ fn text(stages: &[Description], limits: &Stages) -> String {
         push(&mut text, &format!("\n{direction}"));
         for stage in stages.iter().filter(|stage| stage.direction == direction) {
             push(&mut text, &format!("  {:<13}{}", stage.name, place(stage, limits)));
-            if let Some(turned_to) = stage.turned_to {
-                push(&mut text, &format!("{MARGIN}what turns round goes to {turned_to} of the {DOWNLINK}"));
+            if let Some((way, turned_to)) = stage.turned_to {
+                push(&mut text, &format!("{MARGIN}what turns round goes to {turned_to} of the {way}"));
             }
             push(&mut text, &wrapped("may drop for", &stage.reasons));
         }
@@ -131,9 +131,9 @@ fn mermaid(stages: &[Description]) -> String {
         if let Some(next) = stage.next {
             push(&mut text, &format!("  {from} --> {}", node(stage.direction, next)));
         }
-        // In the downlink what turns round goes where all goes.
-        if let Some(turned_to) = stage.turned_to.filter(|_| stage.direction == UPLINK) {
-            push(&mut text, &format!("  {from} -. turned round .-> {}", node(DOWNLINK, turned_to)));
+        // In one direction what turns round goes where all goes.
+        if let Some((way, turned_to)) = stage.turned_to.filter(|(way, _)| *way != stage.direction) {
+            push(&mut text, &format!("  {from} -. turned round .-> {}", node(way, turned_to)));
         }
     }
     text

@@ -25,7 +25,7 @@ pub enum RelayCommandError {
     Kernel(#[from] io::Error),
 }
 
-/// Runs the command until SIGTERM or SIGINT, and tells what was passed on.
+/// Runs the command until SIGTERM, SIGINT or SIGHUP, and tells what was passed on.
 ///
 /// # Errors
 /// [`RelayCommandError`].

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::Role;
 use super::document::{Document, Item};
 use super::schema::{Reader, settings};
-use super::shared::{Log, Runtime};
+use super::shared::{Log, Runtime, clash};
 use super::values::{Auto, Bytes, Congestion, GatewayUrl, InterfaceName, NotOfThisKind, Prefix, Value, choices};
 
 /// A client's configuration that was judged as a whole.
@@ -64,8 +64,9 @@ impl Client {
         if token.is_some() && token_file.is_some() {
             reader.object(&["client.token", "client.token_file"], "give client.token or client.token_file, not both");
         }
-        if self.metrics.listen == Some(self.phone.listen) {
-            let what = format!("{} is given twice", self.phone.listen);
+        if let Some(metrics) = self.metrics.listen.filter(|metrics| clash(*metrics, self.phone.listen)) {
+            let phone = self.phone.listen;
+            let what = format!("{phone} and metrics.listen = {metrics} cannot both be had: give one another port");
             reader.object(&["phone.listen", "metrics.listen"], what);
         }
     }

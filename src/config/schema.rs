@@ -190,6 +190,7 @@ impl<T: Value> Key<'_, '_, T> {
         let value = match own {
             Some(entry) => judged(&entry.item).or_else(|| {
                 let hint = match &entry.item {
+                    Item::Text(text) if T::is_list() => list_on_the_command_line(&path, text, &entry.place),
                     Item::Text(text) => suggest(text, T::choices().into_iter()),
                     Item::Integer(_) | Item::Flag(_) | Item::List(_) | Item::Other => String::new(),
                 };
@@ -207,6 +208,14 @@ impl<T: Value> Key<'_, '_, T> {
         section.declared.keys.push(declared);
         value
     }
+}
+
+/// How a list is written that was typed as text: a shell takes the quotes of one that stands bare.
+fn list_on_the_command_line(path: &str, typed: &str, place: &Place) -> String {
+    let Place::Option(option) = place else { return String::new() };
+    let parts = typed.trim_matches(['[', ']']).split(',').map(|part| part.trim().trim_matches(['"', '\'']));
+    let quoted: Vec<String> = parts.map(|part| format!("\"{part}\"")).collect();
+    format!("; write it like {option} '{path}=[{}]'", quoted.join(", "))
 }
 
 /// Reads a default or a bound. They are literals of this crate, and tests read every one of them.
@@ -236,8 +245,12 @@ fn unknown_names(document: &Document, declared: &[DeclaredSection]) -> Vec<Probl
     for (path, entry) in &document.entries {
         let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
         let Some(found) = sections.get(section) else {
-            if section.is_empty() || is_room(section) {
-                let hint = suggest(path, sections.keys().copied());
+            if let Some(section) = sections.get(path.as_str()) {
+                let what =
+                    format!("{path}: is a section, and has no value of its own{}", how_to_write(section, &entry.place));
+                problems.push(Problem { place: entry.place.clone(), what });
+            } else if section.is_empty() || is_room(section) {
+                let hint = elsewhere(declared, key);
                 problems.push(Problem { place: entry.place.clone(), what: format!("{path}: not in a section{hint}") });
             }
             continue;
@@ -249,6 +262,18 @@ fn unknown_names(document: &Document, declared: &[DeclaredSection]) -> Vec<Probl
         }
     }
     problems
+}
+
+/// How a key of the section is written, the first one for an example.
+fn how_to_write(section: &DeclaredSection, place: &Place) -> String {
+    let Some(DeclaredKey { name: key, default, .. }) = section.keys.first() else { return String::new() };
+    let name = &section.name;
+    match place {
+        Place::Option(option) => format!("; its keys are set like {option} {name}.{key}={default}"),
+        Place::Line(_) | Place::Default => {
+            format!("; its keys are written below a line [{name}], like {key} = {default}")
+        }
+    }
 }
 
 /// `; it belongs in …` where other sections have this key.

@@ -53,6 +53,13 @@ settings! {
     }
 }
 
+/// Whether two sockets cannot listen beside each other: both are at one port, and on one address or one of them on all. IPv6's
+/// "all" has IPv4 with it. Port 0 is another one each time.
+pub(super) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let has = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || has(a, b) || has(b, a))
+}
+
 settings! {
     /// Figures for a Prometheus server, and what "wstether status" reads.
     pub struct Metrics {

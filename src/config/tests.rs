@@ -118,8 +118,13 @@ fn every_syntax_error_has_its_line() {
 #[test]
 fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
     assert_objection("[gateway]\nkeepalive = \"20s\"", &["gateway.keepalive: unknown key; it belongs in [listen]"]);
-    assert_objection("name = \"x\"", &["line 1: name: not in a section"]);
-    assert_objection("[[policy]]\nallow = []", &["line 1: policy: not in a section"]);
+    assert_objection("name = \"x\"", &["line 1: name: not in a section; it belongs in [gateway]"]);
+    assert_objection("[[policy]]\nallow = []", &["line 1: policy: is a section", "below a line [policy], like "]);
+    assert_objection(
+        "dns = 5",
+        &["line 1: dns: is a section, and has no value of its own", "line [dns], like upstream = []"],
+    );
+    assert_objection("nonsense = 5", &["line 1: nonsense: not in a section"]);
     assert_objection("[listen.path]\na = 1", &["line 1: listen.path: must be a path that begins with", "not a table"]);
     assert_objection("[nonsense.deeper]\na = 1", &["[nonsense]: unknown section"]);
     assert_objection("[stages]\nbatch = 1", &["line 2: stages.batch: not in a section"]);
@@ -209,6 +214,23 @@ fn tethers_that_do_not_fit_the_ports_are_refused() {
 }
 
 #[test]
+fn two_sockets_that_listen_are_apart_by_port_or_address() {
+    for (a, b, clash) in [
+        ("127.0.0.1:1", "127.0.0.1:1", true),
+        ("127.0.0.1:1", "127.0.0.1:2", false),
+        ("127.0.0.1:1", "192.0.2.1:1", false),
+        ("0.0.0.0:1", "192.0.2.1:1", true),
+        ("[::]:1", "192.0.2.1:1", true),
+        ("[::]:1", "0.0.0.0:1", true),
+        ("[::1]:1", "0.0.0.0:1", false),
+        ("0.0.0.0:0", "127.0.0.1:0", false),
+    ] {
+        let [a, b] = [a, b].map(|text| text.parse().unwrap());
+        assert_eq!([shared::clash(a, b), shared::clash(b, a)], [clash; 2], "{a} and {b}");
+    }
+}
+
+#[test]
 fn values_that_do_not_fit_each_other_are_refused() {
     let cases: &[(&str, &[&str])] = &[
         (
@@ -218,6 +240,15 @@ fn values_that_do_not_fit_each_other_are_refused() {
         ("[listen]\naddress = \"0.0.0.0:30000\"", &["line 2: listen.address", "inside egress.ports"]),
         ("[listen]\naddress = []", &["line 2: listen.address: is empty"]),
         ("[listen]\naddress = [\"[::]:1\", \"[::]:1\"]", &["line 2", "[::]:1 is given twice"]),
+        ("[listen]\naddress = [\"0.0.0.0:1\", \"127.0.0.1:1\"]", &["127.0.0.1:1 and 0.0.0.0:1 cannot both be had"]),
+        (
+            "[listen]\naddress = \"[::]:9321\"",
+            &["line 2: listen.address: [::]:9321 and metrics.listen = 127.0.0.1:9321 cannot both be had"],
+        ),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:8080\"\n[listen]\naddress = \"127.0.0.1:8080\"",
+            &["line 4: listen.address: 127.0.0.1:8080 and metrics.listen = 127.0.0.1:8080 cannot"],
+        ),
         ("[listen]\nlinks_max = 10", &["line 2: listen.links_max: 10 links cannot serve tethers.max = 64"]),
         ("[listen]\nlinks_max = 64", &["64 links cannot serve tethers.max = 64: at least one more"]),
         ("[dns]\nupstream = [\"9.9.9.9\", \"1.1.1.1\"]", &["line 2: dns.upstream: names several"]),
@@ -282,6 +313,27 @@ fn a_value_of_the_command_line_needs_no_quotes_and_hides_the_files() {
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told.contains(&"--set: [tethres]: unknown section; did you mean \"tethers\"?".to_owned()), "{told:?}");
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_told_as_it_should_be_typed() {
+    let told = |path: &str, value: &str| {
+        let set = Override { option: "--set".into(), path: path.into(), value: value.into() };
+        let problems = parse::<Gateway>("", &[set]).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems[0].to_string()
+    };
+    for typed in ["10.1.0.0/16,10.2.0.0/16", "[10.1.0.0/16, '10.2.0.0/16']"] {
+        let told = told("policy.allow", typed);
+        let right = "; write it like --set 'policy.allow=[\"10.1.0.0/16\", \"10.2.0.0/16\"]'";
+        assert!(told.starts_with(&format!("--set: policy.allow = {typed}: must be a list, each ")), "{told}");
+        assert!(told.ends_with(right), "{told}");
+    }
+    let told = told("tethers", "5");
+    assert_eq!(
+        told,
+        "--set: tethers: is a section, and has no value of its own; its keys are set like --set tethers.max=64"
+    );
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub trait Value: Sized + 'static {
         Vec::new()
     }
 
+    /// True where there may be several.
+    fn is_list() -> bool {
+        false
+    }
+
     /// True where errors must not show the value.
     fn is_secret() -> bool {
         false
@@ -132,6 +137,10 @@ impl<T: Value> Value for Vec<T> {
             Item::List(items) => items.iter().map(T::from_item).collect(),
             Item::Text(_) | Item::Integer(_) | Item::Flag(_) | Item::Other => Some(vec![T::from_item(item)?]),
         }
+    }
+
+    fn is_list() -> bool {
+        true
     }
 }
 

@@ -71,6 +71,8 @@ pub enum EgressError {
 pub struct Surroundings {
     /// The interface to the internet.
     pub interface: String,
+    /// Its index.
+    pub index: u32,
     /// Its MTU in bytes.
     pub mtu_bytes: u16,
     /// Its IPv4 addresses.
@@ -102,7 +104,8 @@ impl Surroundings {
             IpAddr::V6(_) => None,
         });
         let addresses = addresses.collect();
-        Ok(Self { interface: link.name, mtu_bytes: u16::try_from(link.mtu).unwrap_or(u16::MAX), addresses, own })
+        let mtu_bytes = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        Ok(Self { interface: link.name, index: link.index, mtu_bytes, addresses, own })
     }
 
     /// The largest packet inside the tunnel: as configured, or the interface's.
@@ -257,7 +260,7 @@ mod tests {
     use super::*;
 
     fn around(mtu_bytes: u16) -> Surroundings {
-        Surroundings { interface: "eth0".into(), mtu_bytes, addresses: Vec::new(), own: Vec::new() }
+        Surroundings { interface: "eth0".into(), index: 2, mtu_bytes, addresses: Vec::new(), own: Vec::new() }
     }
 
     #[test]

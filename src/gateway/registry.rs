@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
@@ -18,7 +18,6 @@ use crate::metrics::GatewayMetrics;
 use crate::nat::{self, AddressPlan, Nat};
 use crate::overload::{Overload, Squeeze};
 use crate::packet::BufPool;
-use crate::runtime::attend::Attend;
 use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
 use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, overload_retry_ms};
@@ -35,8 +34,11 @@ use crate::wire::capsule::{
 use crate::wire::frame::close_code;
 use crate::wire::proof::{CredentialId, Verifier};
 
+mod attended;
 mod tidying;
 
+pub use attended::Stages;
+use attended::{clear, poke};
 pub use tidying::LOOK_BYTES;
 use tidying::{Round, Tidying};
 
@@ -69,36 +71,6 @@ pub struct Terms {
     pub tethers_max: usize,
     /// How many of them may be of one credential; 0: as many as there may be.
     pub tethers_per_credential_max: usize,
-}
-
-/// The stages that the registry attends to. They hold the registry, so the registry does not hold them.
-pub struct Stages {
-    /// accept, its lanes being links.
-    pub accept: Weak<dyn Attend>,
-    /// ws-decode, its lanes being links.
-    pub ws_decode: Weak<dyn Attend>,
-    /// ws-encode, its lanes being tethers.
-    pub ws_encode: Weak<dyn Attend>,
-    /// Every other stage whose lanes are tethers.
-    pub tethered: Vec<Weak<dyn Attend>>,
-}
-
-fn poke(stage: &Weak<dyn Attend>, lane: LaneId) {
-    if let Some(stage) = stage.upgrade() {
-        stage.poke(lane);
-    }
-}
-
-fn clear(stage: &Weak<dyn Attend>, lane: LaneId) {
-    if let Some(stage) = stage.upgrade() {
-        stage.clear(lane);
-    }
-}
-
-impl std::fmt::Debug for Stages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stages").finish_non_exhaustive()
-    }
 }
 
 /// Who is here.
@@ -207,6 +179,11 @@ impl Registry {
         self.stages.get_or_init(|| stages);
     }
 
+    /// What all tethers' guards share.
+    pub fn guard_rules(&self) -> &ip_parse::Rules {
+        &self.guard_rules
+    }
+
     /// Whether the gateway stops.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
@@ -240,7 +217,13 @@ impl Registry {
         if resumed.is_some() {
             self.metrics.tethers_resumed.inc();
         }
-        resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok)
+        let found = resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok);
+        found.inspect(|(tether, _)| tether.set_mtu_bytes(self.mtu_bytes(hello)))
+    }
+
+    /// The MTU that is agreed on with who says `hello`.
+    fn mtu_bytes(&self, hello: &Hello) -> u16 {
+        self.terms.mtu_bytes.min(hello.mtu)
     }
 
     fn new_tether(&self, now: Instant, link: &Arc<Link>, hello: &Hello) -> Result<Arc<Tether>, Refusal> {
@@ -333,13 +316,13 @@ impl Registry {
             .unwrap_or(Verifier::NOBODY)
     }
 
-    fn welcome(&self, tether: &Tether, features: Features, mtu_max: u16, hello: &[u8], verifier: &Verifier) -> Welcome {
+    fn welcome(&self, tether: &Tether, hello: &Hello, message: &[u8], verifier: &Verifier) -> Welcome {
         let gateway: Vec<IpAddr> = vec![self.plan.gateway()];
         let dns = if self.nat_rules.resolver.is_some() { gateway.clone() } else { Vec::new() };
         let mut welcome = Welcome {
             session: tether.session,
-            features,
-            mtu: self.terms.mtu_bytes.min(mtu_max),
+            features: hello.features.and(self.terms.features),
+            mtu: self.mtu_bytes(hello),
             gateway,
             dns,
             credit_bytes: self.terms.credit_bytes,
@@ -349,7 +332,7 @@ impl Registry {
             ticket: tether.ticket.to_vec(),
             proof: Default::default(),
         };
-        welcome.proof = verifier.prove(&welcome.auth_message(hello));
+        welcome.proof = verifier.prove(&welcome.auth_message(message));
         welcome
     }
 
@@ -561,8 +544,7 @@ impl Doorkeeper for Registry {
         for old in older {
             self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
         }
-        let features = hello.features.and(self.terms.features);
-        let welcome = self.welcome(&tether, features, hello.mtu, &message, &verifier);
+        let welcome = self.welcome(&tether, hello, &message, &verifier);
         let Some(lease) = self.guard_rules.plan.lease(tether.id) else {
             self.leave(&tether, link, now);
             return Err(refusal(RefusalReason::NoAddress, 0, "no lease"));
@@ -577,7 +559,7 @@ impl Doorkeeper for Registry {
         // Counted before others can see it, and take it off again.
         self.metrics.links.add(1);
         self.metrics.links_opened.inc();
-        link.opened(Arc::clone(&tether.links), features, self.terms.message_bytes_max, None);
+        link.opened(Arc::clone(&tether.links), welcome.features, self.terms.message_bytes_max, None);
         self.tidying().look_at(link.lane(), now + self.terms.keep_alive);
         self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
         Ok(())

@@ -16,8 +16,8 @@ const ACCEPT: u32 = u32::MAX;
 const PROTOCOL_ICMP: u32 = 1;
 const PROTOCOL_TCP: u32 = 6;
 const PROTOCOL_UDP: u32 = 17;
-/// ICMP types (IANA): echo reply, and the errors that quote a packet.
-const ICMP_ECHO_REPLY: u32 = 0;
+/// ICMP types (IANA): the replies to queries (echo, timestamp), and the errors that quote a packet.
+const ICMP_REPLIES: [u32; 2] = [0, 14];
 const ICMP_ERRORS: [u32; 3] = [3, 11, 12];
 /// More fragments, or an offset other than zero (RFC 791, 3.1).
 const FRAGMENT_BITS: u32 = 0x3fff;
@@ -50,6 +50,7 @@ enum To {
     Ports,
     PortsBelow,
     Icmp,
+    IcmpReply,
     IcmpError,
     InnerPorts,
     Accept,
@@ -90,8 +91,8 @@ impl Assembler {
 }
 
 /// A filter for IPv4 packets behind a link header of `link_bytes`: to one of `addresses` (at most [`ADDRESSES_MAX`] are
-/// taken), and TCP or UDP to one of `ports`, or an ICMP echo reply with such an identifier, or an ICMP error that quotes
-/// such a port, or any fragment.
+/// taken), and TCP or UDP to one of `ports`, or an ICMP echo or timestamp reply with such an identifier, or an ICMP error
+/// that quotes such a port, or any fragment.
 pub fn capture_filter(link_bytes: u32, addresses: &[Ipv4Addr], ports: &RangeInclusive<u16>) -> Vec<Instruction> {
     let mut asm = Assembler::default();
     destination_is_one_of(&mut asm, link_bytes, addresses);
@@ -132,7 +133,11 @@ fn icmp(asm: &mut Assembler, link_bytes: u32) {
     for error in ICMP_ERRORS {
         asm.jump(JUMP_EQUAL, error, To::IcmpError, To::Next);
     }
-    asm.jump(JUMP_EQUAL, ICMP_ECHO_REPLY, To::Next, To::Drop);
+    for reply in ICMP_REPLIES {
+        asm.jump(JUMP_EQUAL, reply, To::IcmpReply, To::Next);
+    }
+    asm.jump(JUMP, 0, To::Drop, To::Next);
+    asm.label(To::IcmpReply);
     asm.op(LOAD_HALF_X, link_bytes + 4);
     asm.jump(JUMP, 0, To::PortsBelow, To::Next);
     asm.label(To::IcmpError);
@@ -258,14 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn echo_replies_are_told_apart_by_identifier_and_requests_stay_with_the_host() {
-        let echo = |kind: u8, identifier: u16| {
+    fn replies_to_queries_are_told_apart_by_identifier_and_requests_stay_with_the_host() {
+        let query = |kind: u8, identifier: u16| {
             let [high, low] = identifier.to_be_bytes();
             frame(&[&ip(5, 1, 0, OTHER, OURS), &[kind, 0, 0, 0, high, low, 0, 1]])
         };
-        assert!(accepts(&filter(), &echo(0, 20_000)));
-        assert!(!accepts(&filter(), &echo(0, 19_999)));
-        assert!(!accepts(&filter(), &echo(8, 20_000)));
+        for (request, reply) in [(8, 0), (13, 14)] {
+            assert!(accepts(&filter(), &query(reply, 20_000)));
+            assert!(!accepts(&filter(), &query(reply, 19_999)));
+            assert!(!accepts(&filter(), &query(request, 20_000)));
+        }
     }
 
     #[test]

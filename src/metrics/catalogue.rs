@@ -231,7 +231,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     Instrument { name: "wstether_decisions_total", kind: C, unit: Count, labels: &["controller", "change", "reason"], help: "Decisions of the controllers, over all stages: which one, whether it went up or down, and why.", read: Read::Decisions },
 
     // Who is connected.
-    whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops.", |g| Value::Whole(g.ready.is_ready().into())),
+    whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops, or its way out is not usable.", |g| Value::Whole(g.ready.is_ready().into())),
     whole("wstether_tethers", G, Count, "Tethers that are open, with a link or waiting for one.", |g| (&g.tethers).into()),
     whole("wstether_tethers_opened_total", C, Count, "Tethers opened.", |g| (&g.tethers_opened).into()),
     whole("wstether_tethers_resumed_total", C, Count, "Tethers that came back with a resume ticket.", |g| (&g.tethers_resumed).into()),

@@ -1,15 +1,22 @@
 //! Whether the gateway serves, and if not, why.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Ready, or a reason why not. It begins as not ready: starting.
 #[derive(Debug)]
-pub struct Readiness(Mutex<Option<Cow<'static, str>>>);
+pub struct Readiness(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    why_not: Option<Cow<'static, str>>,
+    /// Whether that is for good.
+    is_over: bool,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Mutex::new(Some(Cow::Borrowed("starting"))))
+        Self(Mutex::new(State { why_not: Some(Cow::Borrowed("starting")), is_over: false }))
     }
 }
 
@@ -24,9 +31,14 @@ impl Readiness {
         self.set(Some(why.into()));
     }
 
+    /// The gateway will not serve again, for this reason, whatever else is said of it.
+    pub fn end(&self, why: impl Into<Cow<'static, str>>) {
+        *self.state() = State { why_not: Some(why.into()), is_over: true };
+    }
+
     /// Why the gateway does not serve; `None` when it does.
     pub fn why_not(&self) -> Option<Cow<'static, str>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state().why_not.clone()
     }
 
     /// Whether the gateway serves.
@@ -35,6 +47,32 @@ impl Readiness {
     }
 
     fn set(&self, why_not: Option<Cow<'static, str>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why_not;
+        let mut state = self.state();
+        if !state.is_over {
+            state.why_not = why_not;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_begun_to_stop_does_not_become_ready_again() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.why_not().as_deref(), Some("starting"));
+        readiness.set_ready();
+        readiness.set_not_ready("egress: eth0 is down");
+        readiness.set_ready();
+        assert!(readiness.is_ready());
+        readiness.end("stopping");
+        readiness.set_ready();
+        readiness.set_not_ready("egress: eth0 is down");
+        assert_eq!(readiness.why_not().as_deref(), Some("stopping"));
     }
 }

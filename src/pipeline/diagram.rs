@@ -43,7 +43,8 @@ pub(super) struct Place {
     pub(super) reasons: fn() -> Vec<&'static str>,
     /// Whether it hands packets on to the next one; the others take them out of the pipeline.
     pub(super) goes_on: bool,
-    /// Whether packets turn round here. They enter the downlink at [`NAT_IN`].
+    /// Whether packets turn round here. They enter the downlink at [`NAT_IN`]; what turns there leaves with the uplink's last
+    /// stage.
     pub(super) turns: bool,
 }
 
@@ -118,7 +119,7 @@ pub(super) const NAT_IN: Place = Place {
     when_full: WhenFull::Drop,
     reasons: labels::<nat_rewrite::Reason>,
     goes_on: true,
-    turns: false,
+    turns: true,
 };
 
 pub(super) const WS_ENCODE: Place = Place {
@@ -158,8 +159,8 @@ pub struct Description {
     pub reasons: Vec<&'static str>,
     /// The next stage's name, in the same direction.
     pub next: Option<&'static str>,
-    /// Where packets that turn round here go, in the downlink.
-    pub turned_to: Option<&'static str>,
+    /// Where packets that turn round here go: direction and name.
+    pub turned_to: Option<(&'static str, &'static str)>,
 }
 
 impl Place {
@@ -177,7 +178,7 @@ impl Place {
             when_full: Some(self.when_full),
             reasons: self.all_reasons(),
             next: None,
-            turned_to: self.turns.then(|| NAT_IN.name.word()),
+            turned_to: self.turns.then(|| (DOWNLINK, NAT_IN.name.word())),
         }
     }
 }
@@ -214,6 +215,9 @@ pub fn describe(way: &Way) -> Vec<Description> {
         .chain([true])
         .chain(downlink.map(|place| place.goes_on))
         .collect();
+    for stage in stages.iter_mut().filter(|stage| stage.turned_to == Some((stage.direction, stage.name))) {
+        stage.turned_to = Some((UPLINK, out.name.word()));
+    }
     for at in 1..stages.len() {
         stages[at - 1].next = goes_on[at - 1].then(|| stages[at].name);
     }

@@ -54,7 +54,7 @@ impl World {
         let guard_rules = ip_parse::Rules {
             plan: Arc::clone(&plan),
             policy: Arc::new(Policy::new(vec![], vec![], own)),
-            mtu_bytes: MTU_BYTES,
+            mtu_bytes: MTU_BYTES.into(),
             pool: pool.clone(),
         };
         let nat_rules = nat::Rules {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use crate::checksum::{self, Delta};
@@ -46,7 +47,7 @@ crate::reasons! {
         Policy = "policy",
         /// The time to live ran out here.
         TtlExpired = "ttl_expired",
-        /// Larger than the egress takes.
+        /// Larger than was agreed on with the client, or than the egress takes.
         TooBig = "too_big",
     }
 }
@@ -220,8 +221,8 @@ pub struct Rules {
     pub plan: Arc<AddressPlan>,
     /// Which destinations may be reached.
     pub policy: Arc<Policy>,
-    /// The largest packet that the egress takes, in bytes.
-    pub mtu_bytes: u16,
+    /// The largest packet that the egress takes at present, in bytes.
+    pub mtu_bytes: AtomicU16,
     /// Where buffers for ICMP errors are from.
     pub pool: BufPool,
 }
@@ -232,6 +233,8 @@ pub struct Guard {
     rules: Arc<Rules>,
     lease: IpAddr,
     gateway: IpAddr,
+    /// The largest packet that was agreed on with the client, in bytes.
+    mtu_bytes: u16,
     errors: Errors,
 }
 
@@ -240,12 +243,17 @@ impl Guard {
     pub fn new(tether: TetherId, rules: Arc<Rules>) -> Option<Self> {
         let (lease, gateway) = (rules.plan.lease(tether)?, rules.plan.gateway());
         let errors = Errors::new(gateway, rules.pool.clone());
-        Some(Self { rules, lease, gateway, errors })
+        Some(Self { rules, lease, gateway, mtu_bytes: u16::MAX, errors })
     }
 
-    /// Replaces the rules, for a new policy or MTU. The plan stays what it was.
-    pub fn set_rules(&mut self, rules: Arc<Rules>) {
-        self.rules = rules;
+    /// From now on no packet of the tether may be larger, as it was agreed on with the client.
+    pub fn set_mtu_bytes(&mut self, mtu_bytes: u16) {
+        self.mtu_bytes = mtu_bytes;
+    }
+
+    /// The largest packet of the tether that the egress takes now, too.
+    fn mtu_bytes(&self) -> u16 {
+        self.mtu_bytes.min(self.rules.mtu_bytes.load(Ordering::Relaxed))
     }
 
     fn refuse(
@@ -297,7 +305,7 @@ pub fn outgoing(guard: &mut Guard, packet: Packet<Raw>, now: Instant) -> Verdict
     if packet.bytes()[ipv4::TTL] <= 1 {
         return guard.refuse(Reason::TtlExpired, Error::TimeExceeded, &packet, now);
     }
-    let mtu_bytes = guard.rules.mtu_bytes;
+    let mtu_bytes = guard.mtu_bytes();
     if packet_bytes_max(&packet) > usize::from(mtu_bytes) {
         return match is_fragmentable(&packet) {
             true => Verdict::Drop(Reason::TooBig),
@@ -340,7 +348,7 @@ fn pass_on(packet: &mut Packet<Parsed>) {
 }
 
 /// The largest packet on the wire: a super-packet leaves in segments.
-fn packet_bytes_max(packet: &Packet<Parsed>) -> usize {
+pub(crate) fn packet_bytes_max(packet: &Packet<Parsed>) -> usize {
     let offload = packet.offload();
     match offload.segment_bytes {
         0 => packet.len(),
@@ -348,7 +356,8 @@ fn packet_bytes_max(packet: &Packet<Parsed>) -> usize {
     }
 }
 
-fn is_fragmentable(packet: &Packet<Parsed>) -> bool {
+/// Whether a router may cut it into fragments. The gateway does not, and drops what would have to be.
+pub(crate) fn is_fragmentable(packet: &Packet<Parsed>) -> bool {
     ipv4::word_at(packet.bytes(), ipv4::FRAGMENT).is_some_and(|word| word & ipv4::DONT_FRAGMENT == 0)
 }
 

@@ -9,7 +9,7 @@ use crate::nat::Nat;
 use crate::nat::rewrite;
 use crate::packet::Packet;
 use crate::stages::Verdict;
-use crate::stages::ip_parse::{FiveTuple, Parsed};
+use crate::stages::ip_parse::{self, FiveTuple, Parsed};
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +35,8 @@ crate::reasons! {
         UnsupportedProtocol = "unsupported_protocol",
         /// DNS to the gateway, which knows no resolver.
         NoResolver = "no_resolver",
+        /// To the tether, and larger than was agreed on with its client.
+        TooBig = "too_big",
     }
 }
 
@@ -89,30 +91,51 @@ pub fn incoming(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<
         Ok(rewrite) => rewrite,
         Err(reason) => return Verdict::Drop(reason),
     };
+    if ip_parse::packet_bytes_max(&packet) > usize::from(nat.mtu_bytes()) {
+        return refuse_too_big(nat, packet, now);
+    }
     let mut packet = rewrite::apply(packet, &rewrite);
     rewrite::clamp_mss(&mut packet, nat.mtu_bytes());
     let inside = *packet.proof().five_tuple();
     Verdict::Forward(packet.prove(Translated { inside }))
 }
 
+/// Tells the sender on the internet, where it finds out the path's MTU (RFC 1191).
+fn refuse_too_big(nat: &mut Nat, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
+    let error = Error::TooBig { mtu_bytes: nat.mtu_bytes() };
+    let told = match ip_parse::is_fragmentable(&packet) {
+        true => None,
+        false => nat.error_about_incoming(&as_sent(packet), error, now),
+    };
+    told.map_or(Verdict::Drop(Reason::TooBig), |told| Verdict::Reply(Reason::TooBig, told))
+}
+
 /// Tells the sender where an RFC asks for it, quoting the packet as it was sent.
-fn refuse(
-    nat: &mut Nat,
-    reason: Reason,
-    mut packet: Packet<Parsed>,
-    now: Instant,
-) -> Verdict<Packet<Translated>, Reason> {
+fn refuse(nat: &mut Nat, reason: Reason, packet: Packet<Parsed>, now: Instant) -> Verdict<Packet<Translated>, Reason> {
     let error = match reason {
         Reason::PortLimit | Reason::MappingLimit | Reason::MappingRate | Reason::MemoryLimit => Error::HostUnreachable,
         // A program that is told so gives up at once, where one that waits would send again and again.
         Reason::NoResolver | Reason::Overload => Error::Prohibited,
-        Reason::NoMapping | Reason::Filtered | Reason::UnsupportedProtocol => return Verdict::Drop(reason),
+        Reason::NoMapping | Reason::Filtered | Reason::UnsupportedProtocol | Reason::TooBig => {
+            return Verdict::Drop(reason);
+        }
     };
-    let bytes = packet.bytes_mut();
-    let ttl_as_sent = bytes[ipv4::TTL].saturating_add(1);
-    ipv4::set_ttl(bytes, ttl_as_sent);
-    match nat.error_about(&packet, error, now) {
+    match nat.error_about(&as_sent(packet), error, now) {
         Some(error) => Verdict::Reply(reason, error),
         None => Verdict::Drop(reason),
     }
+}
+
+/// The packet before ip-parse took one off its time to live.
+fn as_sent(mut packet: Packet<Parsed>) -> Packet<Parsed> {
+    let bytes = packet.bytes_mut();
+    let ttl_as_sent = bytes[ipv4::TTL].saturating_add(1);
+    ipv4::set_ttl(bytes, ttl_as_sent);
+    packet
+}
+
+/// What the gateway itself says to the internet has the addresses of that side already.
+pub(crate) fn as_it_is(packet: Packet<Parsed>) -> Packet<Translated> {
+    let inside = *packet.proof().five_tuple();
+    packet.prove(Translated { inside })
 }

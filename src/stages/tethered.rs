@@ -64,7 +64,9 @@ where
                 };
                 let (segments, bytes) = (u64::from(entry.item.segments()), entry.item.len() as u64);
                 self.ballast.burn(entry.item.segments());
-                let turned = |item| Entry { origin: lane, lane: owner(&self.plan, &item), item };
+                // What is for no tether is for the internet, and goes there in the lane of the tether it is about.
+                let to = |item: &Packet<Parsed>| steer::tether_for(&self.plan, item.bytes()).map(|to| LaneId(to.0));
+                let turned = |item| Entry { origin: lane, lane: to(&item).unwrap_or(lane), item };
                 match (self.function)(state, entry.item, now) {
                     Verdict::Forward(item) => work.out.push(Entry { origin: lane, lane, item }),
                     Verdict::Turn(item) => work.turned.push(turned(item)),

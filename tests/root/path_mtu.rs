@@ -1,16 +1,17 @@
 //! Path MTU discovery (RFC 1191) through the tunnel: a narrow link far behind the gateway is told of to the laptop, and
 //! bulk crosses it, whatever is merged on the way.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use wstether::cli::{EgressMode, RelayKind};
 use wstether::io::netlink::Prefix;
 use wstether::lab::internet::Internet;
-use wstether::lab::world::join;
+use wstether::lab::world::{GATEWAY_EXTERNAL, INTERNET, join};
 use wstether::lab::{Namespace, Offloads, probe};
 
-use crate::world::{BULK_BYTES, Journey, Trip};
+use crate::world::{BULK_BYTES, Journey, PATIENCE, Trip};
 
 /// The internet's host, on the narrow link; it forwards between the two.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
@@ -72,4 +73,53 @@ fn the_mtu_of_a_narrow_link_behind_the_gateway_reaches_the_laptop_by_tun_egress(
 #[test]
 fn with_every_offload_off_the_mtu_of_a_narrow_link_reaches_the_laptop() {
     discovers_the_path_mtu(Trip { relay: RelayKind::Direct, offloads: Some(Offloads::OFF), ..Trip::default() });
+}
+
+/// A server on the internet answers a client that takes less with a packet that is too big, and learns how much it takes.
+fn learns_the_clients_mtu(trip: Trip<'_>) {
+    let mtu = format!("tun.mtu={NARROW_MTU_BYTES}");
+    let mut journey = Journey::start(Trip { client: &["--set", &mtu], relay: RelayKind::Direct, ..trip });
+    let (laptop, internet) = (&journey.world.laptop, &journey.world.internet);
+    let server = internet.run(|| UdpSocket::bind((INTERNET, 0)).unwrap()).unwrap();
+    let client = laptop.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    client.connect(server.local_addr().unwrap()).unwrap();
+    client.send(b"question").unwrap();
+    let (_, external) = server.recv_from(&mut [0; 64]).unwrap();
+    server.send_to(&[7; NARROW_MTU_BYTES as usize], external).unwrap();
+    let (late, told) = (Instant::now() + PATIENCE, format!("mtu={NARROW_MTU_BYTES}"));
+    loop {
+        // What the kernel knows of the path it tells at once, and sends nothing.
+        let args = ["-c", "1", "-W", "1", "-M", "do", "-s", "1400", &GATEWAY_EXTERNAL.to_string()];
+        let output = journey.command(internet, "ping", &args).output().expect("ping");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if said.contains(&told) {
+            break;
+        }
+        assert!(Instant::now() < late, "{said}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let fits = [7; (NARROW_MTU_BYTES - HEADER_BYTES) as usize];
+    server.send_to(&fits, external).unwrap();
+    assert_eq!(client.recv(&mut [0; 2_000]).unwrap(), fits.len(), "the one that was too big has not come");
+    let status = journey.drained();
+    let nat = status
+        .stages
+        .iter()
+        .find(|stage| (stage.name.as_str(), stage.direction.as_str()) == ("nat-rewrite", "downlink"));
+    let nat = nat.expect("the stage");
+    assert_eq!((nat.drops.get("too_big"), nat.made), (Some(&1), 1));
+    journey.end();
+}
+
+#[test]
+fn the_mtu_of_a_client_that_takes_less_reaches_the_internet_by_raw_egress() {
+    learns_the_clients_mtu(Trip::default());
+}
+
+#[test]
+fn the_mtu_of_a_client_that_takes_less_reaches_the_internet_by_tun_egress() {
+    learns_the_clients_mtu(Trip { egress: EgressMode::Tun, ..Trip::default() });
 }

@@ -593,7 +593,7 @@ fn tether(id: TetherId, plan: &Arc<AddressPlan>, pool: &BufPool, links: &Arc<Tet
     let guard_rules = ip_parse::Rules {
         plan: Arc::clone(plan),
         policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-        mtu_bytes: MTU_BYTES,
+        mtu_bytes: MTU_BYTES.into(),
         pool: pool.clone(),
     };
     let nat_rules = nat::Rules {

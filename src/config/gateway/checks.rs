@@ -5,6 +5,7 @@ use super::{
     Egress, EgressKeys, EgressMode, Gateway, PortBlocks, StageName, Tls, TlsKeys, Translation, Translator, Way,
 };
 use crate::config::schema::Reader;
+use crate::config::shared::clash;
 use crate::config::values::Auto;
 use crate::stages::ip_parse::DNS_PORT;
 
@@ -85,8 +86,15 @@ fn judge_listening(config: &Gateway, reader: &mut Reader) {
         reader.object(&["listen.address"], "is empty: give at least one address");
     }
     for (index, address) in listen.address.iter().enumerate() {
-        if listen.address[..index].contains(address) || config.metrics.listen == Some(*address) {
-            reader.object(&["listen.address", "metrics.listen"], format!("{address} is given twice"));
+        if let Some(other) = listen.address[..index].iter().find(|other| clash(**other, *address)) {
+            let twice = format!("{address} is given twice");
+            let what =
+                if other == address { twice } else { format!("{address} and {other} cannot both be had at one port") };
+            reader.object(&["listen.address"], what);
+        }
+        if let Some(metrics) = config.metrics.listen.filter(|metrics| clash(*metrics, *address)) {
+            let what = format!("{address} and metrics.listen = {metrics} cannot both be had: give one another port");
+            reader.object(&["listen.address", "metrics.listen"], what);
         }
     }
     // A client that comes back needs a place while its old link still has one.

@@ -42,7 +42,7 @@ pub(crate) fn registry(name: &str, change: impl FnOnce(&mut Terms)) -> Arc<Regis
         guard_rules: Arc::new(ip_parse::Rules {
             plan: Arc::clone(&plan),
             policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-            mtu_bytes: 1_500,
+            mtu_bytes: 1_500.into(),
             pool: pool.clone(),
         }),
         nat_rules: Arc::new(nat::Rules {

@@ -1,10 +1,12 @@
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Weak;
 
 use super::*;
 use crate::metrics::labels;
 use crate::nat::Translation;
 use crate::policy::Policy;
+use crate::runtime::attend::Attend;
 use crate::transport::Transport;
 use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::proof::{CredentialId, Nonce, Proof};
@@ -41,7 +43,7 @@ fn registry() -> Arc<Registry> {
         guard_rules: Arc::new(ip_parse::Rules {
             plan: Arc::clone(&plan),
             policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-            mtu_bytes: 1_400,
+            mtu_bytes: 1_400.into(),
             pool: pool.clone(),
         }),
         nat_rules: Arc::new(nat::Rules {
@@ -119,6 +121,23 @@ fn a_ticket_brings_back_the_tether_and_the_newest_link_has_its_place() {
     tether.leave(&first, now);
     assert!(!tether.end(now + 2 * LINGER, LINGER));
     assert!(Arc::ptr_eq(&tether.links.all()[0], &second));
+}
+
+#[test]
+fn a_tether_has_the_mtu_of_its_newest_hello_and_never_more_than_the_gateways() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
+    let mtu = |mtu, ticket: &[u8]| Hello { mtu, ..hello(ticket) };
+    let (tether, _) = registry.tether_for(now, &first, &mtu(1_300, &[])).expect("a tether");
+    let takes = |bytes: usize| {
+        let sent = crate::packet_builder::udp("100.64.0.2:1", "192.0.2.80:443", &vec![7; bytes - 28]);
+        let mut guard = tether.guard.lock().expect("no panic");
+        let went = matches!(ip_parse::outgoing(&mut guard, sent.packet(), now), crate::stages::Verdict::Forward(_));
+        (went, tether.nat.lock().expect("no panic").mtu_bytes())
+    };
+    assert_eq!((takes(1_300), takes(1_301)), ((true, 1_300), (false, 1_300)));
+    registry.tether_for(now, &second, &mtu(9_000, &tether.ticket)).expect("the tether");
+    assert_eq!((takes(1_400), takes(1_401)), ((true, 1_400), (false, 1_400)));
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub struct Link {
     pub arp: bool,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it can carry packets, as far as its driver tells (RFC 2863, ifOperStatus): a cable is in, and the other end is
+    /// up.
+    pub carrier: bool,
 }
 
 impl Netlink {
@@ -152,8 +155,16 @@ fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let flags = message.header.flags;
     let ethernet = matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
-    let (up, arp) = (flags.contains(LinkFlags::Up), !flags.contains(LinkFlags::Noarp));
-    let mut link = Link { index: message.header.index, name: String::new(), mtu: 0, mac: None, ethernet, arp, up };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        mac: None,
+        ethernet,
+        arp: !flags.contains(LinkFlags::Noarp),
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::Running),
+    };
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name = name;

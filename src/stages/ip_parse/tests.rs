@@ -27,7 +27,7 @@ fn world() -> World {
     let own = vec!["198.51.100.1".parse().expect("a prefix"), plan.pool()];
     let pool = BufPool::new(1 << 20);
     let policy = Policy::new(vec![], vec![], own);
-    let rules = Rules { plan: Arc::new(plan), policy: Arc::new(policy), mtu_bytes: 1_400, pool: pool.clone() };
+    let rules = Rules { plan: Arc::new(plan), policy: Arc::new(policy), mtu_bytes: 1_400.into(), pool: pool.clone() };
     World { guard: Guard::new(TetherId(0), Arc::new(rules)).expect("a lease"), pool, now: Instant::now() }
 }
 
@@ -251,6 +251,33 @@ fn a_packet_too_big_that_may_not_be_fragmented_is_told_the_mtu() {
     let [high, low] = 1_400_u16.to_be_bytes();
     assert_told(&mut world(), &sized(1_401), Reason::TooBig, [3, 4, 0, 0, 0, 0, high, low]);
     assert_eq!(world().dropped(sized(1_401).fragment(0).packet()), Reason::TooBig);
+}
+
+#[test]
+fn a_packet_larger_than_was_agreed_on_with_the_client_is_told_that_mtu() {
+    let mut world = world();
+    let sized = |bytes: usize| udp("100.64.0.2:4000", "192.0.2.80:443", &vec![7; bytes - 28]);
+    world.guard.set_mtu_bytes(1_300);
+    world.forwarded(sized(1_300).packet());
+    let [high, low] = 1_300_u16.to_be_bytes();
+    assert_told(&mut world, &sized(1_301), Reason::TooBig, [3, 4, 0, 0, 0, 0, high, low]);
+    // What a client resumes with may be more; the egress takes no more than before.
+    world.guard.set_mtu_bytes(9_000);
+    world.forwarded(sized(1_400).packet());
+    assert_eq!(world.replied(sized(1_401).packet()).0, Reason::TooBig);
+}
+
+#[test]
+fn an_egress_that_takes_less_than_at_the_start_is_told_of_until_it_takes_as_much_again() {
+    let mut world = world();
+    let sized = |bytes: usize| udp("100.64.0.2:4000", "192.0.2.80:443", &vec![7; bytes - 28]);
+    let takes = |world: &World, bytes| world.guard.rules.mtu_bytes.store(bytes, Ordering::Relaxed);
+    takes(&world, 1_350);
+    world.forwarded(sized(1_350).packet());
+    let [high, low] = 1_350_u16.to_be_bytes();
+    assert_told(&mut world, &sized(1_351), Reason::TooBig, [3, 4, 0, 0, 0, 0, high, low]);
+    takes(&world, 1_400);
+    world.forwarded(sized(1_400).packet());
 }
 
 fn super_packet(segment_bytes: u16, header_bytes: u16) -> Packet<Raw> {

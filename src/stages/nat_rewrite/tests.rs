@@ -14,6 +14,7 @@ use crate::tether_id::TetherId;
 
 mod icmp_and_dns;
 mod model;
+mod mtu;
 mod tcp;
 
 const CLIENT: &str = "100.64.0.2:4000";

@@ -3,10 +3,10 @@
 mod gateway;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -55,21 +55,33 @@ impl World {
         self.gateway.run(|| Gateway::serve(address, Script { verifier, features })).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let mut command = self.laptop.command(env!("CARGO_BIN_EXE_wstether"), Isolation::default()).unwrap();
-        command.arg("client").args(arguments);
+    fn command(&self, arguments: &[&str]) -> Command {
+        // Tests that run under nohup(1) ignore SIGHUP, and their children would, too.
+        let mut command = self.laptop.command("env", Isolation::default()).unwrap();
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_wstether"), "client"]).args(arguments);
         command.arg("--set").arg(format!("runtime.directory={}", self.files.join("run").display()));
         command.arg("--set").arg(format!("dns.file={}", self.files.join("resolv.conf").display()));
         command
     }
 
     fn direct(&self, token: &str, more: &[&str]) -> Program {
+        let mut command = self.direct_command(token);
+        command.args(more);
+        Program::start(command)
+    }
+
+    /// The same, with all that it says written to `terminal`.
+    fn direct_on(&self, token: &str, terminal: PipeWriter) -> Program {
+        let mut command = self.direct_command(token);
+        let child = command.stderr(terminal.try_clone().unwrap()).stdout(terminal).spawn().unwrap();
+        Program { child, lines: channel().1 }
+    }
+
+    fn direct_command(&self, token: &str) -> Command {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
         let url = format!("ws://{GATEWAY}:{PORT}/wstether");
-        let mut command = self.command(&["--direct", &url, "--token-file", &token_file.display().to_string()]);
-        command.args(more);
-        Program::start(command)
+        self.command(&["--direct", &url, "--token-file", &token_file.display().to_string()])
     }
 
     /// A client that waits for its relay.
@@ -147,7 +159,7 @@ fn listen(said: impl Read + Send + 'static, lines: Sender<String>) {
 }
 
 impl Program {
-    fn start(mut command: std::process::Command) -> Self {
+    fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         listen(child.stdout.take().unwrap(), sender.clone());
@@ -167,7 +179,7 @@ impl Program {
     }
 
     fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
@@ -220,6 +232,24 @@ fn a_client_sets_up_the_laptop_carries_packets_and_undoes_all_on_sigterm() {
 }
 
 #[test]
+fn a_client_whose_terminal_closes_undoes_all() {
+    let world = World::new("terminal");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let (terminal, end) = std::io::pipe().unwrap();
+    let client = world.direct_on(&token.reveal().to_string(), end);
+    let said = BufReader::new(terminal).lines().map_while(Result::ok);
+    // What it says from then on nobody can read.
+    assert!(said.into_iter().any(|line| line.contains("connected: ")), "the client does not connect");
+    assert_ne!(world.dns(), ORIGINAL_DNS);
+    client.signal("HUP");
+    assert_eq!(client.ends(), Some(0));
+    assert_eq!([gateway.next(), gateway.next()], [Heard::Welcomed { resumed: false }, Heard::Closed(Some(1000))]);
+    world.is_as_before(&before);
+}
+
+#[test]
 fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
     let world = World::new("killed");
     let before = world.routes();
@@ -233,8 +263,13 @@ fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
         assert_eq!(client.ends(), None);
         assert_ne!(world.dns(), ORIGINAL_DNS);
         if way == "down" {
-            for _ in 0..2 {
-                assert!(world.command(&["--down"]).status().unwrap().success(), "twice is as good as once");
+            let (dns, run) = (world.files.join("resolv.conf"), world.files.join("run"));
+            let undone = format!("undone: 1 route past the tunnel, DNS in {}\n", dns.display());
+            // Twice is as good as once.
+            for told in [undone, format!("nothing to undo in {}\n", run.display())] {
+                let output = world.command(&["--down"]).output().unwrap();
+                assert!(output.status.success());
+                assert_eq!(String::from_utf8_lossy(&output.stdout), told);
             }
         } else {
             let client = world.direct(&token.reveal().to_string(), &[]);
@@ -306,6 +341,15 @@ fn a_wrong_token_ends_the_client_with_advice_and_nothing_is_changed() {
     assert!(line.contains("wstether token new") && line.contains("no such credential"), "{line}");
     assert_eq!(client.ends(), Some(1));
     world.is_as_before(&before);
+}
+
+#[test]
+fn a_gateway_that_is_not_there_is_told_with_the_next_attempt_in_front() {
+    let world = World::new("nobody");
+    let client = world.direct(&credential().0.reveal().to_string(), &[]);
+    let line = client.says("not connected, next attempt in ");
+    assert!(line.contains(" s: ") && line.ends_with("is the port the right one?"), "{line}");
+    assert_eq!(client.stop(), Some(0));
 }
 
 #[test]

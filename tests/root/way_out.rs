@@ -1,0 +1,80 @@
+//! What the gateway says and does while its way out is not as it was at the start.
+
+use std::time::Instant;
+
+use wstether::cli::{EgressMode, RelayKind};
+use wstether::io::netlink::Prefix;
+use wstether::lab::Program;
+use wstether::lab::world::{INTERNET, INTERNET_INTERFACE};
+
+use crate::world::{Journey, PATIENCE, Trip};
+
+/// Waits until the gateway says that it is not ready for this reason, or that it is ready.
+fn until(journey: &Journey, why_not: Option<&str>) {
+    let late = Instant::now() + PATIENCE;
+    loop {
+        let status = journey.status();
+        if status.why_not_ready.as_deref() == why_not {
+            return;
+        }
+        assert!(Instant::now() < late, "{:?} in place of {why_not:?}", status.why_not_ready);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn lines(gateway: &Program, text: &str) -> usize {
+    gateway.log().lines().filter(|line| line.contains(text)).count()
+}
+
+#[test]
+fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let journey = Journey::prepare(None, false);
+        let gateway = journey.setting().gateway(egress, &[]).unwrap();
+        assert_eq!(lines(&gateway, "tethers_max=64"), 1, "as configured, whatever the pool has room for");
+        let (host, internet) = (&journey.world.gateway, &journey.world.internet);
+        internet.netlink(|netlink| netlink.set_up(INTERNET_INTERFACE, false)).unwrap();
+        until(&journey, Some("egress: eth0 has no carrier"));
+        internet.netlink(|netlink| netlink.set_up(INTERNET_INTERFACE, true)).unwrap();
+        until(&journey, None);
+        host.netlink(|netlink| netlink.set_up(INTERNET_INTERFACE, false)).unwrap();
+        until(&journey, Some("egress: eth0 is down"));
+        host.netlink(|netlink| netlink.set_up(INTERNET_INTERFACE, true)).unwrap();
+        until(&journey, Some("egress: no route to the internet leaves by eth0"));
+        host.route(Prefix::ALL_V4, INTERNET.into(), INTERNET_INTERFACE).unwrap();
+        until(&journey, None);
+        let told = ["has no carrier", "eth0 is down", "no route to the internet", "ready: the way out is back"];
+        let counts = told.map(|text| lines(&gateway, text));
+        // A cable may take a moment to be in after its end is up.
+        assert!(matches!(counts, [1 | 2, 1, 1, 2]), "{told:?}: {counts:?}\n{}", gateway.log());
+        assert!(gateway.end().unwrap().success());
+    }
+}
+
+#[test]
+fn an_interface_that_takes_less_than_at_the_start_is_told_to_the_laptop_until_it_takes_as_much_again() {
+    let mut journey = Journey::start(Trip { relay: RelayKind::Direct, ..Trip::default() });
+    let set_mtu = |journey: &Journey, bytes| {
+        journey.world.gateway.netlink(|netlink| netlink.set_mtu(INTERNET_INTERFACE, bytes)).unwrap();
+    };
+    let said = |journey: &Journey, text| {
+        let (late, gateway) = (Instant::now() + PATIENCE, journey.gateway.as_ref().expect("it runs"));
+        while lines(gateway, text) == 0 {
+            assert!(Instant::now() < late, "the gateway does not say {text:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(lines(gateway, text), 1);
+    };
+    // 1,472 bytes behind 28 of headers.
+    let address = INTERNET.to_string();
+    let ping = ["-c", "1", "-W", "5", "-M", "do", "-s", "1472", &address];
+    journey.says("ping", &ping);
+    set_mtu(&journey, 1_400);
+    said(&journey, "the interface takes less than lease.mtu");
+    let output = journey.on_laptop("ping", &ping);
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success() && told.contains("mtu = 1400"), "{told}");
+    set_mtu(&journey, 1_500);
+    said(&journey, "the interface takes packets of lease.mtu again");
+    journey.end();
+}
