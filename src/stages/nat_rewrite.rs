@@ -135,6 +135,7 @@ fn as_sent(mut packet: Packet<Parsed>) -> Packet<Parsed> {
 }
 
 /// What the gateway itself says to the internet has the addresses of that side already.
+#[cfg(feature = "kernel")]
 pub(crate) fn as_it_is(packet: Packet<Parsed>) -> Packet<Translated> {
     let inside = *packet.proof().five_tuple();
     packet.prove(Translated { inside })
