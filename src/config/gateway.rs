@@ -365,7 +365,7 @@ settings! {
 settings! {
     /// The memory for packets, queues, clients and translation state, all together.
     pub struct Memory {
-        /// They never take more. At 80 % of it new tethers are refused, at 85 % new mappings, and at 90 % those who hold most
+        /// They never take more. At 79 % of it new tethers are refused, at 84 % new mappings, and at 89 % those who hold most
         /// get less credit; at 95 % packets are dropped. The process holds some 64 MiB a core beside it, and the kernel what
         /// is in its sockets: docs/configuration.md.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
