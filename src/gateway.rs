@@ -57,8 +57,8 @@ mod tls;
 /// How often the ladder looks at memory and stages.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks after which links, handshakes, tethers and mappings are gone through, and the way out is looked at: once a second,
-/// since that touches each of what may be 10,000, and all that it ends has a time of seconds.
+/// Looks after which is tidied up, and the way out looked at: once a second, since all that ends by it has a time of
+/// seconds.
 const LOOKS_A_TIDYING: u32 = 4;
 
 /// How often it is looked whether the peers of closed links have hung up.
