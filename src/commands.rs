@@ -9,3 +9,10 @@ pub mod pipeline;
 pub mod relay;
 pub mod status;
 pub mod token;
+
+/// For those that carry packets, before they start a thread.
+fn run_as_batch() {
+    if let Err(error) = crate::io::scheduling::as_batch() {
+        tracing::debug!(%error, "the scheduling policy stays as it is");
+    }
+}

@@ -19,6 +19,7 @@ pub mod packet_socket;
 pub mod process;
 pub(crate) mod ready;
 pub(crate) mod receive;
+pub mod scheduling;
 pub(crate) mod sys;
 pub mod sysctl;
 pub(crate) mod tcp_info;

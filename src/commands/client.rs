@@ -84,6 +84,7 @@ pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandE
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;
     start_log(&config.log);
+    super::run_as_batch();
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
     let mut network = Network::new(State::open(&config.runtime.directory)?)?;
     Ok(client::run(&config, &identity, &mut network, &stop)?)

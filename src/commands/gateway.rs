@@ -67,6 +67,7 @@ pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError>
 pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> Result<(), GatewayError> {
     let config: config::Gateway = config::load_for(args.config.as_deref(), &args.overrides(), gateway::misfit)?;
     log::start(&config.log);
+    super::run_as_batch();
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
     let stop = Stop::on_signals()?;
     let credentials = CredentialStore::load(&config.tethers.credentials)?;

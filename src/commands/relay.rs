@@ -31,6 +31,7 @@ pub enum RelayCommandError {
 /// [`RelayCommandError`].
 pub fn run(args: &Relay, out: &mut dyn Write) -> Result<(), RelayCommandError> {
     log::start(&Log { level: LogLevel::Info, format: LogFormat::Text });
+    super::run_as_batch();
     let settings = RelaySettings {
         client: args.client.clone(),
         gateway: args.gateway.clone(),
