@@ -36,24 +36,60 @@ const SPARE_DIVISOR: u64 = 4;
 /// machine would never be reached for.
 const SPARES_MAX: u64 = 8_192;
 
-/// Spare buffers of a class that are reached for first hold so many bytes: what a core's cache has room for. With all of
-/// them in one ring each packet would be read into memory that no cache holds.
-const HOT_BYTES: usize = 524_288;
+/// Spare buffers of the first ring of a class hold so many bytes, and those of each further one [`RING_FACTOR`] times as
+/// many. The first that has one is taken from, the first that has room given back to: so hardly more buffers take turns
+/// than are in use at once, and a packet is read into memory that a core's cache still holds (docs/decisions/0023-caches.md).
+const FIRST_RING_BYTES: usize = 131_072;
+const RING_FACTOR: usize = 4;
 
 /// A bounded pool of packet buffers, shared by all threads. Cloning gives another handle to the same pool.
 #[derive(Clone)]
 pub struct BufPool(Arc<Pool>);
 
 struct Pool {
-    /// Spare buffers that were in use just now.
-    hot: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
-    /// The others.
-    spare: [ArrayQueue<Box<[u8]>>; CLASS_BYTES.len()],
+    /// Spare buffers, class by class.
+    spare: [Spares; CLASS_BYTES.len()],
     /// Memory of the buffers in use. What the budget has on its books beyond it is spare.
     in_use_bytes: AtomicU64,
     allocated_bytes: AtomicU64,
     refused: AtomicU64,
     budget: Budget,
+}
+
+/// The spare buffers of a class: rings, each larger than the one before.
+struct Spares(Vec<ArrayQueue<Box<[u8]>>>);
+
+impl Spares {
+    /// Room for `count` buffers of `bytes` each.
+    fn new(count: usize, bytes: usize) -> Self {
+        let (mut rings, mut left, mut next) = (Vec::new(), count, (FIRST_RING_BYTES / bytes).max(1));
+        while left > 0 {
+            let ring = next.min(left);
+            rings.push(ArrayQueue::new(ring));
+            (left, next) = (left - ring, next * RING_FACTOR);
+        }
+        Self(rings)
+    }
+
+    fn take(&self) -> Option<Box<[u8]>> {
+        self.0.iter().find_map(ArrayQueue::pop)
+    }
+
+    /// One that was out of use for long.
+    fn take_cold(&self) -> Option<Box<[u8]>> {
+        self.0.iter().rev().find_map(ArrayQueue::pop)
+    }
+
+    /// Gives back what finds no room.
+    fn put(&self, mut data: Box<[u8]>) -> Result<(), Box<[u8]>> {
+        for ring in &self.0 {
+            match ring.push(data) {
+                Ok(()) => return Ok(()),
+                Err(back) => data = back,
+            }
+        }
+        Err(data)
+    }
 }
 
 impl fmt::Debug for BufPool {
@@ -73,14 +109,12 @@ impl BufPool {
 
     /// A pool whose buffers are on the books of `budget`, which gets spare ones back when it needs them.
     pub fn drawing_on(budget: &Budget) -> Self {
-        let spares = |class: usize| {
-            let spare = budget.limit_bytes() / SPARE_DIVISOR / CLASS_BYTES.len() as u64 / CLASS_BYTES[class] as u64;
-            spare.clamp(1, SPARES_MAX) as usize
+        let spares = |bytes: usize| {
+            let spare = budget.limit_bytes() / SPARE_DIVISOR / CLASS_BYTES.len() as u64 / bytes as u64;
+            Spares::new(spare.clamp(1, SPARES_MAX) as usize, bytes)
         };
-        let hot = |class: usize| (HOT_BYTES / CLASS_BYTES[class]).min(spares(class) / 2).max(1);
         let pool = Arc::new(Pool {
-            hot: std::array::from_fn(|class| ArrayQueue::new(hot(class))),
-            spare: std::array::from_fn(|class| ArrayQueue::new(spares(class).saturating_sub(hot(class)).max(1))),
+            spare: CLASS_BYTES.map(spares),
             in_use_bytes: AtomicU64::new(0),
             allocated_bytes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -96,8 +130,7 @@ impl BufPool {
     pub fn take(&self, len: usize) -> Option<Buf> {
         let pool = &*self.0;
         let class = CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)?;
-        let spare = pool.hot[class].pop().or_else(|| pool.spare[class].pop());
-        let Some(data) = spare.or_else(|| pool.allocate(class)) else {
+        let Some(data) = pool.spare[class].take().or_else(|| pool.allocate(class)) else {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
@@ -168,9 +201,9 @@ impl Spare for Pool {
     fn give_back(&self, bytes: u64) {
         let mut freed_bytes = 0;
         // The largest first, since they bring the most for an allocation lost.
-        for spare in self.spare.iter().rev().chain(self.hot.iter().rev()) {
+        for spare in self.spare.iter().rev() {
             while freed_bytes < bytes {
-                let Some(data) = spare.pop() else { break };
+                let Some(data) = spare.take_cold() else { break };
                 freed_bytes += data.len() as u64;
                 self.free(data);
             }
@@ -320,8 +353,7 @@ impl Drop for Buf {
         let data = std::mem::take(&mut self.data);
         pool.in_use_bytes.fetch_sub(data.len() as u64, Ordering::Relaxed);
         // A full list of spares means that this one is surplus: it goes back to the allocator.
-        let kept = pool.hot[self.class].push(data).or_else(|data| pool.spare[self.class].push(data));
-        if let Err(surplus) = kept {
+        if let Err(surplus) = pool.spare[self.class].put(data) {
             pool.free(surplus);
         }
     }

@@ -6,6 +6,10 @@ use std::io::IoSliceMut;
 
 use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX};
 
+/// A batch ends behind the packet with which it holds so many bytes: a super-packet, or as much in small ones. More would have
+/// left a core's cache by the time that the last stage looks at it (docs/decisions/0023-caches.md).
+pub(crate) const BATCH_BYTES: usize = 65_536;
+
 /// What the smallest class of pooled buffers takes behind its headroom.
 const SMALL_BYTES: usize = 2_048 - HEADROOM_BYTES;
 

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
-use super::receive::Slot;
+use super::receive::{BATCH_BYTES, Slot};
 use super::{Received, sys, virtio};
 use crate::offload::{self, SuperPackets};
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
@@ -83,14 +83,14 @@ impl Tun {
         sys::value_ioctl(self.fd.as_fd(), libc::TUNSETPERSIST, persistent.into())
     }
 
-    /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost.
+    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets are read and lost.
     ///
     /// # Errors
     /// The device is down or gone (EBADFD, EIO).
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
         let mut slot = self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut received = Received::default();
-        while received.packets + received.lost < max {
+        let (mut received, mut bytes) = (Received::default(), 0);
+        while received.packets + received.lost < max && bytes < BATCH_BYTES {
             let mut header = [0; virtio::HEADER_BYTES];
             slot.ready(pool);
             let len = match self.read(&mut header, &mut slot) {
@@ -101,6 +101,7 @@ impl Tun {
             };
             match slot.take(len, pool).and_then(|buf| Some((self.offload(&header, buf.bytes())?, buf))) {
                 Some((offload, buf)) => {
+                    bytes += buf.len();
                     out.push(Packet::raw(buf, offload));
                     received.packets += 1;
                 }

@@ -13,14 +13,14 @@ use super::{
     link_header_bytes, packet_socket, set_buffer,
 };
 use crate::io::netlink::Link;
-use crate::io::receive::Slot;
+use crate::io::receive::{BATCH_BYTES, Slot};
 use crate::io::{Received, bpf, sys, virtio};
 use crate::offload::{Merger, SuperPackets};
-use crate::packet::{BufPool, Offload, PACKET_BYTES_MAX, Packet, Raw};
+use crate::packet::{BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
-/// Packets of a batch, from its first, that stay where they are read if they are large. A system call seldom brings more
-/// super-packets, and each of these holds a large buffer of the pool.
-const IN_PLACE: usize = 8;
+/// Packets of a system call, from its first, that stay where they are read if they are large: each of these holds a large
+/// buffer of the pool. Where super-packets come, no call asks for more.
+const IN_PLACE: usize = 2;
 
 /// Room for the one word that the kernel sends along, in its alignment: a header and a time.
 type Control = [u64; 8];
@@ -41,6 +41,8 @@ pub struct RawReceiver {
 struct Slots {
     headers: [[u8; HEADER_BYTES_MAX]; BATCH],
     packets: [Slot; BATCH],
+    /// The last system call that brought anything brought a super-packet.
+    is_bulk: bool,
     merger: Merger,
 }
 
@@ -74,11 +76,16 @@ impl RawReceiver {
             let slot = Slot::new(PACKET_BYTES_MAX);
             if at < IN_PLACE { slot.for_super_packets() } else { slot }
         });
-        let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, merger: Merger::default() });
+        let slots = Mutex::new(Slots {
+            headers: [[0; HEADER_BYTES_MAX]; BATCH],
+            packets,
+            is_bulk: false,
+            merger: Merger::default(),
+        });
         Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), drops_seen: AtomicU64::new(0), slots })
     }
 
-    /// Appends up to `max` packets to `out`, and never blocks: with an exhausted pool packets are read and lost. What
+    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets are read and lost. What
     /// came of a TCP flow in a row is one super-packet, where the device has not joined it already.
     ///
     /// # Errors
@@ -97,14 +104,19 @@ impl RawReceiver {
         max: usize,
         out: &mut Vec<Packet<Raw>>,
     ) -> io::Result<Received> {
-        let mut received = Received::default();
-        while received.packets + received.lost < max {
-            let wanted = BATCH.min(max - received.packets - received.lost);
+        let (mut received, mut bytes) = (Received::default(), 0);
+        while received.packets + received.lost < max && bytes < BATCH_BYTES {
+            let most = if slots.is_bulk { IN_PLACE } else { BATCH };
+            let wanted = most.min(max - received.packets - received.lost);
             for slot in &mut slots.packets[..wanted] {
                 slot.ready(pool);
             }
             let Lengths { count, lens, first_came } = self.receive(slots, wanted)?;
             received.waited = received.waited.or(first_came.map(since));
+            if count > 0 {
+                slots.is_bulk = lens[..count].iter().flatten().any(|len| *len > COPIED_BYTES_MAX);
+            }
+            bytes += lens[..count].iter().flatten().sum::<usize>();
             for (at, len) in lens.iter().enumerate().take(count) {
                 match len.and_then(|len| self.packet(slots, at, len, pool)) {
                     Some(packet) => {
