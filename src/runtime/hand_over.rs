@@ -5,12 +5,18 @@ use std::time::Duration;
 use super::lanes::HandOver;
 use super::port::Behind;
 
-/// What a hand-over costs when the other side sleeps: a wake-up of another thread takes 7 to 10 µs on a small virtual
-/// machine. A batch that is served faster than that is not worth a second core.
+/// What a wake-up of another thread takes on a small virtual machine.
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
 
-/// The longest work that a source does itself while what waits in front of it waits too long: parsing a batch is less,
-/// and is needed to know whose it is.
+/// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
+/// other's. By measurement, docs/decisions/0023-caches.md.
+pub const HAND_OVER_WORTH: Duration = Duration::from_micros(60);
+
+/// The longest work that a source does itself while more waits in front of it, which nobody else can read: what comes
+/// meanwhile waits for so long unseen, and other threads of the stages may run dry.
+pub const UNREAD_SERVICE_MAX: Duration = Duration::from_millis(1);
+
+/// The same while what waits in front of it waits too long: parsing a batch is less, and is needed to know whose it is.
 pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
 
 /// The configured rule of a stage.
@@ -37,15 +43,18 @@ pub struct Observation {
 }
 
 /// Run on when nothing waits behind (the thread has nothing better to do), when no core is free (another thread could
-/// not run anyway), or when the work is smaller than a wake-up. Where what waits behind waits too long, no core need be
-/// free: a source that does the stages' work leaves what comes to a ring that nobody bounds, and nobody shares out.
+/// not run anyway), or when the work is not worth a hand-over. Where what waits behind can be read by this thread alone,
+/// or waits too long, no core need be free: a source that does the stages' work leaves what comes to a ring that nobody
+/// bounds, and nobody shares out.
 pub fn decide(rule: Rule, seen: Observation) -> HandOver {
     let runs_on = match rule {
         Rule::Always => true,
         Rule::Never => false,
         Rule::Auto => match seen.behind {
             Behind::Nothing => true,
-            Behind::Work => seen.cores_free == 0 || seen.service < WAKE_UP_COST,
+            Behind::Work => seen.cores_free == 0 || seen.service < HAND_OVER_WORTH,
+            Behind::Unread if seen.cores_free == 0 => seen.service < UNREAD_SERVICE_MAX,
+            Behind::Unread => seen.service < HAND_OVER_WORTH,
             Behind::Late => seen.service < LATE_SERVICE_MAX,
         },
     };
@@ -66,7 +75,12 @@ mod tests {
             (Behind::Work, 1, 100, HandOver::Queue),
             (Behind::Nothing, 1, 100, HandOver::RunOn),
             (Behind::Work, 0, 100, HandOver::RunOn),
-            (Behind::Work, 1, 1, HandOver::RunOn),
+            (Behind::Work, 1, 59, HandOver::RunOn),
+            (Behind::Work, 0, 10_000, HandOver::RunOn),
+            (Behind::Unread, 1, 60, HandOver::Queue),
+            (Behind::Unread, 1, 59, HandOver::RunOn),
+            (Behind::Unread, 0, 999, HandOver::RunOn),
+            (Behind::Unread, 0, 1_000, HandOver::Queue),
             (Behind::Late, 0, 100, HandOver::Queue),
             (Behind::Late, 1, 99, HandOver::RunOn),
             (Behind::Late, 0, 1, HandOver::RunOn),

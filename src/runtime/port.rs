@@ -36,8 +36,10 @@ pub enum Behind {
     /// Nothing: the thread has nothing better to do than to run on.
     #[default]
     Nothing,
-    /// Work.
+    /// Work, which another thread can take up.
     Work,
+    /// Work that a source's thread alone can read.
+    Unread,
     /// Work that waits too long already, outside of any queue of ours: the thread is to come back for it soon.
     Late,
 }

@@ -93,7 +93,7 @@ impl Ring {
     /// What waits behind a batch whose first packet has waited so long, where something waits.
     pub fn behind(&self, waited: Option<Duration>) -> Behind {
         let is_late = self.is_in_overload() || waited.is_some_and(|waited| waited > LATE);
-        if is_late { Behind::Late } else { Behind::Work }
+        if is_late { Behind::Late } else { Behind::Unread }
     }
 
     /// Whether a batch whose first packet has waited so long is to be dropped.
@@ -229,8 +229,8 @@ mod tests {
     fn what_waits_too_long_is_late_and_dropped_only_in_overload() {
         let (mut ring, now) = (Ring::default(), Instant::now());
         let seen = |ring: &Ring, waited| (ring.behind(Some(waited)), ring.is_too_old(Some(waited)));
-        assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Work, false), (Behind::Late, false)]);
-        assert_eq!((ring.behind(None), ring.is_too_old(None)), (Behind::Work, false));
+        assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Unread, false), (Behind::Late, false)]);
+        assert_eq!((ring.behind(None), ring.is_too_old(None)), (Behind::Unread, false));
         ring.after(now, VAIN);
         assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Late, false), (Behind::Late, true)]);
         // Once nothing is left, what is in the ring has come since.
