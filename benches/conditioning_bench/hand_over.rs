@@ -23,9 +23,9 @@ const OVERLOAD: f64 = 1.5;
 /// asleep.
 const IDLE_PPS: f64 = 250.0;
 
-const LASTS: Lasts = Lasts { quick_s: 2, full_s: 2 };
+const LASTS: Lasts = Lasts { quick_s: 1, full_s: 2 };
 /// Of each rule and load; an odd number has a middle. The full setting as a whole is repeated beside.
-const REPEATS_QUICK: usize = 1;
+const REPEATS_QUICK: usize = 3;
 const REPEATS_FULL: usize = 3;
 
 struct Workload {

@@ -28,9 +28,12 @@ const LASTS: Lasts = Lasts { quick_s: 3, full_s: 8 };
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     let site = site(TETHERS)?;
-    let peak_pps = peak(&site, run, TETHERS)?;
-    let (sent_pps, delivered_pps) = goodput(&site, TETHERS, OVERLOAD * peak_pps, run.lasts(LASTS))?;
-    told(&format!("  peak {peak_pps:.0} packets/s; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
+    let peak = peak(&site, run, TETHERS)?;
+    let peak_pps = peak.delivered_pps;
+    let Goodput { sent_pps, delivered_pps, .. } = goodput(&site, TETHERS, OVERLOAD * peak_pps, run.lasts(LASTS))?;
+    // Whoever waits longer goes into fewer and larger messages.
+    let waits = format!("peak {peak_pps:.0} packets/s at a median latency of {:.1} ms", peak.p50_ms);
+    told(&format!("  {waits}; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
     let mut figures = Figures::new();
     figures.insert("real_peak_pps".into(), json!(peak_pps));
     // Where the generator cannot send 4 times as much, this tells how much it was.
@@ -45,33 +48,47 @@ fn site(tethers: u32) -> Outcome<Site> {
 
 /// The peak with so many tethers, for other parts.
 pub(crate) fn peak_of(run: &Run, tethers: u32) -> Outcome<f64> {
-    peak(&site(tethers)?, run, tethers)
+    Ok(peak(&site(tethers)?, run, tethers)?.delivered_pps)
 }
 
-/// The most packets a second that are delivered, at any load.
-fn peak(site: &Site, run: &Run, tethers: u32) -> Outcome<f64> {
+/// What became of a load.
+struct Goodput {
+    sent_pps: f64,
+    delivered_pps: f64,
+    /// The median latency of what was delivered.
+    p50_ms: f64,
+}
+
+/// The load of which the most packets a second are delivered.
+fn peak(site: &Site, run: &Run, tethers: u32) -> Outcome<Goodput> {
     let (skipped, step) = if run.full { (0, STEP) } else { (SKIPPED_QUICK, STEP * STEP) };
-    let (mut pps, mut peak_pps) = (FIRST_PPS * STEP.powi(skipped), 0.0_f64);
-    while pps < PPS_MAX {
-        let (sent_pps, delivered_pps) = goodput(site, tethers, pps, Duration::from_secs(1))?;
-        peak_pps = peak_pps.max(delivered_pps);
-        if delivered_pps < DELIVERED * pps || sent_pps < DELIVERED * pps {
-            break;
-        }
+    let mut pps = FIRST_PPS * STEP.powi(skipped);
+    let try_with = |pps| goodput(site, tethers, pps, Duration::from_secs(1));
+    let mut peak = try_with(pps)?;
+    let mut last = (peak.sent_pps, peak.delivered_pps);
+    while last.0.min(last.1) >= DELIVERED * pps && pps * step < PPS_MAX {
         pps *= step;
+        let next = try_with(pps)?;
+        last = (next.sent_pps, next.delivered_pps);
+        peak = peak.or_better(next);
     }
-    if run.full {
-        Ok(peak_pps)
-    } else {
-        Ok(peak_pps.max(goodput(site, tethers, pps / STEP, Duration::from_secs(1))?.1))
+    if run.full { Ok(peak) } else { Ok(peak.or_better(try_with(pps / STEP)?)) }
+}
+
+impl Goodput {
+    fn or_better(self, other: Self) -> Self {
+        if other.delivered_pps > self.delivered_pps { other } else { self }
     }
 }
 
-/// Packets sent and delivered a second.
-fn goodput(site: &Site, tethers: u32, pps: f64, lasts: Duration) -> Outcome<(f64, f64)> {
+fn goodput(site: &Site, tethers: u32, pps: f64, lasts: Duration) -> Outcome<Goodput> {
     let (rate, seconds) = ((pps / f64::from(tethers)).to_string(), lasts.as_secs_f64());
     let (tethers, lasts) = (tethers.to_string(), seconds.to_string());
     let args = ["--direction", "down", "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", "128"];
     let report = site.load(&args)?;
-    Ok((number(&report, "/down/sent")? / seconds, number(&report, "/down/delivered_pps")?))
+    Ok(Goodput {
+        sent_pps: number(&report, "/down/sent")? / seconds,
+        delivered_pps: number(&report, "/down/delivered_pps")?,
+        p50_ms: number(&report, "/down/latency_ms/p50")?,
+    })
 }

@@ -16,6 +16,10 @@ const REST_FOR_WASTE: u32 = 32;
 /// meanwhile; the thread may then wait for a core as long again.
 const REST_MAX: Duration = Duration::from_micros(1_500);
 
+/// The rest where all was taken in and the stages have run dry: long enough that some packets come meanwhile, which are
+/// worth a batch, and a core that has nothing else to do is not idle for long.
+const REST_DRY: Duration = Duration::from_micros(300);
+
 /// What a source has just done.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
@@ -59,7 +63,7 @@ impl Rest {
         let is_refused = seen.pushed.refused_items > 0;
         if seen.is_in_overload && (is_refused || !seen.has_more) {
             // It looks from time to time: what comes by ones and twos would wake it as often.
-            return REST_MAX;
+            return if is_refused || seen.cores_free == 0 { REST_MAX } else { REST_DRY };
         }
         if !is_refused {
             self.owed = Duration::ZERO;
@@ -117,6 +121,8 @@ mod tests {
         let rests = [(1, true), (1, false), (0, false), (0, true)]
             .map(|(refused, more)| rest.after(now, overload(refused, more)));
         assert_eq!(rests, [REST_MAX, REST_MAX, REST_MAX, Duration::ZERO]);
+        let dry = |refused| rest.after(now, Observation { cores_free: 1, ..overload(refused, false) });
+        assert_eq!([0, 1].map(dry), [REST_DRY, REST_MAX], "a core is left, and the stages have nothing for it");
     }
 
     #[test]
