@@ -48,8 +48,8 @@ pub(super) static SERVICE: Buckets = Buckets {
         10 * MS,
         100 * MS,
     ],
-    reason: "a packet takes from 70 ns (parse) to 7 µs (a system call), a batch has up to some hundred; the wake-up's \
-             10 µs, which the hand-over compares with, is a bound; more than 100 ms is a stalled thread",
+    reason: "a packet takes from 70 ns (parse) to 7 µs (a system call), a batch has up to some hundred; what a \
+             hand-over is worth (60 µs) lies between two bounds; more than 100 ms is a stalled thread",
 };
 
 /// Segments in a batch.
