@@ -512,6 +512,20 @@ mod tests {
     }
 
     #[test]
+    fn those_spare_buffers_take_turns_that_were_in_use_at_once() {
+        let pool = BufPool::new(64 << 20);
+        for at_once in [1, 5, 20] {
+            drop((0..100).map(|_| pool.take(PACKET_BYTES_MAX).expect("room")).collect::<Vec<_>>());
+            let mut seen = std::collections::HashSet::new();
+            for _ in 0..1_000 {
+                let held: Vec<Buf> = (0..at_once).map(|_| pool.take(PACKET_BYTES_MAX).expect("room")).collect();
+                seen.extend(held.iter().map(|buf| buf.data.as_ptr()));
+            }
+            assert!((at_once..=2 * RING_FACTOR * at_once).contains(&seen.len()), "{} for {at_once}", seen.len());
+        }
+    }
+
+    #[test]
     fn the_class_is_the_smallest_that_takes_headroom_and_packet() {
         let pool = BufPool::new(1 << 24);
         for (len, held) in [

@@ -83,7 +83,8 @@ impl Tun {
         sys::value_ioctl(self.fd.as_fd(), libc::TUNSETPERSIST, persistent.into())
     }
 
-    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets are read and lost.
+    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets
+    /// are read and lost.
     ///
     /// # Errors
     /// The device is down or gone (EBADFD, EIO).

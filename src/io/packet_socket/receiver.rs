@@ -85,8 +85,8 @@ impl RawReceiver {
         Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), drops_seen: AtomicU64::new(0), slots })
     }
 
-    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets are read and lost. What
-    /// came of a TCP flow in a row is one super-packet, where the device has not joined it already.
+    /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets
+    /// are read and lost. What came of a TCP flow in a row is one super-packet, where the device has not joined it already.
     ///
     /// # Errors
     /// The interface is down or gone (ENETDOWN, ENXIO).

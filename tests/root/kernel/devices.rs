@@ -52,6 +52,22 @@ fn packets_come_out_of_a_tun_and_go_in_with_and_without_the_virtio_header() {
 }
 
 #[test]
+fn a_batch_ends_behind_the_packet_with_which_it_holds_as_much_as_a_cache_is_to_hold() {
+    with_tun(Features::default(), |tun, _| {
+        let (pool, mut batch) = (BufPool::new(1 << 20), Vec::new());
+        let socket = UdpSocket::bind((HERE, 7)).unwrap();
+        for _ in 0..60 {
+            socket.send_to(&[1; 1_200], (THERE, 9)).unwrap();
+        }
+        // 53 packets of 1,228 bytes are less than 64 KiB, and 54 are more.
+        assert_eq!(
+            [(); 2].map(|()| tun.read_batch(&pool, 64, &mut batch).unwrap()),
+            [(54, true), (6, false)].map(|(packets, more)| Received { packets, lost: 0, more, waited: None })
+        );
+    });
+}
+
+#[test]
 fn an_exhausted_pool_loses_packets_and_never_blocks() {
     with_tun(Features::default(), |tun, _| {
         let (pool, mut batch) = (BufPool::new(2 * 2_048), Vec::new());
