@@ -116,15 +116,18 @@ fn every_kind_of_tether_does_what_it_is_named_for() {
 
 #[test]
 fn a_gateway_whose_memory_budget_is_full_holds_what_is_documented_beside_it() {
-    let bench = Bench::start(&["--set", "memory.budget=32MiB"]);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    // Little more than the fixed part, of which there is a buffer a thread: what slow readers leave fills it however little
+    // of the machine this test has.
+    let budget_mib = 12 + 4 * cores;
+    let bench = Bench::start(&["--set", &format!("memory.budget={budget_mib}MiB")]);
     let mix = "bulk=15,slow-reader=20,hog=5,small=10,steady=10";
     bench.load(&["--tethers", "60", "--rate", "2000", "--mix", mix, "--seconds", "4", "--size", "1000"]);
     assert!(bench.gateway.log().contains("cause=\"memory\""), "{}", bench.gateway.log());
     let status = std::fs::read_to_string(format!("/proc/{}/status", bench.gateway.id())).unwrap();
     let peak_kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
     let peak_bytes = peak_kib.trim().parse::<usize>().unwrap() << 10;
-    let cores = std::thread::available_parallelism().unwrap().get();
-    assert!(peak_bytes <= (32 << 20) + cores * BESIDE_THE_BUDGET_BYTES, "{peak_bytes} bytes");
+    assert!(peak_bytes <= (budget_mib << 20) + cores * BESIDE_THE_BUDGET_BYTES, "{peak_bytes} bytes");
 }
 
 #[test]
