@@ -75,6 +75,11 @@ impl<T> Inlet<T> {
         pushed
     }
 
+    /// See [`Port::serve`].
+    pub fn serve(&self, limit: Duration) {
+        self.next.serve(limit);
+    }
+
     /// Cores that no thread of the pipeline keeps busy, while this one pushes nothing.
     pub fn cores_free(&self) -> usize {
         self.cores.free()

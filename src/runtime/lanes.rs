@@ -528,6 +528,11 @@ impl<Q: Queue> Lanes<Q> {
         lane.orphaned = lane.state == State::Running;
     }
 
+    /// Whether what is brought of a lane could run on: nothing of it waits, and nobody has it.
+    pub fn is_free(&self, id: LaneId) -> bool {
+        self.lanes.get(id.index()).is_some_and(Lane::is_free)
+    }
+
     /// Whether a thread would find work.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 use std::sync::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lanes::{Batch, Entry, LaneId};
 
@@ -25,6 +25,11 @@ pub trait Port<T>: Send + Sync {
 
     /// Runs what entered, on this thread, through this stage and on. Tells what was dropped further on.
     fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<T>) -> Dropped;
+
+    /// What the thread that feeds this port does before it brings more: while that could not run on, it works for the stage
+    /// where the lane is ready, and waits for it otherwise, for `limit` at most. Only where there is one lane, or what it
+    /// could bring to others would wait, too; elsewhere it is nothing.
+    fn serve(&self, _limit: Duration) {}
 
     /// Makes `upstream` known, to be resumed when there is room again.
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;

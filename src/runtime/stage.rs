@@ -72,12 +72,24 @@ struct Inner<Q: Queue> {
     threads_idle: usize,
     /// Of the idle ones, how many have been woken and not yet come.
     threads_waking: usize,
+    feeder: Feeder,
     sojourn_max: Duration,
     /// Segments taken from the queue since the last look.
     taken_segments: u64,
     /// What one batch takes at most at present.
     quota: Quota,
     stopping: bool,
+}
+
+/// Where the thread is that feeds a stage of one lane ([`Port::serve`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feeder {
+    /// It brings something, or looks for it.
+    Away,
+    /// It waits for the lane.
+    Waits,
+    /// It was woken for the lane, which nobody else takes meanwhile.
+    Comes,
 }
 
 /// The next stage, and who this one is to it.
@@ -99,6 +111,8 @@ pub struct Stage<H: Handler> {
     handler: H,
     inner: Mutex<Inner<H::Queue>>,
     work_came: Condvar,
+    /// For the feeder: the lane is ready, or free.
+    lane_came: Condvar,
     next: Option<Next<H::Out>>,
     turn: Option<Arc<dyn Port<H::Turned>>>,
     upstreams: Mutex<Vec<Weak<dyn Resume>>>,
@@ -144,6 +158,9 @@ impl<H: Handler> Default for Scratch<H> {
     }
 }
 
+/// The lane of a stage that has one.
+const ONE_LANE: LaneId = LaneId(0);
+
 /// Scratch space kept for threads that come by; more threads than this at once take fresh space.
 const SCRATCH_KEPT: usize = 16;
 
@@ -187,12 +204,14 @@ impl<H: Handler> Stage<H> {
                 threads_starting: 0,
                 threads_idle: 0,
                 threads_waking: 0,
+                feeder: Feeder::Away,
                 sojourn_max: Duration::ZERO,
                 taken_segments: 0,
                 quota: settings.quota,
                 stopping: false,
             }),
             work_came: Condvar::new(),
+            lane_came: Condvar::new(),
             next: next.map(|next| {
                 let upstream = next.attach(Weak::clone(this) as Weak<dyn Resume>);
                 (next, upstream)
@@ -243,8 +262,17 @@ impl<H: Handler> Stage<H> {
         self.resume_upstream(&mut resume);
     }
 
-    /// Wakes one thread where a lane is ready that no woken thread will take.
+    /// Wakes one thread where a lane is ready that no woken thread will take. One that feeds the lane comes first: what it
+    /// brings next is in its own core's cache, and it could bring nothing meanwhile.
     fn wake(&self, inner: &mut Inner<H::Queue>) {
+        if inner.feeder != Feeder::Away {
+            let has_come = inner.lanes.has_ready() || inner.lanes.is_free(ONE_LANE);
+            if inner.feeder == Feeder::Waits && has_come {
+                inner.feeder = Feeder::Comes;
+                self.lane_came.notify_one();
+            }
+            return;
+        }
         if inner.threads_idle > inner.threads_waking && inner.lanes.ready() > inner.threads_waking {
             inner.threads_waking += 1;
             self.work_came.notify_one();

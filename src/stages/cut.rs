@@ -3,7 +3,7 @@
 //! brings it and outside of every lock; on a fast link nothing is cut.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -107,6 +107,10 @@ impl<P: Copy + Send + Sync> Port<Packet<P>> for Cut<P> {
 
     fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<Packet<P>>) -> Dropped {
         self.next.run(now, behind, entered)
+    }
+
+    fn serve(&self, limit: Duration) {
+        self.next.serve(limit);
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {

@@ -27,6 +27,10 @@ const BATCH_PACKETS: usize = 64;
 /// Pause after a failed read. An interface that is down stays so for longer, and the thread must not spin meanwhile.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// The longest that a source waits for the first stage's only lane before it reads more. On a fast link a lane is taken, or
+/// its socket full, for less; on a slow one what waits is to be in the stage's queue, where flows are told apart.
+const SERVE_MAX: Duration = Duration::from_micros(500);
+
 const READABLE: Token = Token(0);
 const STOP: Token = Token(1);
 
@@ -145,7 +149,10 @@ impl<S: PacketSource> Source<S> {
                         self.source.bound(bytes);
                     }
                     self.rest(rests);
-                    if !received.more {
+                    if received.more {
+                        // To read on now would put a batch into the queue, and out of this core's cache.
+                        inlet.serve(SERVE_MAX);
+                    } else {
                         self.wait(&mut events, None);
                     }
                 }

@@ -1,9 +1,9 @@
 //! The way into a stage: what is offered runs on, queues, goes back or is dropped.
 
-use std::sync::Weak;
-use std::time::Instant;
+use std::sync::{PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use super::{Stage, WhenFull};
+use super::{Feeder, ONE_LANE, Stage, WhenFull};
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
 use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
@@ -76,6 +76,22 @@ where
             std::mem::swap(&mut scratch.work.batch, entered);
             dropped
         })
+    }
+
+    fn serve(&self, limit: Duration) {
+        if self.settings.lanes != 1 || self.settings.hand_over == hand_over::Rule::Never {
+            return;
+        }
+        let mut inner = lock(&self.inner);
+        if !inner.lanes.has_ready() && !inner.lanes.is_free(ONE_LANE) && !inner.stopping {
+            inner.feeder = Feeder::Waits;
+            (inner, _) = self.lane_came.wait_timeout(inner, limit).unwrap_or_else(PoisonError::into_inner);
+            inner.feeder = Feeder::Away;
+        }
+        if inner.lanes.has_ready() && !inner.stopping {
+            let _busy = self.cores.occupy();
+            self.take_and_process(inner);
+        }
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {

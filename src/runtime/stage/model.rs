@@ -8,7 +8,7 @@ use shuttle::thread::yield_now;
 use super::*;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::queue::Signal;
-use crate::runtime::testing::{Does, Sink, Source, pass, settings, stage};
+use crate::runtime::testing::{Does, Sink, Source, entry, pass, settings, stage};
 
 /// Random schedules a test: a few seconds.
 const SCHEDULES: usize = 400;
@@ -96,6 +96,42 @@ fn a_lane_that_is_cleared_while_it_works_holds_up_nobody() {
         chain.finish();
         let dropped = chain.first.metrics().dropped() + chain.sink.metrics().dropped();
         assert_eq!(chain.sink.handler().seen.total() as u64 + dropped, ALL);
+    };
+    shuttle::check_random(run, SCHEDULES);
+}
+
+#[test]
+fn a_feeder_that_waits_for_its_lane_is_woken_in_any_schedule_and_forgets_nothing() {
+    const ITEMS: u32 = 4;
+    let run = || {
+        let lane = LaneId(0);
+        let settings = Settings { threads: (1, 1), ..settings(1, 64, Rule::Auto, WhenFull::Drop) };
+        let sink = stage("sink", settings, Sink::new(Some(lane)), None, None);
+        Arc::clone(&sink).start();
+        // Both ways of being called back: what another brings occupies the lane, and it is poked once it may send again.
+        let (opener, feeder) = (Arc::clone(&sink), Arc::clone(&sink));
+        let opens = shuttle::thread::spawn(move || {
+            opener.handler().is_shut.store(false, Ordering::SeqCst);
+            opener.poke(lane);
+            let offer = Offer { upstream: None, behind: Behind::Work, may_run_on: false };
+            opener.offer(Instant::now(), offer, &mut vec![entry(0, 1, 0)], &mut Batch::default(), &mut Vec::new());
+        });
+        let feeds = shuttle::thread::spawn(move || {
+            let mut inlet = Inlet::new(Arc::clone(&feeder) as _, Cores::new(2));
+            for number in 0..ITEMS {
+                inlet.push(Instant::now(), true, &mut vec![entry(0, 0, number)]);
+                // There is no time in the model: who is not woken waits for ever.
+                inlet.serve(Duration::MAX);
+            }
+        });
+        sink.handler().seen.wait_for(ITEMS as usize + 1);
+        opens.join().unwrap();
+        feeds.join().unwrap();
+        while !sink.is_quiet() {
+            yield_now();
+        }
+        sink.stop();
+        assert_eq!((sink.handler().seen.disorder(), sink.metrics().unaccounted()), (0, 0));
     };
     shuttle::check_random(run, SCHEDULES);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::Stage;
+use super::{Feeder, Stage};
 use crate::metrics::StageMetrics;
 use crate::metrics::decisions::Decisions;
 use crate::runtime::sync::{lock, spawn};
@@ -45,7 +45,7 @@ impl<H: Handler> Stage<H> {
                 self.wake(&mut inner);
                 return;
             }
-            if inner.lanes.has_ready() {
+            if inner.lanes.has_ready() && inner.feeder != Feeder::Comes {
                 let busy = self.cores.occupy();
                 let found = self.take_and_process(inner);
                 drop(busy);
@@ -121,6 +121,7 @@ where
     fn stop(&self) {
         lock(&self.inner).stopping = true;
         self.work_came.notify_all();
+        self.lane_came.notify_all();
     }
 
     fn has_ended(&self) -> bool {
