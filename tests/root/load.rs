@@ -74,6 +74,9 @@ impl Bench {
 /// What the gateway may hold beside its memory budget, for each core (docs/configuration.md).
 const BESIDE_THE_BUDGET_BYTES: usize = 64 << 20;
 
+/// As the kernel writes it (sched(7)).
+const SCHED_BATCH: &str = "3";
+
 fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
@@ -128,6 +131,22 @@ fn a_gateway_whose_memory_budget_is_full_holds_what_is_documented_beside_it() {
     let peak_kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
     let peak_bytes = peak_kib.trim().parse::<usize>().unwrap() << 10;
     assert!(peak_bytes <= (budget_mib << 20) + cores * BESIDE_THE_BUDGET_BYTES, "{peak_bytes} bytes");
+}
+
+#[test]
+fn every_thread_of_a_gateway_runs_as_a_batch() {
+    let bench = Bench::start(&[]);
+    let policies: Vec<(String, String)> = std::fs::read_dir(format!("/proc/{}/task", bench.gateway.id()))
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap())
+        .map(|stat| {
+            // proc_pid_stat(5): the second field is the name, in parentheses; the 41st is the policy.
+            let (name, rest) = stat.rsplit_once(')').unwrap();
+            (name.to_owned(), rest.split_whitespace().nth(41 - 3).unwrap().to_owned())
+        })
+        .collect();
+    assert!(policies.len() > 5, "{policies:?}");
+    assert!(policies.iter().all(|(_, policy)| *policy == SCHED_BATCH), "{policies:?}");
 }
 
 #[test]

@@ -146,17 +146,22 @@ impl<'a> Session<'a> {
         };
         let mut turn_bytes = 0;
         loop {
-            while sink.has_room() {
+            let mut holds_messages = true;
+            while holds_messages && sink.has_room() {
                 match source.pass_on(sink).map_err(|error| Parted::Frame(from, error))? {
                     Passed::Message(bytes) => way.count(bytes),
                     Passed::Control => {}
-                    Passed::Nothing => break,
+                    Passed::Nothing => holds_messages = false,
                     Passed::Close(code, reason) => return Err(Parted::Closed(from, code, reason)),
                 }
             }
             sink.flush().map_err(|error| Parted::Broken(from.other(), error))?;
             if !sink.has_room() {
                 return Ok(true);
+            }
+            if holds_messages {
+                // They were read already, and what was written has made room: no event would tell of either.
+                continue;
             }
             match source.read(now).map_err(|error| Parted::Broken(from, error))? {
                 0 => return Ok(true),
@@ -223,4 +228,66 @@ pub(super) fn send_away(client: Dialled, code: u16, reason: &str) {
     let mut half = Half::new(client, now);
     half.close(code, reason);
     half.linger(now + LINGER);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::transport::Transport;
+    use crate::wire::frame::{self, Opcode, Subprotocol};
+
+    /// Less than the time after which a ping would set a relay going again that has forgotten something.
+    const PATIENCE: Duration = Duration::from_secs(8);
+
+    /// Several times what makes a half full, and in messages that are too short to be written from where they were read.
+    const MESSAGES: usize = 4_000;
+    const MESSAGE: [u8; 1_000] = [7; 1_000];
+
+    /// A connection that was upgraded, with `rest` read behind that, and its far end.
+    fn dialled(rest: Vec<u8>) -> (Dialled, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (near, far) = (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0);
+        widen(&near, &far);
+        near.set_nonblocking(true).unwrap();
+        far.set_read_timeout(Some(PATIENCE)).unwrap();
+        let transport = Transport::new(mio::net::TcpStream::from_std(near), None).unwrap();
+        (Dialled { transport, subprotocol: Subprotocol::Binary, rest }, far)
+    }
+
+    /// Has the kernel's send buffer grow, as a transfer does, until it takes at once all that makes a half full.
+    fn widen(mut near: &TcpStream, mut far: &TcpStream) {
+        let sent = vec![0; 32 << 20];
+        thread::scope(|scope| {
+            scope.spawn(|| near.write_all(&sent).unwrap());
+            far.read_exact(&mut vec![0; sent.len()]).unwrap();
+        });
+    }
+
+    #[test]
+    fn what_was_read_already_is_passed_on_when_there_is_room_though_nothing_more_comes() {
+        let mut rest = Vec::new();
+        (0..MESSAGES).for_each(|_| frame::append(Opcode::Binary, &MESSAGE, None, &mut rest));
+        let (client, mut laptop) = dialled(Vec::new());
+        let (gateway, far_gateway) = dialled(rest);
+        let stop = Stop::new().unwrap();
+        let session = Session::new(client, gateway, &stop).unwrap();
+        thread::scope(|scope| {
+            let run = scope.spawn(|| session.run());
+            let header_bytes = frame::header(Opcode::Binary, MESSAGE.len(), Some([0; 4])).len();
+            let mut came = vec![0; MESSAGES * (header_bytes + MESSAGE.len())];
+            let read = laptop.read_exact(&mut came);
+            stop.trigger();
+            // Or the relay would wait for their last words.
+            drop((laptop, far_gateway));
+            let (parted, traffic) = run.join().unwrap();
+            assert!(read.is_ok(), "{read:?}: {traffic}");
+            assert!(matches!(parted, Parted::Stopped), "{parted}");
+            assert_eq!((traffic.down.messages, traffic.up.messages), (MESSAGES as u64, 0));
+        });
+    }
 }
