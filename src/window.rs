@@ -31,8 +31,12 @@ const WHOLE_MIN: Duration = Duration::from_millis(20);
 /// Rates are taken over at least so long, or a batch more or less would change them.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 
-/// Rounds whose rates are remembered: fewer than the ten within which a change of the path is to be followed.
-const RATES: usize = 5;
+/// Rounds whose rates are remembered: fewer than the ten within which a change of the path is to be followed, and more than
+/// BBR's pause of 200 ms (ProbeRTT) takes on a path of 30 ms.
+const RATES: usize = 8;
+
+/// A full window that brought less than this part of the usual rate had something stand still below it.
+const USUAL_PART: f64 = 7.0 / 8.0;
 
 /// A message, and a super-packet, takes about so long to send: more would hold up what comes behind, and a message counts as
 /// received only when it is whole.
@@ -279,16 +283,16 @@ impl Window {
             return;
         }
         let rate = (self.acked_bytes - round.acked_bytes) as f64 / took.as_secs_f64();
-        let smallest = smallest.at(rate, of_round.message_bytes);
-        let queue = of_round.round_trip.saturating_sub(smallest);
-        let has_queue = queue >= queue_of(rate, smallest) / 3;
+        let path = Path { smallest, message_bytes: of_round.message_bytes };
+        let queue = of_round.round_trip.saturating_sub(path.smallest_at(rate));
+        let has_queue = queue >= path.queue_at(rate) / 3;
         if !has_queue && self.was_full && self.acked_bytes < round.sent_bytes {
             return;
         }
         if self.was_full || self.was_blocked || has_queue {
             self.rate = Some(rate);
         }
-        self.resize(rate, smallest, queue, has_queue);
+        self.resize(rate, path, queue, has_queue);
         if std::mem::take(&mut self.drained.1) && self.short_rounds == 0 {
             // What was taken for the path was a queue in part: there may be more of it.
             return self.drain();
@@ -296,21 +300,26 @@ impl Window {
         self.begin_round(now);
     }
 
-    fn resize(&mut self, rate: f64, smallest: Duration, queue: Duration, has_queue: bool) {
+    fn resize(&mut self, rate: f64, path: Path, queue: Duration, has_queue: bool) {
         let bytes = if !self.was_full {
             // What others made wait, or a path that became slower: as long as little is sent, it may be noise.
-            let waits = queue >= queue_of(rate, smallest);
-            let found = target_bytes(rate, smallest).max(self.bytes / 2).max(BEGIN_BYTES);
+            let waits = queue >= path.queue_at(rate);
+            let found = path.target_bytes(self.usual_rate().max(rate)).max(self.bytes / 2).max(BEGIN_BYTES);
             if waits { found.min(self.bytes) } else { self.bytes }
         } else if has_queue {
             // Behind a step that went too far the way back is as long.
             let least = if self.short_rounds > 1 { 0 } else { self.bytes / 2 };
             if self.short_rounds > 0 {
                 // What was before the window grew was the window's rate, not the path's.
-                self.rates = [rate; RATES];
+                self.rates = [rate.max(self.usual_rate()); RATES];
             }
             self.short_rounds = 0;
-            target_bytes(self.usual_rate(rate), smallest).clamp(least, self.bytes * 2)
+            self.remember(rate);
+            path.target_bytes(self.usual_rate()).clamp(least, self.bytes * 2)
+        } else if rate < USUAL_PART * self.usual_rate() {
+            // A window that is too short has its usual rate: something stood still.
+            self.remember(rate);
+            self.bytes
         } else {
             // A full window without a queue is too short: a little, or by far where the path has become another one.
             self.short_rounds += 1;
@@ -323,11 +332,14 @@ impl Window {
         self.bytes = bytes.max(BYTES_MIN).min(self.bytes_max);
     }
 
-    /// The second highest rate of the last rounds. A round in which the processor or the radio did something else says
-    /// little of the path, and a window that believed it would make it true.
-    fn usual_rate(&mut self, rate: f64) -> f64 {
+    fn remember(&mut self, rate: f64) {
         self.rates.rotate_right(1);
         self.rates[0] = rate;
+    }
+
+    /// The second highest rate of the last rounds. A round in which the processor or the radio did something else says
+    /// little of the path, and a window that believed it would make it true.
+    fn usual_rate(&self) -> f64 {
         let mut sorted = self.rates;
         sorted.sort_by(f64::total_cmp);
         sorted[RATES - 2]
@@ -340,17 +352,32 @@ impl Window {
     }
 }
 
-/// The time that what is sent should wait at a rate.
-fn queue_of(rate: f64, smallest: Duration) -> Duration {
-    let two_packets = Duration::from_secs_f64((2 * PACKET_BYTES) as f64 / rate.max(1.0));
-    QUEUE.max(WHOLE_MIN.saturating_sub(smallest)).max(two_packets)
+/// What a round has shown of the path.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    smallest: Sample,
+    /// What was sent at once in the round.
+    message_bytes: u64,
 }
 
-/// The window that fills a path and lets a little wait.
-fn target_bytes(rate: f64, smallest: Duration) -> u64 {
-    let whole = rate * (smallest + queue_of(rate, smallest)).as_secs_f64();
-    // A packet that begins within the window ends beyond it.
-    (whole as u64).saturating_sub(PACKET_BYTES)
+impl Path {
+    /// The round trip without a queue: at a lower rate a message itself takes longer.
+    fn smallest_at(&self, rate: f64) -> Duration {
+        self.smallest.at(rate, self.message_bytes)
+    }
+
+    /// The time that what is sent should wait.
+    fn queue_at(&self, rate: f64) -> Duration {
+        let two_packets = Duration::from_secs_f64((2 * PACKET_BYTES) as f64 / rate.max(1.0));
+        QUEUE.max(WHOLE_MIN.saturating_sub(self.smallest_at(rate))).max(two_packets)
+    }
+
+    /// The window that fills the path and lets a little wait.
+    fn target_bytes(&self, rate: f64) -> u64 {
+        let whole = rate * (self.smallest_at(rate) + self.queue_at(rate)).as_secs_f64();
+        // A packet that begins within the window ends beyond it.
+        (whole as u64).saturating_sub(PACKET_BYTES)
+    }
 }
 
 #[cfg(test)]

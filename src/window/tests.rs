@@ -267,6 +267,29 @@ fn after_a_stall_of_five_seconds_the_link_is_soon_busy_and_its_queue_short_again
     });
 }
 
+/// BBR's pause (ProbeRTT): four segments a round trip, for 200 ms and what it takes to come to that.
+const PAUSE_SEGMENTS: f64 = 4.0;
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[test]
+fn a_pause_of_the_tcp_below_costs_a_round_trip_more_at_most() {
+    seeded(|random| {
+        let base = Duration::from_secs_f64(between(random, 0.05, 0.2));
+        let rate_bit_s = between(random, 2e6, RATE_BIT_S.1);
+        let mut path = Path::new(rate_bit_s, base);
+        path.run(Duration::from_secs(15));
+        for _ in 0..4 {
+            path.run(Duration::from_secs_f64(between(random, 1.0, 10.0)));
+            path.set_rate(PAUSE_SEGMENTS * 1_448.0 * 8.0 / base.as_secs_f64());
+            path.run(PAUSE + base);
+            path.set_rate(rate_bit_s);
+            let round = path.round();
+            let busy = path.busy_share(round * 10);
+            assert!(busy >= 0.9, "{}: {busy} busy", path.case());
+        }
+    });
+}
+
 #[test]
 fn a_path_that_becomes_longer_is_filled_again() {
     seeded(|random| {
