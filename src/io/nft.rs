@@ -147,9 +147,15 @@ fn tun_chains(tun: &str, pool: &Prefix, masquerade: Option<&str>) -> String {
          \t\tiifname \"{tun}\" oifname \"{tun}\" counter drop\n\
          \t\tiifname \"{tun}\" ip saddr != {pool} counter drop\n"
     );
-    if masquerade.is_some() {
-        // Behind a masquerade nobody but the tethers opens flows.
-        let _infallible = writeln!(chains, "\t\toifname \"{tun}\" ct state new counter drop");
+    if let Some(egress) = masquerade {
+        // What connection tracking cannot place is not translated either: it would leave with a tether's own address.
+        // Behind a masquerade nobody but the tethers opens flows, and nothing leaves where it is not masqueraded.
+        let _infallible = write!(
+            chains,
+            "\t\tiifname \"{tun}\" ct state invalid counter drop\n\
+             \t\tiifname \"{tun}\" oifname != \"{egress}\" counter reject with icmpx type no-route\n\
+             \t\toifname \"{tun}\" ct state != {{ established, related }} counter drop\n"
+        );
     }
     chains.push_str("\t}\n");
     if let Some(egress) = masquerade {
@@ -224,6 +230,9 @@ mod tests {
         let text = table(rules(Some("eth0".to_owned()))).transaction().expect("good names");
         assert!(text.contains("ip saddr 10.64.0.0/10 oifname \"eth0\" counter masquerade"));
         assert!(text.contains("iifname \"wst0\" oifname \"wst0\" counter drop"));
+        assert!(text.contains("iifname \"wst0\" ct state invalid counter drop"));
+        assert!(text.contains("iifname \"wst0\" oifname != \"eth0\" counter reject with icmpx type no-route"));
+        assert!(text.contains("oifname \"wst0\" ct state != { established, related } counter drop"));
         let routed = table(rules(None)).transaction().expect("good names");
         assert!(!routed.contains("masquerade") && !routed.contains("ct state"));
     }

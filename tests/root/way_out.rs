@@ -1,11 +1,13 @@
 //! What the gateway says and does while its way out is not as it was at the start.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use wstether::cli::{EgressMode, RelayKind};
 use wstether::io::netlink::Prefix;
-use wstether::lab::Program;
-use wstether::lab::world::{INTERNET, INTERNET_INTERFACE};
+use wstether::lab::world::{GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE};
+use wstether::lab::{Capture, Namespace, Program};
 
 use crate::world::{Journey, PATIENCE, Trip};
 
@@ -69,5 +71,43 @@ fn an_interface_that_takes_less_than_at_the_start_is_told_to_the_laptop_until_it
     assert!(!output.status.success() && told.contains("mtu = 1400"), "{told}");
     set_mtu(&journey, 1_500);
     said(&journey, "the interface takes packets of lease.mtu again");
+    journey.end();
+}
+
+/// Sends a packet whose payload is no packet of `protocol`: connection tracking takes it for invalid.
+fn send_invalid(from: &Namespace, to: Ipv4Addr, protocol: i32) {
+    let send = || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol))).unwrap();
+        socket.send_to(&[0; 12], &SocketAddr::from((to, 0)).into()).unwrap();
+    };
+    from.run(send).unwrap();
+}
+
+#[test]
+fn what_connection_tracking_cannot_place_passes_a_masquerading_gateway_in_neither_direction() {
+    const INVALID: [i32; 3] = [libc::IPPROTO_UDP, libc::IPPROTO_TCP, libc::IPPROTO_SCTP];
+    let trip = Trip { egress: EgressMode::Tun, relay: RelayKind::Direct, ..Trip::default() };
+    let mut journey = Journey::start(trip);
+    let (laptop, internet) = (&journey.world.laptop, &journey.world.internet);
+    let pool: Prefix = "100.64.0.0/10".parse().unwrap();
+    internet.route(pool, GATEWAY_EXTERNAL.into(), INTERNET_INTERFACE).unwrap();
+    let lease = journey.says("ip", &["-4", "-o", "address", "show", "wst0"]);
+    let lease: Ipv4Addr = lease.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().parse().unwrap();
+    // Behind 14 bytes of an Ethernet; a TUN has none.
+    let with_inner_source = move |frame: &[u8]| frame.get(26..30) == Some(&lease.octets()[..]);
+    let not_asked_for = move |packet: &[u8]| {
+        packet.get(16..20) == Some(&lease.octets()[..]) && packet.get(9).is_some_and(|&protocol| protocol != 1)
+    };
+    let leaves = Capture::start(internet, INTERNET_INTERFACE, with_inner_source).unwrap();
+    let arrives = Capture::start(laptop, "wst0", not_asked_for).unwrap();
+    for protocol in INVALID {
+        send_invalid(laptop, INTERNET, protocol);
+        send_invalid(internet, lease, protocol);
+    }
+    // It goes the same way, behind all of them.
+    journey.says("ping", &["-c", "3", "-i", "0.2", "-W", "5", &INTERNET.to_string()]);
+    let ((left, seen_outside), (arrived, seen_inside)) = (leaves.finish(), arrives.finish());
+    assert!(seen_outside >= 6 && seen_inside >= 6, "the pings: {seen_outside} {seen_inside}");
+    assert_eq!((left, arrived), (0, 0));
     journey.end();
 }
