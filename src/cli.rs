@@ -374,7 +374,7 @@ pub enum TokenAction {
         #[arg(long)]
         json: bool,
     },
-    /// Take a credential away; its tethers end at their next connection
+    /// Take a credential away; its tethers end within seconds
     Revoke {
         /// The credential's id, as "token list" shows it
         id: String,

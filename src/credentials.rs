@@ -108,7 +108,7 @@ struct Known {
 
 /// Tells one version of the file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
+pub struct Version {
     inode: u64,
     // The change of anything, its rights too, not of the text alone.
     changed_s: i64,
@@ -140,6 +140,12 @@ impl CredentialStore {
     pub fn list(&self) -> Vec<Credential> {
         self.refresh();
         self.known().credentials.clone()
+    }
+
+    /// The version of the file that is known; `None` where there is no file.
+    pub fn version(&self) -> Option<Version> {
+        self.refresh();
+        self.known().version
     }
 
     /// The credential with this id. It looks at the file's date first, so what `wstether token` did holds at once.

@@ -105,6 +105,11 @@ impl Tether {
         matches!(*self.service(), Service::Linked)
     }
 
+    /// Since when it has had no link, where it waits for its user to come back.
+    pub fn unlinked_since(&self) -> Option<Instant> {
+        if let Service::Unlinked(since) = *self.service() { Some(since) } else { None }
+    }
+
     /// Its user is done: it is to end, and nobody resumes it.
     pub fn finish(&self) {
         let mut service = self.service();

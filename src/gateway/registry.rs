@@ -156,6 +156,7 @@ impl Registry {
             metrics: parts.metrics,
             pool: parts.pool,
             overload: parts.overload,
+            tidying: Mutex::new(Tidying::new(parts.credentials.version())),
             credentials: parts.credentials,
             plan,
             guard_rules: parts.guard_rules,
@@ -168,7 +169,6 @@ impl Registry {
             acks: Acks::default(),
             leaving: Mutex::default(),
             stirred: Arc::new(LaneSet::new(tethers_max)),
-            tidying: Mutex::default(),
             round: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
@@ -242,12 +242,18 @@ impl Registry {
         if !memory.set(TETHER_BYTES) {
             return Err(busy("the gateway is short of memory"));
         }
-        let lane = self.tethers.reserve().ok_or_else(no_address)?;
-        if !self.count_in(&hello.credential) {
+        let lane = self.tethers.reserve().ok_or_else(|| {
+            // Its place has to rest first: who asks again finds it.
+            self.end_longest_unlinked(now, None);
+            no_address()
+        })?;
+        let has_room = self.count_in(&hello.credential)
+            || self.end_longest_unlinked(now, Some(&hello.credential)) && self.count_in(&hello.credential);
+        if !has_room {
             self.tethers.release(lane);
             return Err(refusal(
                 RefusalReason::AlreadyConnected,
-                0,
+                RETRY_AFTER_MS,
                 "as many clients as this token may have are connected",
             ));
         }

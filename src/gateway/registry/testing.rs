@@ -11,14 +11,19 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A registry with room for four tethers and eight links, with `change` made to its terms.
 pub(crate) fn registry(name: &str, change: impl FnOnce(&mut Terms)) -> Arc<Registry> {
+    let file = std::env::temp_dir().join(format!("wstether-{name}-{}.toml", std::process::id()));
+    let (credentials, _) = CredentialStore::load_or_make(&file, crate::gateway::fresh).expect("credentials");
+    std::fs::remove_file(&file).expect("it was made");
+    registry_of(credentials, change)
+}
+
+/// The same with these credentials.
+pub(crate) fn registry_of(credentials: CredentialStore, change: impl FnOnce(&mut Terms)) -> Arc<Registry> {
     let addresses = vec![IpAddr::from([198, 51, 100, 1])];
     let translation = Translation::Gateway { addresses, ports: 10_000..=10_999, block_ports: 100 };
     let plan = Arc::new(AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan"));
     let budget = Budget::new(1 << 20);
     let (pool, overload, fixed) = (BufPool::drawing_on(&budget), Overload::default(), budget.share(Part::Fixed));
-    let file = std::env::temp_dir().join(format!("wstether-{name}-{}.toml", std::process::id()));
-    let (credentials, _) = CredentialStore::load_or_make(&file, crate::gateway::fresh).expect("credentials");
-    std::fs::remove_file(&file).expect("it was made");
     let mut terms = Terms {
         mtu_bytes: 1_500,
         path: "/".into(),

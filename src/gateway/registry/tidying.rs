@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::*;
+use crate::credentials::Version;
 use crate::gateway::census::Census;
 
 /// Tethers that are looked over in one tidying. Where little moves, each is out of the processor's caches, and the first
@@ -35,6 +36,8 @@ pub(super) struct Tidying {
     may_be_over: HashSet<LaneId>,
     /// Places of tethers that have ended, and since when.
     resting: Vec<(Instant, LaneId)>,
+    /// The credentials' file as it was at the last look, and as it was when tethers were last compared with it.
+    credentials: (Option<Version>, Option<Version>),
 }
 
 /// A round over the tethers that hold anything, some at a time.
@@ -48,6 +51,19 @@ pub(super) struct Round {
 }
 
 impl Tidying {
+    /// Nothing waits yet; those who come are judged by this version of the credentials.
+    pub(super) fn new(credentials: Option<Version>) -> Self {
+        Self { credentials: (credentials, credentials), ..Self::default() }
+    }
+
+    /// Whether tethers are to be compared with the credentials anew: a version that has stood for one look. A file that is
+    /// being replaced may be missing for a moment, and nobody is thrown out for that.
+    fn has_new(&mut self, credentials: Option<Version>) -> bool {
+        let (seen, compared) = &mut self.credentials;
+        let stands = std::mem::replace(seen, credentials) == credentials;
+        stands && std::mem::replace(compared, credentials) != credentials
+    }
+
     /// The link at `lane` is to be looked at from `at` on.
     pub(super) fn look_at(&mut self, lane: LaneId, at: Instant) {
         let lane = lane.0 as usize;
@@ -84,6 +100,7 @@ impl Registry {
     pub fn tidy(&self, now: Instant) {
         self.free_places(now);
         self.give_up_handshakes(now);
+        self.end_revoked();
         self.end_tethers(now);
         self.look_at_links(now);
         self.look_over_tethers(now);
@@ -121,6 +138,33 @@ impl Registry {
             link.close(refusal.reason.close_code(), refusal.reason.label(), &self.pool);
         }
         self.turn_away(link, accept::Reason::TooSlow);
+    }
+
+    /// Ends the tethers of credentials that are there no more.
+    fn end_revoked(&self) {
+        let credentials = self.credentials.version();
+        if !self.tidying().has_new(credentials) {
+            return;
+        }
+        let known = self.credentials.list();
+        let known: HashSet<&str> = known.iter().map(|credential| credential.id.as_str()).collect();
+        for tether in self.tethers.those(|tether| !known.contains(tether.credential.as_str())) {
+            info!(tether = tether.id.0, credential = %tether.credential, "the token was revoked");
+            let links = tether.links.all();
+            self.finish(&tether);
+            links.iter().for_each(|link| self.close_with(link, CloseReason::Revoked, "the token was revoked"));
+        }
+    }
+
+    /// Ends the tether that has had no link for longest, so that another finds room; of those of one credential, where it
+    /// is the one that has as many as it may have.
+    pub(super) fn end_longest_unlinked(&self, now: Instant, of: Option<&CredentialId>) -> bool {
+        let is_meant = |tether: &Tether| of.is_none_or(|credential| tether.credential == *credential);
+        let unlinked = self.tethers.those(|tether| is_meant(tether) && tether.unlinked_since().is_some());
+        let longest = unlinked.into_iter().min_by_key(|tether| tether.unlinked_since().unwrap_or(now));
+        let Some(tether) = longest.filter(|tether| tether.end(now, Duration::ZERO)) else { return false };
+        self.forget_tether(now, &tether);
+        true
     }
 
     /// Ends tethers whose users are done, and those that had no link for too long.

@@ -1,7 +1,7 @@
 //! Whom the registry refuses for lack of something.
 
 use super::super::*;
-use crate::gateway::registry::testing::{TIMEOUT, registry};
+use crate::gateway::registry::testing::{TIMEOUT, registry, registry_of};
 use crate::link::testing::connected;
 use crate::overload::Rung;
 use crate::wire::proof::{CredentialId, Nonce, Proof};
@@ -85,7 +85,7 @@ fn a_credential_has_as_many_tethers_as_it_may() {
     let other = Hello { credential: CredentialId::new(*b"efgh5678").expect("its letters"), ..hello() };
     let tethers: Vec<_> = (0..2).map(|_| registry.new_tether(now, &link, &hello()).expect("a tether")).collect();
     let refusal = registry.new_tether(now, &link, &hello()).expect_err("two are enough");
-    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, 0));
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, RETRY_AFTER_MS));
     registry.new_tether(now, &link, &other).expect("another's tether");
     registry.finish(&tethers[0]);
     registry.tidy(now);
@@ -123,4 +123,79 @@ fn the_place_of_a_tether_rests_before_another_gets_it() {
     assert_eq!(refusal.reason, RefusalReason::NoAddress);
     registry.tidy(now + tidying::PLACE_REST);
     registry.new_tether(now, &link, &hello()).expect("the place");
+}
+
+#[test]
+fn a_token_with_as_many_tethers_as_it_may_have_gets_one_more_for_the_one_that_has_had_no_link_for_longest() {
+    let registry = registry("per-token", |terms| terms.tethers_per_credential_max = 2);
+    let (now, later) = (Instant::now(), |seconds| Duration::from_secs(seconds));
+    let (links, _peers): (Vec<_>, Vec<_>) = (0..4).map(|_| connected()).unzip();
+    let come = |link: &Arc<Link>, at| registry.new_tether(at, link, &hello());
+    let [first, second] = [0, 1].map(|at| come(&links[at], now).expect("room for two"));
+    let refusal = come(&links[2], now).expect_err("both have links");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, RETRY_AFTER_MS));
+    registry.leave(&second, &links[1], now + later(1));
+    registry.leave(&first, &links[0], now + later(2));
+    come(&links[2], now + later(3)).expect("in place of the second");
+    assert!(registry.tethers.get(second.lane()).is_none() && registry.tethers.get(first.lane()).is_some());
+    assert!(second.join(&links[1]).is_none(), "it has ended");
+    come(&links[3], now + later(3)).expect("in place of the first");
+    assert_eq!((registry.metrics.tethers.get(), registry.metrics.tethers_opened.get()), (2, 4));
+}
+
+#[test]
+fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_once_its_place_has_rested() {
+    let registry = registry("full", |_| {});
+    let now = Instant::now();
+    let (links, _peers): (Vec<_>, Vec<_>) = (0..5).map(|_| connected()).unzip();
+    let come = |at: Instant, link: &Arc<Link>| registry.new_tether(at, link, &hello());
+    let tethers: Vec<_> = links[..4].iter().map(|link| come(now, link).expect("room for four")).collect();
+    assert_eq!(come(now, &links[4]).expect_err("full").reason, RefusalReason::NoAddress);
+    assert_eq!(registry.metrics.tethers.get(), 4, "who has a link keeps it");
+    registry.leave(&tethers[2], &links[2], now);
+    let soon = now + Duration::from_millis(1);
+    let refusal = come(soon, &links[4]).expect_err("not yet");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::NoAddress, RETRY_AFTER_MS));
+    registry.tidy(soon + tidying::PLACE_REST);
+    let tether = come(soon + tidying::PLACE_REST, &links[4]).expect("its place");
+    assert_eq!((tether.lane(), registry.metrics.tethers.get()), (tethers[2].lane(), 4));
+}
+
+#[test]
+fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_others() {
+    let file = std::env::temp_dir().join(format!("wstether-revoked-{}.toml", std::process::id()));
+    let store = CredentialStore::load(&file).expect("no file yet");
+    let [kept, lost] = ["kept", "lost"].map(|name| store.add(name, crate::gateway::fresh).expect("a credential").0);
+    let registry = registry_of(CredentialStore::load(&file).expect("two"), |_| {});
+    let now = Instant::now();
+    let (links, _peers): (Vec<_>, Vec<_>) = (0..2).map(|_| connected()).unzip();
+    let tethers: Vec<_> = [&kept, &lost]
+        .into_iter()
+        .zip(&links)
+        .map(|(credential, link)| {
+            let credential = CredentialId::new(credential.id.as_bytes().try_into().expect("eight")).expect("an id");
+            let tether = registry.new_tether(now, link, &Hello { credential, ..hello() }).expect("room");
+            link.opened(Arc::clone(&tether.links), Features::default(), 65_536, None);
+            tether
+        })
+        .collect();
+    let are_closed = || [links[0].is_closed(), links[1].is_closed()];
+    // Replaced by hand: it is not there for a moment.
+    let text = std::fs::read(&file).expect("the file");
+    std::fs::remove_file(&file).expect("it is there");
+    registry.tidy(now);
+    std::fs::write(&file, text).expect("written");
+    for _ in 0..3 {
+        registry.tidy(now);
+    }
+    assert_eq!(are_closed(), [false, false]);
+    store.revoke(&lost.id).expect("it is there");
+    registry.tidy(now);
+    assert_eq!(are_closed(), [false, false], "the file may be on its way");
+    registry.tidy(now);
+    assert_eq!(are_closed(), [false, true]);
+    assert!(tethers[1].join(&links[1]).is_none(), "nobody resumes it");
+    registry.tidy(now);
+    assert_eq!(registry.metrics.tethers.get(), 1);
+    std::fs::remove_file(&file).expect("it is there");
 }
