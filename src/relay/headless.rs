@@ -131,6 +131,9 @@ pub enum RelayError {
         /// Why.
         source: DialError,
     },
+    /// A newer link has the place of this one.
+    #[error("another page or relay has taken over; one is enough: start this one again to take over from it")]
+    Replaced,
     /// The sockets cannot be as was asked.
     #[error("{0}")]
     Sockets(#[source] DialError),
@@ -142,7 +145,8 @@ pub enum RelayError {
 /// Joins the two sides, again and again, until the word to stop is given; with `once` a single time.
 ///
 /// # Errors
-/// [`RelayError`]; only with `once`, or where the kernel gives no descriptor or has no such congestion control.
+/// [`RelayError`]; only with `once`, or where another relay has taken over, or the kernel gives no descriptor or has no such
+/// congestion control.
 pub fn run(settings: &RelaySettings, stop: &Stop) -> Result<Traffic, RelayError> {
     // Told at once: another try would end the same way.
     dial::check(&settings.tcp).map_err(RelayError::Sockets)?;
@@ -192,7 +196,7 @@ fn join(settings: &RelaySettings, stop: &Stop, total: &mut Traffic) -> Result<()
     let (parted, traffic) = Session::new(client, gateway, stop)?.run();
     total.add(traffic);
     tracing::info!("closed: {parted}; {traffic}");
-    Ok(())
+    if parted.is_replaced() { Err(RelayError::Replaced) } else { Ok(()) }
 }
 
 /// What the client's WebSocket is closed with where the gateway cannot be reached.
@@ -202,6 +206,8 @@ fn code(error: &RelayError) -> u16 {
         RelayError::Dial { source: DialError::NotWstether { source: UpgradeError::Subprotocol, .. }, .. } => {
             Ended::Subprotocol.code()
         }
-        RelayError::Dial { .. } | RelayError::Sockets(_) | RelayError::Kernel(_) => Ended::GatewayUnreachable.code(),
+        RelayError::Dial { .. } | RelayError::Replaced | RelayError::Sockets(_) | RelayError::Kernel(_) => {
+            Ended::GatewayUnreachable.code()
+        }
     }
 }

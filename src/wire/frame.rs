@@ -122,6 +122,9 @@ pub mod close_code {
     pub const MESSAGE_TOO_BIG: u16 = 1009;
     /// Refused for now.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// Ours (RFC 6455, 7.4.2, leaves 4000 to 4999 to applications): a newer link has this one's place, so whoever dials again by
+    /// itself must not, or the two would push each other out for ever.
+    pub const REPLACED: u16 = 4000;
 }
 
 /// Masks or unmasks `bytes` in place (RFC 6455, 5.3), `offset` bytes into the frame's payload.

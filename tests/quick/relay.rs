@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
 use wstether::config::values::Auto;
 use wstether::dial::TlsClient;
 use wstether::relay::headless::{self, PENDING_BYTES_MAX, RelayError, RelaySettings, Traffic};
@@ -286,6 +287,21 @@ fn a_connection_that_ended_is_dialled_again() {
     laptop.send(Message::binary("again")).unwrap();
     assert_eq!(receive(&mut gateway), Message::binary("again"));
     assert_eq!(joined.stop(laptop, gateway).down.messages, 4);
+}
+
+#[test]
+fn a_relay_whose_place_another_has_taken_ends_and_says_so() {
+    for is_by_gateway in [true, false] {
+        let joined = Joined::plain();
+        let (mut laptop, mut gateway) = joined.ends();
+        let (by, other) = if is_by_gateway { (&mut gateway, &mut laptop) } else { (&mut laptop, &mut gateway) };
+        let frame = CloseFrame { code: CloseCode::from(4000), reason: "a newer link has its place".into() };
+        by.close(Some(frame)).unwrap();
+        assert_eq!(closed_with(other), (4000, "a newer link has its place".to_owned()));
+        let error = joined.relay.join().unwrap().unwrap_err();
+        assert!(matches!(error, RelayError::Replaced), "{error}");
+        assert!(error.to_string().contains("another page or relay has taken over"), "{error}");
+    }
 }
 
 #[test]

@@ -208,6 +208,29 @@ fn when_the_gateway_closes_the_laptop_is_told_and_the_page_says_so_and_dials_aga
 }
 
 #[test]
+fn a_page_whose_place_another_has_taken_says_so_and_stays_away_until_start_is_pressed() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let laptop = Server::laptop(gateway.address, false);
+    let mut chromium = browser(&laptop);
+
+    let mut joined = Joined::accept(&laptop, &gateway);
+    wait_connected(&mut chromium);
+    close(&mut joined.gateway, 4000, "a newer link has its place");
+    assert_eq!(closing(&mut joined.laptop).0, 4000);
+    chromium.wait("#problem", "data-failure", "replaced");
+    assert_eq!((chromium.text("#headline").as_str(), chromium.text("#toggle").as_str()), ("Stopped", "Start"));
+    let dialled = chromium.attribute("#attempts", "data-count");
+    // What makes a page that waits dial at once.
+    chromium.execute("dispatchEvent(new Event('online'))");
+    assert_eq!(chromium.attribute("#attempts", "data-count"), dialled);
+
+    chromium.click("#toggle");
+    let _joined = Joined::accept(&laptop, &gateway);
+    wait_connected(&mut chromium);
+    assert_eq!(chromium.attribute("#problem", "hidden").as_deref(), Some("true"));
+}
+
+#[test]
 fn when_the_laptop_goes_the_gateway_is_told_and_the_page_says_so_until_it_is_back() {
     let gateway = Server::gateway(&Subprotocol::ALL);
     let laptop = Server::laptop(gateway.address, false);

@@ -60,6 +60,11 @@ const NO_CODE: u16 = 1005;
 const NO_CLOSE: u16 = 1006;
 
 impl Parted {
+    /// Whether client or gateway gave this one's place to a newer link.
+    pub(super) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Closed(_, Some(close_code::REPLACED), _))
+    }
+
     /// Code and reason to close this side with.
     fn close(&self, side: Side) -> (u16, String) {
         let at_fault = |faulty: &Side, code: u16, passed_on: u16| {

@@ -39,6 +39,8 @@ const FAILURES = {
     "Something between may hold its messages back. The next try uses plain text; or try another network."],
   gatewayForeign: ["What answers is not a wstether gateway.", "Check the gateway's URL on the laptop: {gateway}"],
   gatewayLost: ["The gateway ended the connection.", "It is dialled again by itself. If it keeps ending, look at the laptop's messages."],
+  replaced: ["Another page or relay has taken over.",
+    "One is enough: close this page, or press Start to take over again."],
   laptopOverrun: ["The laptop sent too much before the gateway was there.", "It is tried again by itself. If it stays, update wstether on the laptop."],
 };
 
@@ -61,6 +63,7 @@ const TICK_MS = 500;
 // Close codes (RFC 6455 section 7.4). A page may send 1000 and 3000 to 4999 alone, so what one side ended with
 // goes to the other as it is where allowed, and as 4900 + (code - 1000) where not: 1001 as 4901, 1006 as 4906.
 const CLOSE = { stopped: 1000, mapped: 4900, unreachable: 4920, overrun: 4921, silent: 4922, subprotocol: 4923 };
+const REPLACED = 4000;              // by laptop or gateway: a newer link has this one's place
 const REASON_BYTES_MAX = 123;
 
 function codeToPassOn(code) {
@@ -158,9 +161,11 @@ class Session {
 
   closed(side, event) {
     const wasOpen = side === "laptop" ? this.gateway !== null : this.openedAt !== null;
-    const failure = side === "laptop"
-      ? (wasOpen ? "laptopLost" : "laptopRefused")
-      : (wasOpen ? "gatewayLost" : "gatewayUnreachable");
+    const failure = event.code === REPLACED
+      ? "replaced"
+      : side === "laptop"
+        ? (wasOpen ? "laptopLost" : "laptopRefused")
+        : (wasOpen ? "gatewayLost" : "gatewayUnreachable");
     this.lastClose = { side, code: event.code, reason: event.reason };
     this.end(failure, wasOpen ? codeToPassOn(event.code) : CLOSE.unreachable, event.reason || (wasOpen ? "" : "not reached"));
   }
@@ -254,6 +259,11 @@ const keeper = {
       this.lastClose = session.lastClose || this.lastClose;
     }
     this.failure = failure;
+    if (failure === "replaced") {
+      // Two that both dialled again would push each other out for ever.
+      this.wanted = false;
+      wake.follow();
+    }
     if (this.wanted) this.retryLater();
     page.show();
   },

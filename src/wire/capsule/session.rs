@@ -325,7 +325,8 @@ impl CloseReason {
     /// The WebSocket close code that follows.
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::Done | Self::Replaced => close_code::NORMAL,
+            Self::Done => close_code::NORMAL,
+            Self::Replaced => close_code::REPLACED,
             Self::ShuttingDown | Self::TimedOut => close_code::GOING_AWAY,
             Self::ProtocolError => close_code::PROTOCOL_ERROR,
             Self::Revoked | Self::Other(_) => close_code::POLICY_VIOLATION,
