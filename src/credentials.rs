@@ -229,7 +229,7 @@ struct Contents {
 fn read(path: &Path) -> Result<Known, CredentialError> {
     // The version is taken before the text: a change between the two is then seen as a change.
     let version = version_of(path);
-    let text = match file::read(path, FILE_BYTES_MAX) {
+    let text = match file::read_regular(path, FILE_BYTES_MAX).and_then(file::text) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
         Err(error) => return Err(CredentialError::Unreadable { path: path.to_owned(), error }),

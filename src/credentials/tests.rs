@@ -152,9 +152,25 @@ fn errors_name_the_file_or_the_id() {
 }
 
 #[test]
-fn a_file_without_an_end_is_refused_by_its_name() {
+fn a_device_is_refused_by_its_name() {
     let error = CredentialStore::load(Path::new("/dev/urandom")).unwrap_err();
-    assert_eq!(error.to_string(), "/dev/urandom: cannot be read: it is longer than 64 MiB; is this the right file?");
+    assert!(error.to_string().starts_with("/dev/urandom: cannot be read: it is no regular file"), "{error}");
+}
+
+#[test]
+fn a_fifo_in_the_files_place_keeps_nobody_waiting_and_revokes_none() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let (credential, _) = store.add("Ada", fresh).unwrap();
+    let aside = folder.0.join("aside.toml");
+    fs::rename(folder.file(), &aside).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.file()).status().unwrap();
+    assert!(made.success());
+    assert_eq!(store.find(&credential.id), Some(credential.clone()));
+    assert!(matches!(CredentialStore::load(&folder.file()), Err(CredentialError::Unreadable { .. })));
+    fs::rename(&aside, folder.file()).unwrap();
+    store.revoke(&credential.id).unwrap();
+    assert_eq!(store.find(&credential.id), None, "the file is followed again");
 }
 
 #[test]

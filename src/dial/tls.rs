@@ -1,5 +1,6 @@
 //! Whom a dialler trusts: the web's certificate authorities, and perhaps one more.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
+use crate::config::file;
+
 /// The client's half of TLS. Made once: it remembers sessions, so that a redial takes a round trip less.
 #[derive(Clone, Debug)]
 pub struct TlsClient(pub(super) Arc<ClientConfig>);
@@ -15,9 +18,17 @@ pub struct TlsClient(pub(super) Arc<ClientConfig>);
 /// Why the certificates of a file are not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsClientError {
-    /// The file is missing, unreadable, or no PEM.
-    #[error("cannot read the certificates in {path}: {source}", path = path.display())]
+    /// The file is missing, unreadable, too long, or no regular file.
+    #[error("cannot read {path}: {source}", path = path.display())]
     File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no PEM.
+    #[error("cannot read the certificates in {path}: {source}", path = path.display())]
+    Pem {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -55,9 +66,11 @@ impl TlsClient {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsClientError> {
-    let file = |source| TlsClientError::File { path: path.to_owned(), source };
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(file)?.collect::<Result<_, _>>().map_err(file)?;
+    let bytes = file::read_regular(path, file::FILE_BYTES_MAX)
+        .map_err(|source| TlsClientError::File { path: path.to_owned(), source })?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsClientError::Pem { path: path.to_owned(), source })?;
     if certificates.is_empty() {
         return Err(TlsClientError::Empty { path: path.to_owned() });
     }

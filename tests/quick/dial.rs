@@ -172,8 +172,11 @@ fn a_socket_is_prepared_before_it_connects() {
 
 #[test]
 fn a_file_without_certificates_is_told() {
-    let empty = TlsClient::new(Some("/dev/null".as_ref())).unwrap_err();
+    let cargo = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let empty = TlsClient::new(Some(cargo.as_ref())).unwrap_err();
     assert!(matches!(empty, TlsClientError::Empty { .. }), "{empty}");
+    let device = TlsClient::new(Some("/dev/zero".as_ref())).unwrap_err();
+    assert!(device.to_string().contains("/dev/zero: it is no regular file"), "{device}");
     let missing = TlsClient::new(Some("/nonexistent/ca.pem".as_ref())).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/ca.pem"), "{missing}");
 }
