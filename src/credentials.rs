@@ -4,6 +4,7 @@
 //! reader sees the old or the new one. Writers take turns by a lock on its folder. It keeps its owner: root may run
 //! `wstether token` for a gateway that runs as another user.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
@@ -123,6 +124,11 @@ impl CredentialStore {
         Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
     }
 
+    /// The store of `path` before it was read: for who wants to change it, whatever it holds.
+    pub fn unread(path: &Path) -> Self {
+        Self { path: path.to_owned(), known: Mutex::default() }
+    }
+
     /// Reads `path`; where it is not there, makes it with one credential and returns its token, to be printed once.
     pub fn load_or_make(
         path: &Path,
@@ -171,12 +177,15 @@ impl CredentialStore {
         })
     }
 
-    /// Takes a credential away.
+    /// Takes a credential away, with every copy of it: revoking mends a file that has an id twice.
     pub fn revoke(&self, id: &str) -> Result<Credential, CredentialError> {
-        self.change(|credentials| {
-            let index = credentials.iter().position(|credential| credential.id == id);
-            index.map(|index| credentials.remove(index)).ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))
-        })
+        let _turn = self.wait_for_turn()?;
+        let (mut gone, rest): (Vec<_>, Vec<_>) =
+            read_any(&self.path)?.credentials.into_iter().partition(|credential| credential.id == id);
+        let revoked = gone.pop().ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))?;
+        self.write(&rest)?;
+        self.refresh();
+        Ok(revoked)
     }
 
     /// Reads the file anew where it changed. A file that is gone revokes all; one that cannot be read leaves what was
@@ -201,16 +210,29 @@ impl CredentialStore {
         &self,
         change: impl FnOnce(&mut Vec<Credential>) -> Result<T, CredentialError>,
     ) -> Result<T, CredentialError> {
-        let unwritable = |error| CredentialError::Unwritable { path: self.path.clone(), error };
-        let folder = folder_of(&self.path);
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unwritable)?;
-        let lock = File::open(folder).map_err(unwritable)?;
-        lock.lock().map_err(unwritable)?;
+        let _turn = self.wait_for_turn()?;
         let mut fresh = read(&self.path)?;
         let result = change(&mut fresh.credentials)?;
-        write(&self.path, &fresh.credentials).map_err(unwritable)?;
+        self.write(&fresh.credentials)?;
         *self.known() = read(&self.path)?;
         Ok(result)
+    }
+
+    /// The writers' lock, on the file's folder, which is made where it is not there.
+    fn wait_for_turn(&self) -> Result<File, CredentialError> {
+        let folder = folder_of(&self.path);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let lock = made.and_then(|()| File::open(folder)).map_err(|error| self.unwritable(error))?;
+        lock.lock().map_err(|error| self.unwritable(error))?;
+        Ok(lock)
+    }
+
+    fn write(&self, credentials: &[Credential]) -> Result<(), CredentialError> {
+        write(&self.path, credentials).map_err(|error| self.unwritable(error))
+    }
+
+    fn unwritable(&self, error: io::Error) -> CredentialError {
+        CredentialError::Unwritable { path: self.path.clone(), error }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -226,7 +248,20 @@ struct Contents {
     credential: Vec<Credential>,
 }
 
+/// Reads the file, where each id stands in it once: of two with the same, nobody could say which one counts.
 fn read(path: &Path) -> Result<Known, CredentialError> {
+    let known = read_any(path)?;
+    let mut ids = HashSet::new();
+    match known.credentials.iter().find(|credential| !ids.insert(&credential.id)) {
+        None => Ok(known),
+        Some(Credential { id, .. }) => {
+            let what = format!("the id \"{id}\" is in it twice; \"wstether token revoke {id}\" takes every copy away");
+            Err(CredentialError::Malformed { path: path.to_owned(), what })
+        }
+    }
+}
+
+fn read_any(path: &Path) -> Result<Known, CredentialError> {
     // The version is taken before the text: a change between the two is then seen as a change.
     let version = version_of(path);
     let text = match file::read_regular(path, FILE_BYTES_MAX).and_then(file::text) {

@@ -119,6 +119,26 @@ fn a_file_that_is_gone_revokes_all_and_one_that_is_broken_revokes_none() {
 }
 
 #[test]
+fn an_id_that_is_there_twice_is_told_and_revoked_with_every_copy() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let [ada, bob, cyd] = ["Ada", "Bob", "Cyd"].map(|name| store.add(name, fresh).unwrap().0);
+    let copied = [&ada, &bob, &cyd, &bob, &ada].map(Credential::clone);
+    write(&folder.file(), &copied).unwrap();
+
+    let error = CredentialStore::load(&folder.file()).unwrap_err().to_string();
+    assert!(error.contains(&format!("the id \"{}\" is in it twice", bob.id)), "{error}");
+    assert_eq!(store.list(), [ada.clone(), bob.clone(), cyd.clone()], "what was known still holds");
+    assert!(matches!(store.add("Dan", fresh), Err(CredentialError::Malformed { .. })));
+
+    let revoke = |credential: &Credential| CredentialStore::unread(&folder.file()).revoke(&credential.id).unwrap();
+    assert_eq!(revoke(&ada), ada);
+    assert_eq!(read_any(&folder.file()).unwrap().credentials, [bob.clone(), cyd.clone(), bob.clone()]);
+    assert_eq!(revoke(&bob), bob);
+    assert_eq!(store.list(), [cyd]);
+}
+
+#[test]
 fn the_first_credential_makes_the_folder_for_the_owner_alone() {
     let folder = Folder::new();
     let file = folder.0.join("lib/wstether/credentials.toml");
