@@ -89,6 +89,22 @@ pub enum CredentialError {
     /// The name does not fit in a list.
     #[error("a name has at most {NAME_CHARS_MAX} characters and no control characters")]
     BadName,
+    /// The token of a fresh credential could not be shown.
+    #[error("the token cannot be shown ({0}), so no credential was made")]
+    NotShown(io::Error),
+    /// The same, and the credential could not be taken out of the file again.
+    #[error(
+        "the token cannot be shown ({error}), and its credential not be taken away again ({undo}); \"wstether token \
+         revoke {id}\" does"
+    )]
+    LeftUnseen {
+        /// The credential.
+        id: String,
+        /// Why its token was not shown.
+        error: io::Error,
+        /// Why it is still there.
+        undo: io::Error,
+    },
     /// The kernel gave no random bytes.
     #[error("no random bytes: {0}")]
     NoRandomness(getrandom::Error),
@@ -129,17 +145,31 @@ impl CredentialStore {
         Self { path: path.to_owned(), known: Mutex::default() }
     }
 
-    /// Reads `path`; where it is not there, makes it with one credential and returns its token, to be printed once.
-    pub fn load_or_make(
+    /// Where `path` is not there, makes it with one credential, whose token is for `show`.
+    pub fn make_first(
+        path: &Path,
+        make: impl Fn() -> Result<Fresh, getrandom::Error>,
+        show: impl FnOnce(&str) -> io::Result<()>,
+    ) -> Result<(), CredentialError> {
+        let store = Self::load(path)?;
+        if store.known().version.is_none() {
+            store.add("first", make, show)?;
+        }
+        Ok(())
+    }
+
+    /// A store with one credential, for tests of who needs some.
+    #[cfg(test)]
+    pub(crate) fn load_or_make(
         path: &Path,
         make: impl Fn() -> Result<Fresh, getrandom::Error>,
     ) -> Result<(Self, Option<String>), CredentialError> {
-        let store = Self::load(path)?;
-        if store.known().version.is_some() {
-            return Ok((store, None));
-        }
-        let (_, token) = store.add("first", make)?;
-        Ok((store, Some(token)))
+        let mut shown = None;
+        Self::make_first(path, make, |token| {
+            shown = Some(token.to_owned());
+            Ok(())
+        })?;
+        Ok((Self::load(path)?, shown))
     }
 
     /// Every credential, in the order they were made.
@@ -154,27 +184,41 @@ impl CredentialStore {
         self.known().credentials.iter().find(|credential| credential.id == id).cloned()
     }
 
-    /// Adds the credential that `make` makes, and returns it with its token.
+    /// Adds the credential that `make` makes and has `show` show its token, which works by then. Where it cannot be shown,
+    /// the file becomes again what it was: nobody could ever use the credential.
     pub fn add(
         &self,
         name: &str,
         make: impl Fn() -> Result<Fresh, getrandom::Error>,
-    ) -> Result<(Credential, String), CredentialError> {
+        show: impl FnOnce(&str) -> io::Result<()>,
+    ) -> Result<Credential, CredentialError> {
         if name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
             return Err(CredentialError::BadName);
         }
-        self.change(|credentials| {
-            let Fresh { id, token, verifier } = loop {
-                let fresh = make().map_err(CredentialError::NoRandomness)?;
-                if credentials.iter().all(|credential| credential.id != fresh.id) {
-                    break fresh;
-                }
-            };
-            let created = rfc3339(SystemTime::now());
-            let credential = Credential { id, name: name.to_owned(), created, verifier };
-            credentials.push(credential.clone());
-            Ok((credential, token))
-        })
+        // Kept until the token is shown, so that the file can go back without another's change.
+        let _turn = self.wait_for_turn()?;
+        let before = read(&self.path)?;
+        let Fresh { id, token, verifier } = loop {
+            let fresh = make().map_err(CredentialError::NoRandomness)?;
+            if before.credentials.iter().all(|credential| credential.id != fresh.id) {
+                break fresh;
+            }
+        };
+        let created = rfc3339(SystemTime::now());
+        let credential = Credential { id, name: name.to_owned(), created, verifier };
+        self.write(&[&before.credentials[..], std::slice::from_ref(&credential)].concat())?;
+        if let Err(error) = show(&token) {
+            return Err(match self.put_back(&before) {
+                Ok(()) => CredentialError::NotShown(error),
+                Err(undo) => CredentialError::LeftUnseen { id: credential.id, error, undo },
+            });
+        }
+        *self.known() = read(&self.path)?;
+        Ok(credential)
+    }
+
+    fn put_back(&self, before: &Known) -> io::Result<()> {
+        if before.version.is_some() { write(&self.path, &before.credentials) } else { fs::remove_file(&self.path) }
     }
 
     /// Takes a credential away, with every copy of it: revoking mends a file that has an id twice.
@@ -203,19 +247,6 @@ impl CredentialStore {
                 self.known().version = version;
             }
         }
-    }
-
-    /// Changes the file under the writers' lock, from what it holds now.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Vec<Credential>) -> Result<T, CredentialError>,
-    ) -> Result<T, CredentialError> {
-        let _turn = self.wait_for_turn()?;
-        let mut fresh = read(&self.path)?;
-        let result = change(&mut fresh.credentials)?;
-        self.write(&fresh.credentials)?;
-        *self.known() = read(&self.path)?;
-        Ok(result)
     }
 
     /// The writers' lock, on the file's folder, which is made where it is not there.

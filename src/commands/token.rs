@@ -24,8 +24,10 @@ pub fn run(
 ) -> Result<(), TokenError> {
     match &args.action {
         TokenAction::New { name } => {
-            let (_, token) = CredentialStore::load(&args.file)?.add(name, make)?;
-            writeln!(out, "{token}")?;
+            CredentialStore::load(&args.file)?.add(name, make, |token| {
+                writeln!(out, "{token}")?;
+                out.flush()
+            })?;
         }
         TokenAction::List { json: true } => {
             writeln!(out, "{}", as_json(&CredentialStore::load(&args.file)?.list()))?;

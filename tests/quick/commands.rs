@@ -39,6 +39,20 @@ fn a_reader_that_has_had_enough_is_no_failure_to_tell() {
 }
 
 #[test]
+fn a_token_that_cannot_be_printed_is_none() {
+    let folder = std::env::temp_dir().join(format!("wstether-unprinted-{}", std::process::id()));
+    let file = folder.join("credentials.toml");
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap().into();
+    for out in [full(), gone()] {
+        let output = command(&["token", "--file", file.to_str().unwrap(), "new"]).stdout(out).output().unwrap();
+        let (code, text) = said(&output);
+        assert!(code == Some(1) && text.contains("so no credential was made"), "{code:?}: {text}");
+        assert!(!file.exists());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_log_that_nobody_reads_any_more_ends_nothing() {
     let url = format!("ws://{}/wstether", nobody());
     let status = command(&["relay", "--client", &url, "--gateway", &url, "--once"]).stderr(gone()).status().unwrap();
