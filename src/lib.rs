@@ -76,3 +76,5 @@ pub mod tether;
 pub mod tether_links;
 #[cfg(feature = "kernel")]
 pub mod transport;
+#[cfg(feature = "kernel")]
+mod utc;
