@@ -217,7 +217,7 @@ pub struct Relay {
     /// End with the first connection, instead of dialling again
     #[arg(long)]
     pub once: bool,
-    /// Trust the certificate authorities in this PEM file as well
+    /// Trust the certificates in this PEM file as well: authorities' and gateways' own
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The congestion control of both connections [default: bbr on long paths, else cubic]
