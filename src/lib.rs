@@ -29,6 +29,8 @@ pub mod window;
 pub mod wire;
 
 #[cfg(feature = "kernel")]
+pub mod certificate;
+#[cfg(feature = "kernel")]
 pub mod cli;
 #[cfg(feature = "kernel")]
 pub mod client;
