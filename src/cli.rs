@@ -422,7 +422,7 @@ pub enum PipelineFormat {
 /// `wstether check`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Opens no socket. Exit status 0 where nothing is wrong, 64 with every error otherwise.
+Opens no socket. Exit status 0 where nothing is wrong, 64 with every error otherwise; 1 where that cannot be written.
 
 Examples:
   wstether check /etc/wstether/gateway.toml
