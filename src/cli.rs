@@ -217,7 +217,7 @@ pub struct Relay {
     /// End with the first connection, instead of dialling again
     #[arg(long)]
     pub once: bool,
-    /// Trust the certificate authorities in this PEM file as well
+    /// Trust the certificates in this PEM file as well: authorities' and gateways' own
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The congestion control of both connections [default: bbr on long paths, else cubic]
@@ -422,7 +422,7 @@ pub enum PipelineFormat {
 /// `wstether check`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Opens no socket. Exit status 0 where nothing is wrong, 64 with every error otherwise.
+Opens no socket. Exit status 0 where nothing is wrong, 64 with every error otherwise; 1 where that cannot be written.
 
 Examples:
   wstether check /etc/wstether/gateway.toml

@@ -75,12 +75,14 @@ pub enum ConfigError {
         error: io::Error,
     },
     /// Everything that is wrong, in the order of the lines.
-    #[error("{}", listing(path.as_deref(), problems))]
+    #[error("{}", listing(path.as_deref(), problems, *other_role))]
     Wrong {
         /// The file; none where only defaults and the command line were read.
         path: Option<PathBuf>,
         /// At least one.
         problems: Vec<Problem>,
+        /// The role whose file it seems to be, where that is another.
+        other_role: Option<&'static str>,
     },
 }
 
@@ -103,8 +105,11 @@ pub fn load_for<R: Role>(
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?,
         None => String::new(),
     };
-    judge(&text, overrides, misfit)
-        .map_err(|problems| ConfigError::Wrong { path: path.map(Path::to_path_buf), problems })
+    judge(&text, overrides, misfit).map_err(|problems| ConfigError::Wrong {
+        path: path.map(Path::to_path_buf),
+        problems,
+        other_role: other_role::<R>(&text),
+    })
 }
 
 /// Judges a configuration's text. The errors are all there are, in the order of the lines.
@@ -130,10 +135,32 @@ fn judge<R: Role>(
     if problems.is_empty() { Ok(role) } else { Err(problems) }
 }
 
-fn listing(path: Option<&Path>, problems: &[Problem]) -> String {
+/// The other role, where the file has a section that is its alone, and none that is this one's alone.
+fn other_role<R: Role>(text: &str) -> Option<&'static str> {
+    let written = Document::parse(text).ok()?.sections;
+    let roles = [(Gateway::NAME, sections::<Gateway>()), (Client::NAME, sections::<Client>())];
+    let (own, other): (Vec<_>, Vec<_>) = roles.iter().partition(|(name, _)| *name == R::NAME);
+    let (own, other) = (own.first()?, other.first()?);
+    let has_one_alone = |these: &[String], those: &[String]| {
+        these.iter().any(|section| written.contains_key(section) && !those.contains(section))
+    };
+    (has_one_alone(&other.1, &own.1) && !has_one_alone(&own.1, &other.1)).then_some(other.0)
+}
+
+/// The sections that a role's file can have.
+fn sections<R: Role>() -> Vec<String> {
+    let mut reader = Reader::new(Document::default());
+    R::read(&mut reader);
+    let (declared, _) = reader.finish();
+    declared.into_iter().map(|section| section.name).collect()
+}
+
+fn listing(path: Option<&Path>, problems: &[Problem], other_role: Option<&str>) -> String {
     let source = path.map_or_else(|| "the command line".to_owned(), |path| path.display().to_string());
-    let lines: Vec<String> = problems.iter().map(|problem| format!("{source}: {problem}")).collect();
-    lines.join("\n")
+    let hint =
+        other_role.map(|role| format!("is this a {role}'s file? \"wstether check --role {role}\" judges it as one"));
+    let lines = problems.iter().map(ToString::to_string).chain(hint);
+    lines.map(|line| format!("{source}: {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Names longer than this are no slip of the finger.

@@ -4,16 +4,18 @@
 //! reader sees the old or the new one. Writers take turns by a lock on its folder. It keeps its owner: root may run
 //! `wstether token` for a gateway that runs as another user.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::file;
+use crate::utc::rfc3339;
 
 /// Where credentials are, unless the configuration says otherwise (`tethers.credentials`).
 pub const DEFAULT_FILE: &str = "/var/lib/wstether/credentials.toml";
@@ -88,6 +90,22 @@ pub enum CredentialError {
     /// The name does not fit in a list.
     #[error("a name has at most {NAME_CHARS_MAX} characters and no control characters")]
     BadName,
+    /// The token of a fresh credential could not be shown.
+    #[error("the token cannot be shown ({0}), so no credential was made")]
+    NotShown(io::Error),
+    /// The same, and the credential could not be taken out of the file again.
+    #[error(
+        "the token cannot be shown ({error}), and its credential not be taken away again ({undo}); \"wstether token \
+         revoke {id}\" does"
+    )]
+    LeftUnseen {
+        /// The credential.
+        id: String,
+        /// Why its token was not shown.
+        error: io::Error,
+        /// Why it is still there.
+        undo: io::Error,
+    },
     /// The kernel gave no random bytes.
     #[error("no random bytes: {0}")]
     NoRandomness(getrandom::Error),
@@ -123,17 +141,36 @@ impl CredentialStore {
         Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
     }
 
-    /// Reads `path`; where it is not there, makes it with one credential and returns its token, to be printed once.
-    pub fn load_or_make(
+    /// The store of `path` before it was read: for who wants to change it, whatever it holds.
+    pub fn unread(path: &Path) -> Self {
+        Self { path: path.to_owned(), known: Mutex::default() }
+    }
+
+    /// Where `path` is not there, makes it with one credential, whose token is for `show`.
+    pub fn make_first(
+        path: &Path,
+        make: impl Fn() -> Result<Fresh, getrandom::Error>,
+        show: impl FnOnce(&str) -> io::Result<()>,
+    ) -> Result<(), CredentialError> {
+        let store = Self::load(path)?;
+        if store.known().version.is_none() {
+            store.add("first", make, show)?;
+        }
+        Ok(())
+    }
+
+    /// A store with one credential, for tests of who needs some.
+    #[cfg(test)]
+    pub(crate) fn load_or_make(
         path: &Path,
         make: impl Fn() -> Result<Fresh, getrandom::Error>,
     ) -> Result<(Self, Option<String>), CredentialError> {
-        let store = Self::load(path)?;
-        if store.known().version.is_some() {
-            return Ok((store, None));
-        }
-        let (_, token) = store.add("first", make)?;
-        Ok((store, Some(token)))
+        let mut shown = None;
+        Self::make_first(path, make, |token| {
+            shown = Some(token.to_owned());
+            Ok(())
+        })?;
+        Ok((Self::load(path)?, shown))
     }
 
     /// Every credential, in the order they were made.
@@ -154,35 +191,52 @@ impl CredentialStore {
         self.known().credentials.iter().find(|credential| credential.id == id).cloned()
     }
 
-    /// Adds the credential that `make` makes, and returns it with its token.
+    /// Adds the credential that `make` makes and has `show` show its token, which works by then. Where it cannot be shown,
+    /// the file becomes again what it was: nobody could ever use the credential.
     pub fn add(
         &self,
         name: &str,
         make: impl Fn() -> Result<Fresh, getrandom::Error>,
-    ) -> Result<(Credential, String), CredentialError> {
+        show: impl FnOnce(&str) -> io::Result<()>,
+    ) -> Result<Credential, CredentialError> {
         if name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
             return Err(CredentialError::BadName);
         }
-        self.change(|credentials| {
-            let Fresh { id, token, verifier } = loop {
-                let fresh = make().map_err(CredentialError::NoRandomness)?;
-                if credentials.iter().all(|credential| credential.id != fresh.id) {
-                    break fresh;
-                }
-            };
-            let created = rfc3339(SystemTime::now());
-            let credential = Credential { id, name: name.to_owned(), created, verifier };
-            credentials.push(credential.clone());
-            Ok((credential, token))
-        })
+        // Kept until the token is shown, so that the file can go back without another's change.
+        let _turn = self.wait_for_turn()?;
+        let before = read(&self.path)?;
+        let Fresh { id, token, verifier } = loop {
+            let fresh = make().map_err(CredentialError::NoRandomness)?;
+            if before.credentials.iter().all(|credential| credential.id != fresh.id) {
+                break fresh;
+            }
+        };
+        let created = rfc3339(SystemTime::now());
+        let credential = Credential { id, name: name.to_owned(), created, verifier };
+        self.write(&[&before.credentials[..], std::slice::from_ref(&credential)].concat())?;
+        if let Err(error) = show(&token) {
+            return Err(match self.put_back(&before) {
+                Ok(()) => CredentialError::NotShown(error),
+                Err(undo) => CredentialError::LeftUnseen { id: credential.id, error, undo },
+            });
+        }
+        *self.known() = read(&self.path)?;
+        Ok(credential)
     }
 
-    /// Takes a credential away.
+    fn put_back(&self, before: &Known) -> io::Result<()> {
+        if before.version.is_some() { write(&self.path, &before.credentials) } else { fs::remove_file(&self.path) }
+    }
+
+    /// Takes a credential away, with every copy of it: revoking mends a file that has an id twice.
     pub fn revoke(&self, id: &str) -> Result<Credential, CredentialError> {
-        self.change(|credentials| {
-            let index = credentials.iter().position(|credential| credential.id == id);
-            index.map(|index| credentials.remove(index)).ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))
-        })
+        let _turn = self.wait_for_turn()?;
+        let (mut gone, rest): (Vec<_>, Vec<_>) =
+            read_any(&self.path)?.credentials.into_iter().partition(|credential| credential.id == id);
+        let revoked = gone.pop().ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))?;
+        self.write(&rest)?;
+        self.refresh();
+        Ok(revoked)
     }
 
     /// Reads the file anew where it changed. A file that is gone revokes all; one that cannot be read leaves what was
@@ -202,21 +256,21 @@ impl CredentialStore {
         }
     }
 
-    /// Changes the file under the writers' lock, from what it holds now.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Vec<Credential>) -> Result<T, CredentialError>,
-    ) -> Result<T, CredentialError> {
-        let unwritable = |error| CredentialError::Unwritable { path: self.path.clone(), error };
+    /// The writers' lock, on the file's folder, which is made where it is not there.
+    fn wait_for_turn(&self) -> Result<File, CredentialError> {
         let folder = folder_of(&self.path);
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unwritable)?;
-        let lock = File::open(folder).map_err(unwritable)?;
-        lock.lock().map_err(unwritable)?;
-        let mut fresh = read(&self.path)?;
-        let result = change(&mut fresh.credentials)?;
-        write(&self.path, &fresh.credentials).map_err(unwritable)?;
-        *self.known() = read(&self.path)?;
-        Ok(result)
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let lock = made.and_then(|()| File::open(folder)).map_err(|error| self.unwritable(error))?;
+        lock.lock().map_err(|error| self.unwritable(error))?;
+        Ok(lock)
+    }
+
+    fn write(&self, credentials: &[Credential]) -> Result<(), CredentialError> {
+        write(&self.path, credentials).map_err(|error| self.unwritable(error))
+    }
+
+    fn unwritable(&self, error: io::Error) -> CredentialError {
+        CredentialError::Unwritable { path: self.path.clone(), error }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -232,10 +286,23 @@ struct Contents {
     credential: Vec<Credential>,
 }
 
+/// Reads the file, where each id stands in it once: of two with the same, nobody could say which one counts.
 fn read(path: &Path) -> Result<Known, CredentialError> {
+    let known = read_any(path)?;
+    let mut ids = HashSet::new();
+    match known.credentials.iter().find(|credential| !ids.insert(&credential.id)) {
+        None => Ok(known),
+        Some(Credential { id, .. }) => {
+            let what = format!("the id \"{id}\" is in it twice; \"wstether token revoke {id}\" takes every copy away");
+            Err(CredentialError::Malformed { path: path.to_owned(), what })
+        }
+    }
+}
+
+fn read_any(path: &Path) -> Result<Known, CredentialError> {
     // The version is taken before the text: a change between the two is then seen as a change.
     let version = version_of(path);
-    let text = match file::read(path, FILE_BYTES_MAX) {
+    let text = match file::read_regular(path, FILE_BYTES_MAX).and_then(file::text) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
         Err(error) => return Err(CredentialError::Unreadable { path: path.to_owned(), error }),
@@ -295,29 +362,6 @@ fn give_to_owner(file: &File, beside: &Path, path: &Path, folder: &Path) -> io::
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A day, in seconds.
-const DAY_S: u64 = 86_400;
-
-/// The time in UTC (RFC 3339), to the second.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (year, month, day) = date_of(seconds / DAY_S);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a number of days since 1970-01-01: years run from March, so that leap days come last.
-fn date_of(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // from 0000-03-01
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

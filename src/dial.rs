@@ -11,6 +11,7 @@ use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::certificate::WrongDates;
 use crate::http::upgrade::{Asked, UpgradeError, check_upgrade_response, upgrade_request};
 use crate::http::url::WsUrl;
 use crate::io::ready::{self, Watched};
@@ -110,12 +111,24 @@ pub enum DialError {
     #[error("cannot prepare the connection's socket: {0}")]
     Prepare(#[source] io::Error),
     /// The server's certificate is not trusted for this name.
-    #[error("the certificate of {host} is not trusted ({source}); name its CA's file, or correct the name in the URL")]
+    #[error(
+        "the certificate of {host} is not trusted ({source}); name its CA's file or its own, or correct the name in the URL"
+    )]
     Certificate {
         /// The name that it should have.
         host: String,
         /// What is wrong with it.
         source: rustls::Error,
+    },
+    /// The server's certificate, or one of its chain, is too old or too new.
+    #[error(
+        "the certificate of {host} {wrong}; whoever runs the gateway has to renew it, if the clock of this machine is right"
+    )]
+    Dates {
+        /// The server.
+        host: String,
+        /// What is wrong with them.
+        wrong: WrongDates,
     },
     /// TLS failed for another reason.
     #[error("TLS with {host} fails ({source}); does the server speak TLS at this port (wss), or not (ws)?")]
@@ -161,6 +174,7 @@ impl DialError {
             | Self::Socket { .. }
             | Self::Prepare(_)
             | Self::Certificate { .. }
+            | Self::Dates { .. }
             | Self::Tls { .. }
             | Self::HungUp { .. }
             | Self::NotWstether { .. }
@@ -240,6 +254,15 @@ fn not_connected(peer: SocketAddr, source: io::Error) -> DialError {
         DialError::TimedOut { during: During::Connect(peer) }
     } else {
         DialError::Socket { peer, source }
+    }
+}
+
+/// What is wrong with TLS to `host`.
+fn not_encrypted(host: String, source: rustls::Error) -> DialError {
+    let rustls::Error::InvalidCertificate(error) = &source else { return DialError::Tls { host, source } };
+    match WrongDates::told_by(error) {
+        Some(wrong) => DialError::Dates { host, wrong },
+        None => DialError::Certificate { host, source },
     }
 }
 
@@ -398,10 +421,8 @@ impl Dial<'_> {
 
     fn broken(&self, peer: SocketAddr, error: io::Error) -> DialError {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
-        let host = || self.url.host.clone();
         match (tls, error.kind()) {
-            (Some(source @ rustls::Error::InvalidCertificate(_)), _) => DialError::Certificate { host: host(), source },
-            (Some(source), _) => DialError::Tls { host: host(), source },
+            (Some(source), _) => not_encrypted(self.url.host.clone(), source),
             (None, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
                 DialError::HungUp { peer }
             }

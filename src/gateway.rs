@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -54,6 +53,8 @@ pub mod registry;
 mod resolver;
 mod tls;
 
+pub use tls::TlsError;
+
 /// How often the ladder looks at memory and stages.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -74,13 +75,8 @@ pub enum StartError {
     #[error("{0}")]
     Egress(#[from] EgressError),
     /// Certificate or key.
-    #[error("{file}: {what}")]
-    Tls {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The memory budget does not hold what is there before anybody comes.
     #[error("memory.budget: {0}")]
     Memory(String),

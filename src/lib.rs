@@ -29,6 +29,8 @@ pub mod window;
 pub mod wire;
 
 #[cfg(feature = "kernel")]
+pub mod certificate;
+#[cfg(feature = "kernel")]
 pub mod cli;
 #[cfg(feature = "kernel")]
 pub mod client;
@@ -76,3 +78,5 @@ pub mod tether;
 pub mod tether_links;
 #[cfg(feature = "kernel")]
 pub mod transport;
+#[cfg(feature = "kernel")]
+mod utc;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         }
         Command::Token(args) => commands::token::run(&args, gateway::fresh, &mut out).map_err(failed),
         Command::Status(args) => commands::status::run(&args, &mut out).map_err(failed),
-        Command::Check(args) => commands::check::run(&args, &mut out).map_err(bad_configuration),
+        Command::Check(args) => commands::check::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
         Command::Load(args) => commands::load::run(&args, &mut out).map_err(failed),
         Command::Client(args) => commands::client::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
@@ -71,10 +71,6 @@ type Failure = (Status, Box<dyn Error>);
 
 fn failed(error: impl Error + 'static) -> Failure {
     (Status::Failed, error.into())
-}
-
-fn bad_configuration(error: impl Error + 'static) -> Failure {
-    (Status::BadConfiguration, error.into())
 }
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {

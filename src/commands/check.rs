@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::cli::{Check, RoleName};
 use crate::config::{self, Client, ConfigError, Gateway, Misfit, Role};
+use crate::exit::Status;
 use crate::gateway;
 
 /// Why `check` did not say that all is right.
@@ -18,11 +19,21 @@ pub enum CheckError {
     Output(#[from] io::Error),
 }
 
+impl CheckError {
+    /// How the command ends.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Config(_) => Status::BadConfiguration,
+            Self::Output(_) => Status::Failed,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Check, out: &mut dyn Write) -> Result<(), CheckError> {
     match args.role {
         RoleName::Gateway => run_for::<Gateway>(args.file.as_deref(), gateway::misfit, out),
-        RoleName::Client => run_for::<Client>(args.file.as_deref(), |_| None, out),
+        RoleName::Client => run_for::<Client>(args.file.as_deref(), super::client::misfit, out),
     }
 }
 
@@ -36,7 +47,11 @@ fn run_for<R: Role>(
         return Ok(out.write_all(config::example::<R>().as_bytes())?);
     };
     config::load_for(Some(file), &[], misfit)?;
-    Ok(writeln!(out, "{}: a {} can run with this", file.display(), R::NAME)?)
+    match writeln!(out, "{}: a {} can run with this", file.display(), R::NAME) {
+        // Who reads no words has the exit status.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +104,17 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/client.toml");
         let error = check(RoleName::Gateway, Some(path)).unwrap_err();
         assert!(error.to_string().contains("[client]: unknown section"), "{error}");
+        let hint = "client.toml: is this a client's file? \"wstether check --role client\" judges it as one";
+        assert!(error.to_string().ends_with(hint), "{error}");
+    }
+
+    #[test]
+    fn a_token_that_no_client_takes_is_told_and_not_shown() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.file("client.toml");
+        std::fs::write(&file, "[client]\ntoken = \"wst1_abc\"").unwrap();
+        let told = check(RoleName::Client, file.to_str()).unwrap_err().to_string();
+        assert!(told.contains("line 2: client.token: a token has 57 characters, this has 8"), "{told}");
+        assert!(!told.contains("abc"), "{told}");
     }
 }

@@ -11,7 +11,7 @@ use crate::client::state::{State, StateError};
 use crate::client::{self, ClientError, Identity};
 use crate::config::client::Client as Config;
 use crate::config::shared::{Log, LogFormat, LogLevel};
-use crate::config::{self, ConfigError, file};
+use crate::config::{self, ConfigError, Misfit, file};
 use crate::exit::{CLIENT_NEEDS, NotPermitted, Status, own_capabilities};
 use crate::stop::Stop;
 use crate::wire::token::{Token, TokenError};
@@ -88,6 +88,13 @@ pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandE
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
     let mut network = Network::new(State::open(&config.runtime.directory)?)?;
     Ok(client::run(&config, &identity, &mut network, &stop)?)
+}
+
+/// What of a configuration that is right by itself no client can run with.
+pub(super) fn misfit(config: &Config) -> Option<Misfit> {
+    let token = config.client.token.as_ref()?;
+    let error = token.as_str().parse::<Token>().err()?;
+    Some(("client.token", error.to_string()))
 }
 
 /// Undoes what an earlier run left, and says what.

@@ -75,7 +75,7 @@ pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> R
     if let Err(error) = show_first_token(&config.tethers.credentials, out) {
         // Nobody could come in. The first error is the one to tell.
         drop(gateway.stop());
-        return Err(error);
+        return Err(error.into());
     }
     for address in gateway.addresses() {
         // A terminal that has gone away is no reason to end a gateway, and it would not be undone.
@@ -97,12 +97,11 @@ pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> R
 
 /// Makes the first credential where there is no file of them, and prints its token. Only once the gateway is up: a start
 /// that fails would take along what is shown once. The gateway finds the file when the first client comes.
-fn show_first_token(file: &Path, out: &mut dyn Write) -> Result<(), GatewayError> {
-    if let (_, Some(token)) = CredentialStore::load_or_make(file, gateway::fresh)? {
+fn show_first_token(file: &Path, out: &mut dyn Write) -> Result<(), CredentialError> {
+    CredentialStore::make_first(file, gateway::fresh, |token| {
         writeln!(out, "There were no credentials. This token is shown once; clients need it:\n\n  {token}\n")?;
-        out.flush()?;
-    }
-    Ok(())
+        out.flush()
+    })
 }
 
 fn summary(gateway: &Gateway) -> String {

@@ -22,16 +22,19 @@ pub fn run(
     make: impl Fn() -> Result<Fresh, getrandom::Error>,
     out: &mut dyn Write,
 ) -> Result<(), TokenError> {
-    let store = CredentialStore::load(&args.file)?;
     match &args.action {
         TokenAction::New { name } => {
-            let (_, token) = store.add(name, make)?;
-            writeln!(out, "{token}")?;
+            CredentialStore::load(&args.file)?.add(name, make, |token| {
+                writeln!(out, "{token}")?;
+                out.flush()
+            })?;
         }
-        TokenAction::List { json: true } => writeln!(out, "{}", as_json(&store.list()))?,
-        TokenAction::List { json: false } => list(&store.list(), out)?,
+        TokenAction::List { json: true } => {
+            writeln!(out, "{}", as_json(&CredentialStore::load(&args.file)?.list()))?;
+        }
+        TokenAction::List { json: false } => list(&CredentialStore::load(&args.file)?.list(), out)?,
         TokenAction::Revoke { id } => {
-            let Credential { id, name, .. } = store.revoke(id)?;
+            let Credential { id, name, .. } = CredentialStore::unread(&args.file).revoke(id)?;
             writeln!(out, "revoked {id} {name}")?;
         }
     }

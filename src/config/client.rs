@@ -89,8 +89,8 @@ settings! {
         token_file: Option<PathBuf> = "",
         /// "phone": a page in the phone's browser carries the packets. "direct": the client opens the gateway itself.
         via: Via = "phone",
-        /// A file of certificates (PEM) to trust beside the public ones, for a gateway with a certificate of its own. It
-        /// counts for "direct"; through a phone the browser judges.
+        /// A file of certificates (PEM) to trust beside the public ones, for a gateway with a certificate of its own: its
+        /// CA's, or that certificate itself. It counts for "direct"; through a phone the browser judges.
         ca: Option<PathBuf> = "",
         /// The congestion control of the WebSockets' TCP, such as "cubic". "auto": "bbr" where the path is long (5 ms or
         /// more) and the kernel has it, since it does not fill the network's buffers; else "cubic".

@@ -203,8 +203,8 @@ settings! {
         /// Who translates addresses: "gateway", "kernel" (masquerade in the gateway's own nftables table) or "none" (the
         /// pool is routed here). "auto": the gateway for "raw", the kernel for "tun". "raw" knows only "gateway".
         translation: Auto<Translator> = "auto",
-        /// The external ports of the gateway's own translation. They are reserved in the kernel, so nothing else may
-        /// listen there. Several gateways on one host need ports that do not overlap, or several addresses.
+        /// The external ports of the gateway's own translation, none below 1024. They are reserved in the kernel, so nothing
+        /// else may listen there. Several gateways on one host need ports that do not overlap, or several addresses.
         ports: PortRange = "20480-53247",
         /// How many of these each tether gets, as one block. They bound how many tethers fit on one address.
         ports_per_tether: u16 = 512 in 16..=32768,

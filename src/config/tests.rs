@@ -254,6 +254,10 @@ fn values_that_do_not_fit_each_other_are_refused() {
         ("[dns]\nupstream = [\"9.9.9.9\", \"1.1.1.1\"]", &["line 2: dns.upstream: names several"]),
         ("[dns]\nupstream = \"9.9.9.9:5353\"", &["dns.upstream: 9.9.9.9:5353: only port 53"]),
         ("[dns]\nupstream = \"2001:db8::1\"", &["dns.upstream: 2001:db8::1: must be an IPv4 address"]),
+        (
+            "[dns]\nupstream = \"100.64.3.1\"",
+            &["line 2: dns.upstream: 100.64.3.1 is inside lease.pool = 100.64.0.0/16"],
+        ),
         ("[dns]\nupstream = \"127.0.0.53\"", &["dns.upstream: 127.0.0.53: must be an IPv4 address"]),
         (
             "[egress]\nmode = \"tun\"\ntranslation = \"gateway\"\naddresses = [\"192.0.2.1\", \"192.0.2.2\"]",
@@ -345,9 +349,24 @@ fn a_file_that_is_not_there_is_named() {
 #[test]
 fn each_error_line_begins_with_the_file() {
     let problems = parse::<Gateway>("[tethers]\nmax = 0\nlinger = 1", &[]).unwrap_err();
-    let error = ConfigError::Wrong { path: Some("g.toml".into()), problems };
+    let error = ConfigError::Wrong { path: Some("g.toml".into()), problems, other_role: None };
     assert!(error.to_string().lines().all(|line| line.starts_with("g.toml: line ")), "{error}");
     assert_eq!(error.to_string().lines().count(), 2);
+}
+
+#[test]
+fn a_file_of_the_other_role_is_known_by_its_sections() {
+    for (text, expected) in [
+        ("[client]\nvia = \"direct\"\n[log]", Some("client")),
+        ("[routes]\n", Some("client")),
+        ("[client]\n[listen]", None),
+        ("[client]\n[stages.ip-parse]", None),
+        ("[dns]\n[log]\n[clint]", None),
+        ("[client", None),
+    ] {
+        assert_eq!(other_role::<Gateway>(text), expected, "{text}");
+    }
+    assert_eq!(other_role::<Client>("[listen]"), Some("gateway"));
 }
 
 proptest! {

@@ -40,6 +40,11 @@ fn fresh() -> Result<Fresh, getrandom::Error> {
     Ok(Fresh { token: format!("wst1_{id}_secret"), verifier: hex(&[0xab; 64]), id })
 }
 
+/// Adds a credential whose token is shown to nobody.
+fn add(store: &CredentialStore, name: &str) -> Result<Credential, CredentialError> {
+    store.add(name, fresh, |_| Ok(()))
+}
+
 #[test]
 fn a_first_start_makes_one_token_and_a_second_none() {
     let folder = Folder::new();
@@ -62,7 +67,12 @@ fn revoking_the_last_one_does_not_make_a_new_one_at_the_next_start() {
 #[test]
 fn only_the_owner_may_read_the_file_and_no_secret_is_in_it() {
     let folder = Folder::new();
-    let (_, token) = CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh).unwrap();
+    let mut token = String::new();
+    let show = |shown: &str| {
+        token = shown.to_owned();
+        Ok(())
+    };
+    CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh, show).unwrap();
     assert_eq!(fs::metadata(folder.file()).unwrap().permissions().mode() & 0o777, 0o600);
     let text = fs::read_to_string(folder.file()).unwrap();
     assert!(!text.contains(&token) && !text.contains("secret"), "{text}");
@@ -75,10 +85,48 @@ fn another_writers_change_holds_at_the_next_look() {
     let folder = Folder::new();
     let (gateway, command) =
         (CredentialStore::load(&folder.file()).unwrap(), CredentialStore::load(&folder.file()).unwrap());
-    let (credential, _) = command.add("Ada", fresh).unwrap();
+    let credential = add(&command, "Ada").unwrap();
     assert_eq!(gateway.find(&credential.id), Some(credential.clone()));
     command.revoke(&credential.id).unwrap();
     assert_eq!(gateway.find(&credential.id), None);
+}
+
+#[test]
+fn a_token_that_cannot_be_shown_leaves_the_file_as_it_was() {
+    let folder = Folder::new();
+    let full = |_: &str| Err(io::ErrorKind::StorageFull.into());
+    assert!(matches!(CredentialStore::make_first(&folder.file(), fresh, full), Err(CredentialError::NotShown(_))));
+    assert!(!folder.file().exists(), "the next start makes one");
+
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let credential = add(&store, "Ada").unwrap();
+    let text = fs::read_to_string(folder.file()).unwrap();
+    let error = store.add("Bob", fresh, full).unwrap_err();
+    assert!(error.to_string().ends_with("so no credential was made"), "{error}");
+    assert_eq!((fs::read_to_string(folder.file()).unwrap(), store.list()), (text, vec![credential]));
+}
+
+#[test]
+fn a_credential_that_cannot_be_taken_out_again_is_named() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let error = store.add("Ada", fresh, |_| {
+        fs::remove_file(folder.file())?;
+        Err(io::ErrorKind::StorageFull.into())
+    });
+    let Err(CredentialError::LeftUnseen { id, .. }) = &error else { panic!("{error:?}") };
+    assert!(error.as_ref().unwrap_err().to_string().contains(&format!("token revoke {id}")));
+}
+
+#[test]
+fn a_token_works_as_soon_as_it_is_shown() {
+    let folder = Folder::new();
+    let gateway = CredentialStore::load(&folder.file()).unwrap();
+    let show = |token: &str| {
+        assert!(token.split('_').nth(1).is_some_and(|id| gateway.find(id).is_some()));
+        Ok(())
+    };
+    CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh, show).unwrap();
 }
 
 #[test]
@@ -90,7 +138,7 @@ fn an_id_is_given_once() {
         let round = rounds.replace(rounds.get() + 1);
         Ok(Fresh { id: format!("id{}", round / 2), ..fresh()? })
     };
-    let ids = ["Ada", "Bob"].map(|name| store.add(name, make).unwrap().0.id);
+    let ids = ["Ada", "Bob"].map(|name| store.add(name, make, |_| Ok(())).unwrap().id);
     assert_eq!((ids, rounds.get()), (["id0", "id1"].map(String::from), 3));
 }
 
@@ -100,7 +148,7 @@ fn two_writers_lose_nothing() {
     std::thread::scope(|scope| {
         for name in ["Ada", "Bob", "Cyd", "Dan"] {
             let file = folder.file();
-            scope.spawn(move || CredentialStore::load(&file).unwrap().add(name, fresh).unwrap());
+            scope.spawn(move || add(&CredentialStore::load(&file).unwrap(), name).unwrap());
         }
     });
     assert_eq!(CredentialStore::load(&folder.file()).unwrap().list().len(), 4);
@@ -110,12 +158,32 @@ fn two_writers_lose_nothing() {
 fn a_file_that_is_gone_revokes_all_and_one_that_is_broken_revokes_none() {
     let folder = Folder::new();
     let store = CredentialStore::load(&folder.file()).unwrap();
-    let (credential, _) = store.add("Ada", fresh).unwrap();
+    let credential = add(&store, "Ada").unwrap();
     fs::write(folder.file(), "[[credential").unwrap();
     assert_eq!(store.find(&credential.id), Some(credential.clone()));
-    assert!(matches!(store.add("Bob", fresh), Err(CredentialError::Malformed { .. })), "and it is not written over");
+    assert!(matches!(add(&store, "Bob"), Err(CredentialError::Malformed { .. })), "and it is not written over");
     fs::remove_file(folder.file()).unwrap();
     assert_eq!(store.find(&credential.id), None);
+}
+
+#[test]
+fn an_id_that_is_there_twice_is_told_and_revoked_with_every_copy() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let [ada, bob, cyd] = ["Ada", "Bob", "Cyd"].map(|name| add(&store, name).unwrap());
+    let copied = [&ada, &bob, &cyd, &bob, &ada].map(Credential::clone);
+    write(&folder.file(), &copied).unwrap();
+
+    let error = CredentialStore::load(&folder.file()).unwrap_err().to_string();
+    assert!(error.contains(&format!("the id \"{}\" is in it twice", bob.id)), "{error}");
+    assert_eq!(store.list(), [ada.clone(), bob.clone(), cyd.clone()], "what was known still holds");
+    assert!(matches!(add(&store, "Dan"), Err(CredentialError::Malformed { .. })));
+
+    let revoke = |credential: &Credential| CredentialStore::unread(&folder.file()).revoke(&credential.id).unwrap();
+    assert_eq!(revoke(&ada), ada);
+    assert_eq!(read_any(&folder.file()).unwrap().credentials, [bob.clone(), cyd.clone(), bob.clone()]);
+    assert_eq!(revoke(&bob), bob);
+    assert_eq!(store.list(), [cyd]);
 }
 
 #[test]
@@ -130,7 +198,7 @@ fn the_first_credential_makes_the_folder_for_the_owner_alone() {
 fn a_leftover_of_a_killed_writer_is_no_hindrance() {
     let folder = Folder::new();
     fs::write(folder.0.join("credentials.toml.new"), "half").unwrap();
-    assert!(CredentialStore::load(&folder.file()).unwrap().add("Ada", fresh).is_ok());
+    assert!(add(&CredentialStore::load(&folder.file()).unwrap(), "Ada").is_ok());
 }
 
 const SHORT_VERIFIER: &str = "[[credential]]\nid = \"1\"\nname = \"\"\ncreated = \"\"\nverifier = \"abcd\"";
@@ -140,7 +208,7 @@ fn errors_name_the_file_or_the_id() {
     let folder = Folder::new();
     let store = CredentialStore::load(&folder.file()).unwrap();
     assert_eq!(store.revoke("00").unwrap_err().to_string(), CredentialError::NoSuchId("00".into()).to_string());
-    assert!(matches!(store.add("a\nb", fresh), Err(CredentialError::BadName)));
+    assert!(matches!(add(&store, "a\nb"), Err(CredentialError::BadName)));
     fs::write(folder.0.join("file"), "").unwrap();
     let nowhere = folder.0.join("file/credentials.toml");
     let error = CredentialStore::load(&nowhere).unwrap_err();
@@ -152,22 +220,25 @@ fn errors_name_the_file_or_the_id() {
 }
 
 #[test]
-fn a_file_without_an_end_is_refused_by_its_name() {
+fn a_device_is_refused_by_its_name() {
     let error = CredentialStore::load(Path::new("/dev/urandom")).unwrap_err();
-    assert_eq!(error.to_string(), "/dev/urandom: cannot be read: it is longer than 64 MiB; is this the right file?");
+    assert!(error.to_string().starts_with("/dev/urandom: cannot be read: it is no regular file"), "{error}");
 }
 
 #[test]
-fn times_are_written_as_people_read_them() {
-    let cases = [
-        (0, "1970-01-01T00:00:00Z"),
-        (951_782_400, "2000-02-29T00:00:00Z"),
-        (1_709_251_199, "2024-02-29T23:59:59Z"),
-        (4_107_542_400, "2100-03-01T00:00:00Z"),
-    ];
-    for (seconds, written) in cases {
-        assert_eq!(rfc3339(UNIX_EPOCH + std::time::Duration::from_secs(seconds)), written);
-    }
+fn a_fifo_in_the_files_place_keeps_nobody_waiting_and_revokes_none() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let credential = add(&store, "Ada").unwrap();
+    let aside = folder.0.join("aside.toml");
+    fs::rename(folder.file(), &aside).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.file()).status().unwrap();
+    assert!(made.success());
+    assert_eq!(store.find(&credential.id), Some(credential.clone()));
+    assert!(matches!(CredentialStore::load(&folder.file()), Err(CredentialError::Unreadable { .. })));
+    fs::rename(&aside, folder.file()).unwrap();
+    store.revoke(&credential.id).unwrap();
+    assert_eq!(store.find(&credential.id), None, "the file is followed again");
 }
 
 proptest! {
@@ -176,7 +247,8 @@ proptest! {
         let folder = Folder::new();
         let verifier = hex(keys.as_flattened());
         let make = || Ok(Fresh { id: id.clone(), token: String::new(), verifier: verifier.clone() });
-        let (credential, _) = CredentialStore::load(&folder.file()).unwrap().add(&name, make).unwrap();
+        let store = CredentialStore::load(&folder.file()).unwrap();
+        let credential = store.add(&name, make, |_| Ok(())).unwrap();
         prop_assert_eq!((&credential.id, &credential.name, &credential.verifier), (&id, &name, &verifier));
         prop_assert_eq!(CredentialStore::load(&folder.file()).unwrap().find(&id), Some(credential));
     }

@@ -107,9 +107,9 @@ impl Setting<'_> {
     /// # Errors
     /// The file cannot be written.
     pub fn token(&self, name: &str) -> Result<PathBuf, Error> {
-        let (_, token) = CredentialStore::load(&self.credentials())?.add(name, crate::gateway::fresh)?;
         let file = self.scratch.file(&format!("{name}.token"));
-        fs::write(&file, token)?;
+        let store = CredentialStore::load(&self.credentials())?;
+        store.add(name, crate::gateway::fresh, |token| fs::write(&file, token))?;
         Ok(file)
     }
 

@@ -2,7 +2,7 @@ mod merging;
 
 use proptest::prelude::*;
 
-use super::check::{Layout, Protocol};
+use super::check::{Layout, Protocol, TCP_SEGMENT_BYTES_MIN, UDP_SEGMENTS_MAX};
 use super::{Lie, Lost, check, complete_checksum, segment, split};
 use crate::checksum;
 use crate::ipv4;
@@ -310,6 +310,13 @@ fn cases() -> impl Strategy<Value = Case> {
             Case { family, protocol, flags, options: vec![1; options * 4], payload, segment_bytes }
         },
     )
+}
+
+#[test]
+fn the_protocols_page_has_the_limits_of_segments() {
+    let page = include_str!("../../docs/protocol.md");
+    assert!(page.contains(&format!("TCP with a segment size below {TCP_SEGMENT_BYTES_MIN} ")));
+    assert!(page.contains(&format!("UDP of more than {UDP_SEGMENTS_MAX} segments ")));
 }
 
 proptest! {

@@ -38,6 +38,35 @@ fn a_reader_that_has_had_enough_is_no_failure_to_tell() {
     }
 }
 
+/// Something to write to that has no room.
+fn full() -> Stdio {
+    std::fs::File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+#[test]
+fn a_check_ends_by_what_it_found_where_nobody_reads_it_and_as_failed_where_it_cannot_be_written() {
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/config/client.toml");
+    for (role, out, expected) in
+        [("client", gone(), 0), ("gateway", gone(), 64), ("client", full(), 1), ("gateway", full(), 64)]
+    {
+        let output = command(&["check", good, "--role", role]).stdout(out).output().unwrap();
+        assert_eq!(said(&output).0, Some(expected), "{role}: {}", said(&output).1);
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_printed_is_none() {
+    let folder = std::env::temp_dir().join(format!("wstether-unprinted-{}", std::process::id()));
+    let file = folder.join("credentials.toml");
+    for out in [full(), gone()] {
+        let output = command(&["token", "--file", file.to_str().unwrap(), "new"]).stdout(out).output().unwrap();
+        let (code, text) = said(&output);
+        assert!(code == Some(1) && text.contains("so no credential was made"), "{code:?}: {text}");
+        assert!(!file.exists());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn a_log_that_nobody_reads_any_more_ends_nothing() {
     let url = format!("ws://{}/wstether", nobody());

@@ -81,21 +81,70 @@ fn a_certificate_of_a_ca_that_was_named_is_trusted() {
     drop(accepted.join().unwrap());
 }
 
+/// What is wrong with the certificate of a server.
+fn refused(server: Server, trust: &TlsClient) -> DialError {
+    let url = server.url();
+    let refused = thread::spawn(move || {
+        let mut stream = server.stream();
+        let mut tls = server.tls().unwrap();
+        while matches!(tls.complete_io(&mut stream), Ok((1.., _))) {}
+    });
+    let error = reach(&url, trust).unwrap_err();
+    refused.join().unwrap();
+    error
+}
+
 #[test]
 fn a_certificate_is_refused_where_its_ca_or_its_name_is_another() {
     let authority = Authority::new("dial-refused");
     for (server, trust) in
         [(authority.server("localhost"), no_extra_trust()), (authority.server("another.example"), authority.trusted())]
     {
-        let url = server.url();
-        let refused = thread::spawn(move || {
-            let mut stream = server.stream();
-            let mut tls = server.tls().unwrap();
-            while matches!(tls.complete_io(&mut stream), Ok((1.., _))) {}
-        });
-        let error = reach(&url, &trust).unwrap_err();
+        let error = refused(server, &trust);
         assert!(matches!(error, DialError::Certificate { .. }), "{error}");
-        refused.join().unwrap();
+    }
+}
+
+/// What `openssl req -x509` makes: it is for a host, and says that it is an authority's.
+fn self_signed(file: &str, host: &str, years: [i32; 2]) -> Authority {
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    [params.not_before, params.not_after] = years.map(|year| rcgen::date_time_ymd(year, 1, 1));
+    Authority::with(file, params)
+}
+
+#[test]
+fn a_self_signed_certificate_that_was_named_is_trusted_and_its_like_are_not() {
+    let own = self_signed("dial-own", "localhost", [2000, 4000]);
+    let server = own.itself();
+    let url = server.url();
+    let accepted = thread::spawn(move || server.accept());
+    let dialled = reach(&url, &own.trusted()).unwrap();
+    assert!(dialled.transport.is_encrypted());
+    drop(accepted.join().unwrap());
+
+    let another_name = self_signed("dial-own-name", "another.example", [2000, 4000]);
+    let its_like = self_signed("dial-own-like", "localhost", [2000, 4000]);
+    for (server, trust) in [
+        (another_name.itself(), another_name.trusted()),
+        (own.itself(), its_like.trusted()),
+        (own.itself(), no_extra_trust()),
+    ] {
+        let error = refused(server, &trust);
+        assert!(matches!(error, DialError::Certificate { .. }), "{error}");
+    }
+}
+
+#[test]
+fn the_dates_of_a_self_signed_certificate_count() {
+    for (file, years, wrong) in [
+        ("dial-expired", [2000, 2001], "expired on 2001-01-01T00:00:00Z"),
+        ("dial-too-early", [3999, 4000], "is not valid before 3999-01-01T00:00:00Z"),
+    ] {
+        let own = self_signed(file, "localhost", years);
+        let error = refused(own.itself(), &own.trusted());
+        assert!(matches!(error, DialError::Dates { .. }), "{error}");
+        let told = format!("the certificate of localhost {wrong}; whoever runs the gateway has to renew it");
+        assert!(error.to_string().starts_with(&told), "{error}");
     }
 }
 
@@ -172,8 +221,11 @@ fn a_socket_is_prepared_before_it_connects() {
 
 #[test]
 fn a_file_without_certificates_is_told() {
-    let empty = TlsClient::new(Some("/dev/null".as_ref())).unwrap_err();
+    let cargo = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let empty = TlsClient::new(Some(cargo.as_ref())).unwrap_err();
     assert!(matches!(empty, TlsClientError::Empty { .. }), "{empty}");
+    let device = TlsClient::new(Some("/dev/zero".as_ref())).unwrap_err();
+    assert!(device.to_string().contains("/dev/zero: it is no regular file"), "{device}");
     let missing = TlsClient::new(Some("/nonexistent/ca.pem".as_ref())).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/ca.pem"), "{missing}");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tungstenite::handshake::server::{Request, Response};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket, accept_hdr};
@@ -31,6 +31,16 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn plain() -> Self {
         Self { listener: TcpListener::bind("127.0.0.1:0").unwrap(), tls: None }
+    }
+
+    fn encrypted(certificate: CertificateDer<'static>, key: &rcgen::KeyPair) -> Self {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        Self { tls: Some(Arc::new(config)), ..Self::plain() }
     }
 
     pub(crate) fn url(&self) -> WsUrl {
@@ -74,19 +84,24 @@ fn agree(request: &Request, mut response: Response) -> Result<Response, tungsten
 /// A CA of the test's own, in a file that goes with it.
 pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    certificate: CertificateDer<'static>,
     file: PathBuf,
 }
 
 impl Authority {
     /// `name` tells the tests' files apart.
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        Self::with(name, rcgen::CertificateParams::new([]).unwrap())
+    }
+
+    /// One whose own certificate has more in it, such as the name of a host.
+    pub(crate) fn with(name: &str, mut params: rcgen::CertificateParams) -> Self {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let file = std::env::temp_dir().join(format!("wstether-{name}-{}.pem", std::process::id()));
         std::fs::write(&file, certificate.pem()).unwrap();
-        Self { issuer: rcgen::Issuer::new(params, key), file }
+        Self { issuer: rcgen::Issuer::new(params, key), certificate: certificate.into(), file }
     }
 
     pub(crate) fn trusted(&self) -> TlsClient {
@@ -97,15 +112,12 @@ impl Authority {
     pub(crate) fn server(&self, name: &str) -> Server {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-            .unwrap();
-        Server { tls: Some(Arc::new(config)), ..Server::plain() }
+        Server::encrypted(params.signed_by(&key, &self.issuer).unwrap().into(), &key)
+    }
+
+    /// A server that shows the authority's own certificate.
+    pub(crate) fn itself(&self) -> Server {
+        Server::encrypted(self.certificate.clone(), self.issuer.key())
     }
 }
 

@@ -1,5 +1,7 @@
 //! How the gateway's values fit together.
 
+use std::net::IpAddr;
+
 use super::stages::{DEFAULT_SECTION, section_of};
 use super::{
     Egress, EgressKeys, EgressMode, Gateway, PortBlocks, StageName, Tls, TlsKeys, Translation, Translator, Way,
@@ -184,6 +186,10 @@ fn judge_dns(config: &Gateway, reader: &mut Reader) {
         } else if !address.is_ipv4() || address.ip().is_unspecified() || address.ip().is_loopback() {
             let what = format!("{}: must be an IPv4 address that is not on this host's loopback", address.ip());
             reader.object(&[path], what);
+        } else if matches!(address.ip(), IpAddr::V4(address) if config.lease.pool.contains(address)) {
+            let what =
+                format!("{} is inside lease.pool = {}, where nobody but clients is", address.ip(), config.lease.pool);
+            reader.object(&[path, "lease.pool"], what);
         }
     }
 }

@@ -1,12 +1,12 @@
 use super::*;
 use crate::link::ACK_EVERY_BYTES;
 use crate::link::testing::*;
-use crate::packet::Offload;
+use crate::packet::{Checksum, Offload};
 use crate::packet_builder::udp;
 use crate::tether_links::Windows;
 use crate::wire::capsule::{
-    AssignedAddress, Challenge, CloseReason, Features, Prefix, append_ack, append_address_request, append_close,
-    append_credit, datagram_header,
+    AssignedAddress, CONTEXT_SUPER_PACKET, Challenge, CloseReason, Features, Prefix, append_ack,
+    append_address_request, append_close, append_credit, datagram_header,
 };
 use crate::wire::frame::{self, Opcode};
 
@@ -20,7 +20,11 @@ struct World {
 }
 
 fn world_with(windows: Windows, pool: BufPool) -> World {
-    let (link, tether, peer) = open(windows, Features::default());
+    world_of(windows, Features::SUPER_PACKETS, pool)
+}
+
+fn world_of(windows: Windows, features: Features, pool: BufPool) -> World {
+    let (link, tether, peer) = open(windows, features);
     let (links, keeper) = (Arc::new(Table::new(8)), Keeper::new());
     links.put(LINK, Arc::clone(&link));
     let decode = WsDecode { links, pool, message_bytes_max: MESSAGE_BYTES_MAX, keeper: Arc::clone(&keeper) };
@@ -108,6 +112,28 @@ fn a_super_packet_leaves_in_the_buffer_that_it_was_read_to_and_what_is_beside_it
         (message.len() as u64 - ack_bytes, message.len() as u64 - ack_bytes),
         "all but the ACK"
     );
+}
+
+/// A datagram of context 2 with nothing left to be done: even that needs the feature.
+fn plain_super_packet(packet: &[u8]) -> Vec<u8> {
+    let value = [&[CONTEXT_SUPER_PACKET as u8, 0, 0, 0, 0, 0], packet].concat();
+    [&[0x00, value.len() as u8], &value[..]].concat()
+}
+
+#[test]
+fn a_super_packet_is_of_an_unknown_context_where_it_was_not_agreed_on() {
+    let whole = datagram(&packet());
+    let partial = Offload { checksum: Checksum::Partial { start: 20, offset: 6 }, ..Offload::default() };
+    let summed = [&datagram_header(packet().len(), partial)[..], &packet()].concat();
+    let message = [whole, summed, plain_super_packet(&packet())].concat();
+    for (features, dropped) in [(Features::default(), 2), (Features::SUPER_PACKETS, 0)] {
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
+        let mut world = world_of(windows, features, BufPool::new(1 << 24));
+        world.peer.send(Opcode::Binary, &message);
+        world.receive(3);
+        assert_eq!((world.work.out.len(), world.drops()), (3 - dropped, [dropped as u64, 0, 0]), "{features:?}");
+        assert_eq!(world.link.received_bytes(), message.len() as u64, "it counts as any other");
+    }
 }
 
 const UNKNOWN_CONTEXT: [u8; 6] = [0x00, 4, 5, 1, 2, 3];

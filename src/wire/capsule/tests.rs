@@ -42,7 +42,12 @@ fn an_empty_message_has_no_capsules_and_several_are_read_in_order() {
     append_ack(9, &mut message);
     append_credit(varint::MAX, &mut message);
     let capsules: Result<Vec<_>, _> = Capsules::new(&message).collect();
-    let datagram = Datagram { payload: b"packet", offload: Some(Offload::default()), capsule_bytes: 9 };
+    let datagram = Datagram {
+        payload: b"packet",
+        offload: Some(Offload::default()),
+        needs_super_packets: false,
+        capsule_bytes: 9,
+    };
     assert_eq!(capsules, Ok(vec![Capsule::Datagram(datagram), Capsule::Ack(9), Capsule::Credit(varint::MAX)]));
 }
 
@@ -67,7 +72,7 @@ fn a_message_that_ends_inside_a_capsule_is_an_error_after_the_whole_ones() {
 
 #[test]
 fn a_datagram_of_an_unknown_context_is_told_with_its_weight() {
-    let datagram = Datagram { payload: b"whatever", offload: None, capsule_bytes: 11 };
+    let datagram = Datagram { payload: b"whatever", offload: None, needs_super_packets: false, capsule_bytes: 11 };
     assert_eq!(one(&small(kind::DATAGRAM, b"\x04whatever")), Ok(Capsule::Datagram(datagram)));
 }
 
@@ -79,7 +84,12 @@ fn a_super_packet_carries_what_is_left_to_be_done() {
     assert_eq!(&header[..], [0, 0x80, 0, 0xea, 0x6a, 2, 0x05, 0x78, 0, 40, 1, 0, 20, 0, 16]);
     assert_eq!(header.len(), DATAGRAM_HEADER_BYTES_MAX);
     let message = [&header[..], &[7; 60_000]].concat();
-    let datagram = Datagram { payload: &[7; 60_000], offload: Some(offload), capsule_bytes: message.len() };
+    let datagram = Datagram {
+        payload: &[7; 60_000],
+        offload: Some(offload),
+        needs_super_packets: true,
+        capsule_bytes: message.len(),
+    };
     assert_eq!(one(&message), Ok(Capsule::Datagram(datagram)));
 }
 
@@ -348,7 +358,9 @@ proptest! {
         let checksum = partial.map_or(Checksum::Complete, |(start, offset)| Checksum::Partial { start, offset });
         let offload = Offload { checksum, segment_bytes, header_bytes };
         let message = [&datagram_header(packet.len(), offload)[..], &packet].concat();
-        let datagram = Datagram { payload: &packet, offload: Some(offload), capsule_bytes: message.len() };
+        let needs_super_packets = offload != Offload::default();
+        let capsule_bytes = message.len();
+        let datagram = Datagram { payload: &packet, offload: Some(offload), needs_super_packets, capsule_bytes };
         prop_assert_eq!(one(&message), Ok(Capsule::Datagram(datagram)));
     }
 
