@@ -159,20 +159,6 @@ impl CredentialStore {
         Ok(())
     }
 
-    /// A store with one credential, for tests of who needs some.
-    #[cfg(test)]
-    pub(crate) fn load_or_make(
-        path: &Path,
-        make: impl Fn() -> Result<Fresh, getrandom::Error>,
-    ) -> Result<(Self, Option<String>), CredentialError> {
-        let mut shown = None;
-        Self::make_first(path, make, |token| {
-            shown = Some(token.to_owned());
-            Ok(())
-        })?;
-        Ok((Self::load(path)?, shown))
-    }
-
     /// Every credential, in the order they were made.
     pub fn list(&self) -> Vec<Credential> {
         self.refresh();

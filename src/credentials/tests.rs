@@ -45,22 +45,33 @@ fn add(store: &CredentialStore, name: &str) -> Result<Credential, CredentialErro
     store.add(name, fresh, |_| Ok(()))
 }
 
+/// The credentials after a gateway's start, and the token that it showed.
+fn started(path: &Path) -> (CredentialStore, Option<String>) {
+    let mut shown = None;
+    let show = |token: &str| {
+        shown = Some(token.to_owned());
+        Ok(())
+    };
+    CredentialStore::make_first(path, fresh, show).unwrap();
+    (CredentialStore::load(path).unwrap(), shown)
+}
+
 #[test]
 fn a_first_start_makes_one_token_and_a_second_none() {
     let folder = Folder::new();
-    let (store, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    let (store, token) = started(&folder.file());
     let id = store.list()[0].id.clone();
     assert_eq!(token, Some(format!("wst1_{id}_secret")));
-    let (again, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    let (again, token) = started(&folder.file());
     assert_eq!((again.list(), token), (store.list(), None));
 }
 
 #[test]
 fn revoking_the_last_one_does_not_make_a_new_one_at_the_next_start() {
     let folder = Folder::new();
-    let (store, _) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    let (store, _) = started(&folder.file());
     store.revoke(&store.list()[0].id).unwrap();
-    let (store, token) = CredentialStore::load_or_make(&folder.file(), fresh).unwrap();
+    let (store, token) = started(&folder.file());
     assert_eq!((store.list(), token), (vec![], None));
 }
 
@@ -190,7 +201,7 @@ fn an_id_that_is_there_twice_is_told_and_revoked_with_every_copy() {
 fn the_first_credential_makes_the_folder_for_the_owner_alone() {
     let folder = Folder::new();
     let file = folder.0.join("lib/wstether/credentials.toml");
-    CredentialStore::load_or_make(&file, fresh).unwrap();
+    started(&file);
     assert_eq!(fs::metadata(folder.0.join("lib/wstether")).unwrap().permissions().mode() & 0o777, 0o700);
 }
 

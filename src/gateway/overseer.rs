@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn every_step_is_told_to_those_who_act_on_it_and_counted() {
-        let registry = registry("overseer", |_| {});
+        let registry = registry(|_| {});
         let metrics = Metrics::new(vec![StageMetrics::new("ip-parse", "uplink", &[])], Arc::clone(&registry.metrics));
         let (mut overseer, start) = (Overseer::default(), Instant::now());
         let mut held = registry.pool.budget().share(Part::Messages);

@@ -24,7 +24,7 @@ fn hello() -> Hello {
 
 #[test]
 fn a_handshake_that_takes_too_long_is_turned_away_and_counted() {
-    let registry = registry("slow", |_| {});
+    let registry = registry(|_| {});
     let (link, _peer) = connected();
     let lane = std::iter::from_fn(|| registry.links.reserve()).find(|&lane| lane == link.lane()).expect("a place");
     registry.links.put(lane, Arc::clone(&link));
@@ -39,7 +39,7 @@ fn a_handshake_that_takes_too_long_is_turned_away_and_counted() {
 
 #[test]
 fn while_memory_is_short_no_tether_is_opened() {
-    let registry = registry("short", |_| {});
+    let registry = registry(|_| {});
     let now = Instant::now();
     let mut held = registry.pool.budget().share(Part::Messages);
     assert!(held.set(registry.pool.limit_bytes() * 4 / 5));
@@ -61,7 +61,7 @@ fn while_memory_is_short_no_tether_is_opened() {
 
 #[test]
 fn under_overload_nobody_new_is_let_in_and_who_comes_back_is() {
-    let (registry, now) = (registry("overload", |_| {}), Instant::now());
+    let (registry, now) = (registry(|_| {}), Instant::now());
     let ((first, _a), (second, _b)) = (connected(), connected());
     let (tether, _) = registry.tether_for(now, &first, &hello()).expect("a tether");
     tether.leave(&first, now);
@@ -80,7 +80,7 @@ fn under_overload_nobody_new_is_let_in_and_who_comes_back_is() {
 
 #[test]
 fn a_credential_has_as_many_tethers_as_it_may() {
-    let registry = registry("credential", |terms| terms.tethers_per_credential_max = 2);
+    let registry = registry(|terms| terms.tethers_per_credential_max = 2);
     let (now, (link, _peer)) = (Instant::now(), connected());
     let other = Hello { credential: CredentialId::new(*b"efgh5678").expect("its letters"), ..hello() };
     let tethers: Vec<_> = (0..2).map(|_| registry.new_tether(now, &link, &hello()).expect("a tether")).collect();
@@ -94,7 +94,7 @@ fn a_credential_has_as_many_tethers_as_it_may() {
 
 #[test]
 fn a_tether_without_a_link_ends_once_it_has_lingered_and_one_that_is_resumed_does_not() {
-    let (registry, now) = (registry("linger", |_| {}), Instant::now());
+    let (registry, now) = (registry(|_| {}), Instant::now());
     let ((first, _a), (second, _b)) = (connected(), connected());
     let [goes, comes_back] = [&first, &second].map(|link| registry.new_tether(now, link, &hello()).expect("a tether"));
     registry.leave(&goes, &first, now);
@@ -113,7 +113,7 @@ fn a_tether_without_a_link_ends_once_it_has_lingered_and_one_that_is_resumed_doe
 
 #[test]
 fn the_place_of_a_tether_rests_before_another_gets_it() {
-    let (registry, now) = (registry("rest", |terms| terms.tethers_max = 1), Instant::now());
+    let (registry, now) = (registry(|terms| terms.tethers_max = 1), Instant::now());
     let (link, _peer) = connected();
     let tether = registry.new_tether(now, &link, &hello()).expect("a tether");
     registry.finish(&tether);
@@ -127,7 +127,7 @@ fn the_place_of_a_tether_rests_before_another_gets_it() {
 
 #[test]
 fn a_token_with_as_many_tethers_as_it_may_have_gets_one_more_for_the_one_that_has_had_no_link_for_longest() {
-    let registry = registry("per-token", |terms| terms.tethers_per_credential_max = 2);
+    let registry = registry(|terms| terms.tethers_per_credential_max = 2);
     let (now, later) = (Instant::now(), |seconds| Duration::from_secs(seconds));
     let (links, _peers): (Vec<_>, Vec<_>) = (0..4).map(|_| connected()).unzip();
     let come = |link: &Arc<Link>, at| registry.new_tether(at, link, &hello());
@@ -145,7 +145,7 @@ fn a_token_with_as_many_tethers_as_it_may_have_gets_one_more_for_the_one_that_ha
 
 #[test]
 fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_once_its_place_has_rested() {
-    let registry = registry("full", |_| {});
+    let registry = registry(|_| {});
     let now = Instant::now();
     let (links, _peers): (Vec<_>, Vec<_>) = (0..5).map(|_| connected()).unzip();
     let come = |at: Instant, link: &Arc<Link>| registry.new_tether(at, link, &hello());
@@ -165,7 +165,8 @@ fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_
 fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_others() {
     let file = std::env::temp_dir().join(format!("wstether-revoked-{}.toml", std::process::id()));
     let store = CredentialStore::load(&file).expect("no file yet");
-    let [kept, lost] = ["kept", "lost"].map(|name| store.add(name, crate::gateway::fresh).expect("a credential").0);
+    let make = |name| store.add(name, crate::gateway::fresh, |_token| Ok(())).expect("a credential");
+    let [kept, lost] = ["kept", "lost"].map(make);
     let registry = registry_of(CredentialStore::load(&file).expect("two"), |_| {});
     let now = Instant::now();
     let (links, _peers): (Vec<_>, Vec<_>) = (0..2).map(|_| connected()).unzip();
