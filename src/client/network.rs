@@ -4,10 +4,11 @@
 //! Only IPv4 goes through the tunnel. IPv6 stays as the laptop has it: what programs send by IPv6 goes past the tunnel.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
-use super::dns::{SavedFile, resolv_conf};
+use super::dns::{self, Owner};
 use super::handshake::Terms;
 use super::routes;
 use super::state::{SavedRoute, State, StateError};
@@ -31,9 +32,18 @@ pub enum NetworkError {
     #[error("{}: {source}; correct dns.file, or leave DNS alone with dns.manage = \"off\"", path.display())]
     Dns {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The kernel's reason.
         source: std::io::Error,
+    },
+    /// Another client points it elsewhere.
+    #[error("another client that runs (its lock: {}) has written {}; stop it, or leave DNS alone here with \
+             dns.manage = \"off\"", lock.display(), path.display())]
+    DnsTaken {
+        /// The file.
+        path: PathBuf,
+        /// The other client's lock.
+        lock: PathBuf,
     },
 }
 
@@ -119,24 +129,23 @@ impl Network {
         if !wanted || servers.is_empty() {
             return Ok(());
         }
-        let text = resolv_conf(servers);
-        if self.state.changes().dns.as_ref().is_some_and(|saved| saved.written == text && saved.is_in_place()) {
-            return Ok(());
+        let path = config.dns.file.clone();
+        if let Owner::Another(lock) = dns::look(&path, self.state.lock()) {
+            return Err(NetworkError::DnsTaken { path, lock });
         }
-        self.restore_dns()?;
-        let path = &config.dns.file;
-        let failed = |source| NetworkError::Dns { path: path.clone(), source };
-        let saved = SavedFile::before(path, text).map_err(failed)?;
-        self.state.update(|changes| changes.dns = Some(saved.clone()))?;
-        saved.apply().map_err(failed)
+        if self.state.changes().dns.as_ref() != Some(&path) {
+            self.restore_dns()?;
+            self.state.update(|changes| changes.dns = Some(path.clone()))?;
+        }
+        dns::point(&path, servers, self.state.lock()).map_err(|source| NetworkError::Dns { path, source })
     }
 
     fn restore_dns(&mut self) -> Result<(), NetworkError> {
-        let Some(saved) = self.state.changes().dns.clone() else { return Ok(()) };
-        match saved.restore() {
+        let Some(path) = self.state.changes().dns.clone() else { return Ok(()) };
+        match dns::restore(&path, self.state.lock()) {
             Ok(true) => {}
-            Ok(false) => debug!(file = %saved.path.display(), "somebody else has written the file since: left alone"),
-            Err(source) => return Err(NetworkError::Dns { path: saved.path, source }),
+            Ok(false) => debug!(file = %path.display(), "somebody else has written the file since: left alone"),
+            Err(source) => return Err(NetworkError::Dns { path, source }),
         }
         Ok(self.state.update(|changes| changes.dns = None)?)
     }

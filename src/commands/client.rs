@@ -1,7 +1,7 @@
 //! `wstether client`: the laptop.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 
@@ -79,26 +79,27 @@ pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandE
     let config: Config = config::load(args.config.as_deref(), &args.overrides())?;
     if args.down {
         own_capabilities().require(&CLIENT_NEEDS)?;
-        return down(&config.runtime.directory, out);
+        return down(&config, out);
     }
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;
     start_log(&config.log);
     super::run_as_batch();
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
-    let mut network = Network::new(State::open(&config.runtime.directory)?)?;
+    let mut network = Network::new(State::open(&config.runtime.directory, &config.dns.file)?)?;
     Ok(client::run(&config, &identity, &mut network, &stop)?)
 }
 
 /// Undoes what an earlier run left, and says what.
-fn down(directory: &Path, out: &mut dyn Write) -> Result<(), ClientCommandError> {
-    let state = State::open(directory)?;
-    let undone = state.changes().undone();
+fn down(config: &Config, out: &mut dyn Write) -> Result<(), ClientCommandError> {
+    let (directory, dns_file) = (&config.runtime.directory, &config.dns.file);
+    let state = State::open(directory, dns_file)?;
+    let undone = state.undone();
     // Taking it over is undoing it.
     Network::new(state)?;
     let line = match undone {
         Some(undone) => format!("undone: {undone}"),
-        None => format!("nothing to undo in {}", directory.display()),
+        None => format!("nothing to undo in {} and {}", directory.display(), dns_file.display()),
     };
     // A terminal that has gone away changes nothing of what was done.
     drop(writeln!(out, "{line}"));

@@ -5,12 +5,13 @@ mod gateway;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use wstether::io::netlink::{Prefix, Route};
+use wstether::io::netlink::{self, Netlink, Prefix, Route};
 use wstether::lab::{Isolation, Namespace, veth};
 use wstether::wire::capsule::Features;
 use wstether::wire::proof::Verifier;
@@ -266,7 +267,7 @@ fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
             let (dns, run) = (world.files.join("resolv.conf"), world.files.join("run"));
             let undone = format!("undone: 1 route past the tunnel, DNS in {}\n", dns.display());
             // Twice is as good as once.
-            for told in [undone, format!("nothing to undo in {}\n", run.display())] {
+            for told in [undone, format!("nothing to undo in {} and {}\n", run.display(), dns.display())] {
                 let output = world.command(&["--down"]).output().unwrap();
                 assert!(output.status.success());
                 assert_eq!(String::from_utf8_lossy(&output.stdout), told);
@@ -278,6 +279,46 @@ fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
         }
         world.is_as_before(&before);
     }
+}
+
+#[test]
+fn after_a_reboot_which_empties_the_runtime_directory_the_original_dns_comes_back() {
+    let world = World::new("reboot");
+    let resolv_conf = world.files.join("resolv.conf");
+    // Somebody's, and not for everybody.
+    let (owner, mode) = (Some(1_234), 0o640);
+    std::os::unix::fs::chown(&resolv_conf, owner, owner).unwrap();
+    fs::set_permissions(&resolv_conf, fs::Permissions::from_mode(mode)).unwrap();
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    for way in ["down", "start"] {
+        let client = world.direct(&token.reveal().to_string(), &[]);
+        client.says("connected: ");
+        client.signal("KILL");
+        assert_eq!(client.ends(), None);
+        assert_ne!(world.dns(), ORIGINAL_DNS);
+        fs::remove_dir_all(world.files.join("run")).unwrap();
+        world.laptop.netlink(delete_route_past_the_tunnel).unwrap();
+        if way == "down" {
+            let output = world.command(&["--down"]).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(told, format!("undone: DNS in {}\n", resolv_conf.display()));
+        } else {
+            let client = world.direct(&token.reveal().to_string(), &[]);
+            client.says("connected: ");
+            assert_eq!(client.stop(), Some(0));
+        }
+        world.is_as_before(&before);
+        let metadata = fs::metadata(&resolv_conf).unwrap();
+        assert_eq!((Some(metadata.uid()), Some(metadata.gid()), metadata.mode() & 0o777), (owner, owner, mode));
+    }
+}
+
+/// As the kernel forgets it in a reboot.
+fn delete_route_past_the_tunnel(netlink: &mut Netlink) -> Result<(), netlink::Error> {
+    let index = netlink.link("eth0")?.index;
+    netlink.delete_route(&Route::new(Prefix::new(GATEWAY.into(), 32), index).via(ROUTER.into()))
 }
 
 #[test]
