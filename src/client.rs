@@ -47,7 +47,7 @@ use network::{Network, NetworkError};
 use opening::{Opened, OpeningError};
 use phone::{PageServer, PhoneError};
 
-/// How often the client looks after what tells nothing by itself: silence, and the word to stop.
+/// How often the client looks after what sends it no event: silence, this machine's network, and the word to stop.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
@@ -102,6 +102,8 @@ pub enum Event {
     NotConnected(DialError),
     /// The last link has gone.
     Ended,
+    /// Somebody has deleted the TUN device.
+    DeviceGone,
 }
 
 /// A WebSocket that leads to the gateway.
@@ -230,11 +232,19 @@ impl Client<'_> {
                 Ok(Event::Connected(connection)) => self.connected(*connection, stop)?,
                 Ok(Event::NotConnected(error)) => self.retry(&error, error.retry_after()),
                 Ok(Event::Ended) => self.ended(),
+                Ok(Event::DeviceGone) => return Err(NetworkError::DeviceGone { name: self.device().to_owned() }.into()),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.tidy();
+            if self.network.has_changed() {
+                self.network_changed()?;
+            }
         }
         Ok(())
+    }
+
+    fn device(&self) -> &str {
+        self.config.tun.name.as_str()
     }
 
     /// Opens a session on a connection, or goes on with the one that there is.
@@ -313,7 +323,7 @@ impl Client<'_> {
         let surroundings = Surroundings {
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
-            ended: self.events.0.clone(),
+            events: self.events.0.clone(),
         };
         let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;
         Ok(Session { terms: terms.clone(), mtu_bytes, peer, engine })
@@ -345,6 +355,19 @@ impl Client<'_> {
             warn!(%error, "the routes past the tunnel could not be renewed");
         }
         self.way.again(self.backoff.next());
+    }
+
+    /// Puts back what the device has lost: without its routes everything would leave outside the tunnel. Where that fails it is
+    /// since the network changes at this moment, which will be told, too.
+    fn network_changed(&mut self) -> Result<(), ClientError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        match self.network.lead_through(self.config, &session.terms, session.mtu_bytes, session.peer) {
+            Ok(false) => {}
+            Ok(true) => warn!("somebody has changed {}; it has its address and its routes again", self.device()),
+            Err(error @ NetworkError::DeviceGone { .. }) => return Err(error.into()),
+            Err(error) => warn!(%error, "the tunnel's routes cannot be put back"),
+        }
+        Ok(())
     }
 
     fn tidy(&self) {

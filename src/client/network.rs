@@ -13,7 +13,7 @@ use super::handshake::Terms;
 use super::routes;
 use super::state::{SavedRoute, State, StateError};
 use crate::config::client::{Client as Config, DnsManage};
-use crate::io::netlink::{self, Netlink, Prefix, Route};
+use crate::io::netlink::{self, Change, Link, Monitor, Netlink, Prefix, Route};
 use crate::io::tun::{self, Tun};
 
 /// Why the machine's network could not be set up.
@@ -25,6 +25,12 @@ pub enum NetworkError {
     /// The TUN device.
     #[error("{0}; is the tun module there, and does no other program use this name (tun.name)?")]
     Tun(std::io::Error),
+    /// Somebody has taken the device away.
+    #[error("the TUN device {name} is gone: somebody has deleted or renamed it; start the client again")]
+    DeviceGone {
+        /// Its name.
+        name: String,
+    },
     /// What is changed cannot be kept, so it is not changed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -60,6 +66,7 @@ pub fn open_tun(config: &Config, super_packets: bool) -> Result<Tun, NetworkErro
 #[derive(Debug)]
 pub struct Network {
     state: State,
+    monitor: Monitor,
 }
 
 impl Network {
@@ -68,9 +75,16 @@ impl Network {
     /// # Errors
     /// The kernel's.
     pub fn new(state: State) -> Result<Self, NetworkError> {
-        let mut network = Self { state };
+        let mut network = Self { state, monitor: Monitor::open()? };
         network.undo()?;
         Ok(network)
+    }
+
+    /// Whether links, addresses or routes have changed since the last call.
+    pub fn has_changed(&self) -> bool {
+        let mut has_changed = false;
+        self.monitor.drain(|change| has_changed |= change == Change::Routing);
+        has_changed
     }
 
     /// Gives the device its address, and leads through the tunnel what belongs there. `peer` is the other end of the
@@ -79,20 +93,47 @@ impl Network {
     /// # Errors
     /// The kernel's.
     pub fn set_up(&mut self, config: &Config, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<(), NetworkError> {
+        self.lead_through(config, terms, mtu_bytes, peer)?;
+        let is_default = config.routes.default && !routes::through(&config.routes, &terms.routes).is_empty();
+        self.point_dns(config, &terms.welcome.dns, is_default)
+    }
+
+    /// Gives the device its address and routes, and has past it what goes past it; tells whether the device lacked anything.
+    /// What is as it should be is left alone, so that looking at a change makes no new one.
+    ///
+    /// # Errors
+    /// The kernel's; [`NetworkError::DeviceGone`].
+    pub fn lead_through(
+        &mut self,
+        config: &Config,
+        terms: &Terms,
+        mtu_bytes: u16,
+        peer: IpAddr,
+    ) -> Result<bool, NetworkError> {
         let name = config.tun.name.as_str();
         let mut netlink = Netlink::open()?;
-        netlink.set_mtu(name, mtu_bytes.into())?;
-        netlink.replace_addresses(name, &[host(terms.lease.into())])?;
-        netlink.set_up(name, true)?;
-        self.keep_past(config, peer)?;
-        let tunnel = netlink.link(name)?.index;
-        let through = routes::through(&config.routes, &terms.routes);
-        for prefix in &through {
-            let route = Route { source: Some(terms.lease.into()), ..Route::new(*prefix, tunnel) };
-            netlink.replace_route(&route)?;
+        let device = device(&mut netlink, name)?;
+        let (lease, mtu) = (host(terms.lease.into()), u32::from(mtu_bytes));
+        let lacks_mtu = device.mtu != mtu;
+        if lacks_mtu {
+            netlink.set_mtu(name, mtu)?;
         }
-        let is_default = config.routes.default && !through.is_empty();
-        self.point_dns(config, &terms.welcome.dns, is_default)
+        let lacks_address = !netlink.addresses(name)?.contains(&lease);
+        if lacks_address {
+            netlink.replace_addresses(name, &[lease])?;
+        }
+        if !device.up {
+            netlink.set_up(name, true)?;
+        }
+        self.keep_past(config, peer)?;
+        let there = netlink.routes(true)?;
+        let through = routes::through(&config.routes, &terms.routes).into_iter();
+        let through = through.map(|prefix| Route { source: Some(lease.address), ..Route::new(prefix, device.index) });
+        let lacking: Vec<Route> = through.filter(|route| !there.contains(route)).collect();
+        for route in &lacking {
+            netlink.replace_route(route)?;
+        }
+        Ok(lacks_mtu || lacks_address || !device.up || !lacking.is_empty())
     }
 
     /// Has the tunnel's own connection and what is excluded go past the tunnel, by the routes that the laptop has now.
@@ -101,7 +142,7 @@ impl Network {
     /// The kernel's.
     pub fn keep_past(&mut self, config: &Config, peer: IpAddr) -> Result<(), NetworkError> {
         let mut netlink = Netlink::open()?;
-        let tunnel = netlink.link(config.tun.name.as_str())?.index;
+        let tunnel = device(&mut netlink, config.tun.name.as_str())?.index;
         let laptop = netlink.routes(true)?;
         let excluded = config.routes.exclude.iter().map(|prefix| Prefix::new(prefix.address, prefix.length));
         // Loopback never leaves the machine, whatever the main table says.
@@ -115,7 +156,9 @@ impl Network {
             if !self.state.changes().routes.contains(&saved) {
                 self.state.update(|changes| changes.routes.push(saved))?;
             }
-            netlink.replace_route(&route)?;
+            if !laptop.contains(&route) {
+                netlink.replace_route(&route)?;
+            }
         }
         Ok(())
     }
@@ -163,6 +206,13 @@ impl Network {
         }
         dns
     }
+}
+
+fn device(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
+    netlink.link(name).map_err(|error| match error {
+        netlink::Error::NoInterface { .. } => NetworkError::DeviceGone { name: name.to_owned() },
+        netlink::Error::Refused { .. } | netlink::Error::Malformed { .. } => error.into(),
+    })
 }
 
 /// Removes a route of ours, if it is still there.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wstether::io::netlink::{self, Netlink, Prefix, Route};
 use wstether::lab::{Isolation, Namespace, veth};
@@ -27,6 +27,10 @@ const PORT: u16 = 8_080;
 const PAGE_PORT: u16 = 8_088;
 /// Somewhere on the internet.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+/// How long something is waited for that will come: far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const ORIGINAL_DNS: &str = "nameserver 192.0.2.53\n";
 
@@ -171,7 +175,7 @@ impl Program {
     /// Waits until the program says something with `text` in it, and returns that.
     fn says(&self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(30));
+            let line = self.lines.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("the program does not say {text:?}"));
             if line.contains(text) {
                 return line;
@@ -338,6 +342,72 @@ fn a_broken_link_is_dialled_again_and_the_device_stays() {
     assert_eq!(world.routes(), routes);
     assert!(world.ping(ANYWHERE));
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn what_somebody_takes_from_the_device_is_put_back() {
+    let world = World::new("disturbed");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    let set_up = world.routes();
+    let address = Prefix::new(LEASE.into(), 32);
+    let disturb = |netlink: &mut Netlink| {
+        netlink.set_up("wst0", false)?;
+        netlink.set_up("wst0", true)
+    };
+    for what in ["routes", "address"] {
+        if what == "routes" {
+            world.laptop.netlink(disturb).unwrap();
+        } else {
+            world.laptop.netlink(|netlink| netlink.delete_address("wst0", address)).unwrap();
+        }
+        client.says("somebody has changed wst0");
+        assert_eq!(sorted(world.routes()), sorted(set_up.clone()));
+        assert!(world.ping(ANYWHERE));
+    }
+    assert_eq!(client.stop(), Some(0));
+    world.is_as_before(&before);
+}
+
+/// In an order that does not depend on when each was made.
+fn sorted(mut routes: Vec<Route>) -> Vec<Route> {
+    routes.sort_by_key(|route| (route.destination, route.interface));
+    routes
+}
+
+#[test]
+fn the_tunnels_own_connection_follows_the_laptop_into_another_network() {
+    let world = World::new("moves");
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    world.laptop.route(Prefix::ALL_V4, other.into(), "eth0").unwrap();
+    let until = Instant::now() + PATIENCE;
+    let neighbour = || world.laptop.netlink(|netlink| netlink.next_hop(GATEWAY.into())).unwrap().neighbour;
+    while neighbour() != IpAddr::from(other) {
+        assert!(Instant::now() < until, "the route to the gateway stays as it was");
+        std::thread::sleep(LOOK_EVERY);
+    }
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_device_that_somebody_deletes_ends_the_client_with_a_word_and_all_is_undone() {
+    let world = World::new("deleted");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    world.laptop.netlink(|netlink| netlink.delete_link("wst0")).unwrap();
+    client.says("wstether: the TUN device wst0 is gone");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
 }
 
 #[test]
