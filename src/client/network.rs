@@ -31,6 +31,17 @@ pub enum NetworkError {
         /// Its name.
         name: String,
     },
+    /// Another tunnel has its routes where this one's would be.
+    #[error(
+        "{prefix} goes through another tunnel already, {interface}: stop the client that has it, or set routes.default = \
+             false here, and name in routes.include what is to go through this one"
+    )]
+    RoutesTaken {
+        /// What both want.
+        prefix: Prefix,
+        /// The other tunnel's device.
+        interface: String,
+    },
     /// What is changed cannot be kept, so it is not changed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -113,6 +124,10 @@ impl Network {
         let name = config.tun.name.as_str();
         let mut netlink = Netlink::open()?;
         let device = device(&mut netlink, name)?;
+        let (through, there) = (routes::through(&config.routes, &terms.routes), netlink.routes(true)?);
+        if let Some((prefix, interface)) = routes::taken(&through, device.index, &there) {
+            return Err(NetworkError::RoutesTaken { prefix, interface: netlink.link_by_index(interface)?.name });
+        }
         let (lease, mtu) = (host(terms.lease.into()), u32::from(mtu_bytes));
         let lacks_mtu = device.mtu != mtu;
         if lacks_mtu {
@@ -126,9 +141,8 @@ impl Network {
             netlink.set_up(name, true)?;
         }
         self.keep_past(config, peer)?;
-        let there = netlink.routes(true)?;
-        let through = routes::through(&config.routes, &terms.routes).into_iter();
-        let through = through.map(|prefix| Route { source: Some(lease.address), ..Route::new(prefix, device.index) });
+        let through =
+            through.into_iter().map(|prefix| Route { source: Some(lease.address), ..Route::new(prefix, device.index) });
         let lacking: Vec<Route> = through.filter(|route| !there.contains(route)).collect();
         for route in &lacking {
             netlink.replace_route(route)?;
@@ -150,15 +164,17 @@ impl Network {
         for destination in excluded.chain(own) {
             let Some(route) = routes::past(destination, tunnel, &laptop) else { continue };
             let Some(interface) = route.interface else { continue };
+            // It may be another client's, to the same gateway: whoever made it removes it.
+            if laptop.contains(&route) {
+                continue;
+            }
             let interface = netlink.link_by_index(interface)?.name;
             let (address, bits) = (destination.address, destination.bits);
             let saved = SavedRoute { address, bits, via: route.via, interface };
             if !self.state.changes().routes.contains(&saved) {
                 self.state.update(|changes| changes.routes.push(saved))?;
             }
-            if !laptop.contains(&route) {
-                netlink.replace_route(&route)?;
-            }
+            netlink.replace_route(&route)?;
         }
         Ok(())
     }

@@ -60,7 +60,8 @@ pub struct SavedRoute {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another client holds the lock.
-    #[error("another client runs with {}; stop it, or give this one another runtime.directory and tun.name", path.display())]
+    #[error("another client runs with {}; stop it, or give this one another runtime.directory, tun.name and --listen, with \
+             routes.default = false", path.display())]
     Locked {
         /// The lock.
         path: PathBuf,

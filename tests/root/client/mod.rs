@@ -411,6 +411,42 @@ fn a_device_that_somebody_deletes_ends_the_client_with_a_word_and_all_is_undone(
 }
 
 #[test]
+fn a_second_client_takes_neither_routes_nor_dns_of_the_first() {
+    let world = World::new("second");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let token = token.reveal().to_string();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let first = world.direct(&token, &[]);
+    first.says("connected: ");
+    let (routes, dns) = (world.routes(), world.dns());
+    let directory = format!("runtime.directory={}", world.files.join("second").display());
+    let other = ["--set", &directory, "--set", "tun.name=wst1"];
+    let narrow = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
+
+    let second = world.direct(&token, &[]);
+    second.says("give this one another runtime.directory, tun.name and --listen");
+    assert_eq!(second.ends(), Some(1));
+    let second = world.direct(&token, &other);
+    let line = second.says("goes through another tunnel already, wst0");
+    assert!(line.contains("routes.default = false"), "{line}");
+    assert_eq!(second.ends(), Some(1));
+    let second = world.direct(&token, &[&other[..], &narrow, &["--set", "dns.manage=resolv.conf"]].concat());
+    let line = second.says("another client that runs");
+    assert!(line.contains("run/client.lock") && line.contains("dns.manage = \"off\""), "{line}");
+    assert_eq!(second.ends(), Some(1));
+    assert_eq!((world.routes(), world.dns()), (routes.clone(), dns.clone()));
+
+    let second = world.direct(&token, &[&other[..], &narrow].concat());
+    second.says("connected: ");
+    assert_eq!(world.way_to(ANYWHERE), "wst1");
+    assert_eq!(second.stop(), Some(0));
+    assert_eq!((world.routes(), world.dns()), (routes, dns));
+    assert_eq!(first.stop(), Some(0));
+    world.is_as_before(&before);
+}
+
+#[test]
 fn a_relay_joins_client_and_gateway_and_a_newer_one_takes_over() {
     let world = World::new("phone");
     let before = world.routes();
