@@ -157,6 +157,7 @@ struct Client<'a> {
     table: Arc<Table<Link>>,
     figures: Figures,
     session: Option<Session>,
+    has_told_of_ipv6: bool,
     events: (Sender<Event>, Receiver<Event>),
 }
 
@@ -218,7 +219,9 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     let backoff = Backoff::default();
     let figures = Figures::default();
     let _server = config.metrics.listen.map(|address| figures.serve(address)).transpose()?;
-    let mut client = Client { config, identity, network, way, backoff, table, figures, session: None, events };
+    let session = None;
+    let mut client =
+        Client { config, identity, network, way, backoff, table, figures, session, has_told_of_ipv6: false, events };
     let served = client.serve(stop);
     client.shut_down();
     served
@@ -299,7 +302,23 @@ impl Client<'_> {
         self.figures.gateway.ready.set_ready();
         let how = if is_resumed { "connected again" } else { "connected" };
         tell(&format!("{how}: {}, MTU {mtu_bytes}, {}", session.terms.lease, self.way.through(peer)));
+        self.tell_of_ipv6();
         Ok(())
+    }
+
+    /// Says once that IPv6 goes past the tunnel, where it does and everything was meant to go through.
+    fn tell_of_ipv6(&mut self) {
+        if self.has_told_of_ipv6 || !self.config.routes.default {
+            return;
+        }
+        // An interface that cannot be looked up goes at this moment, and what comes in its place will be looked at, too.
+        if let Ok(Some(interface)) = self.network.ipv6_way_out() {
+            self.has_told_of_ipv6 = true;
+            warn!(
+                "IPv6 goes past the tunnel: what programs send by it leaves by {interface} as before; to have everything go \
+                 through, switch IPv6 off there (sysctl -w net.ipv6.conf.{interface}.disable_ipv6=1)"
+            );
+        }
     }
 
     /// Sets up device, routes and DNS anew; a device that can stay stays.
@@ -367,6 +386,7 @@ impl Client<'_> {
             Err(error @ NetworkError::DeviceGone { .. }) => return Err(error.into()),
             Err(error) => warn!(%error, "the tunnel's routes cannot be put back"),
         }
+        self.tell_of_ipv6();
         Ok(())
     }
 

@@ -179,6 +179,16 @@ impl Network {
         Ok(())
     }
 
+    /// The interface by which IPv6 leaves past the tunnel, where the laptop has a way out for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ipv6_way_out(&self) -> Result<Option<String>, NetworkError> {
+        let mut netlink = Netlink::open()?;
+        let interface = netlink.default_route(false)?.and_then(|route| route.interface);
+        Ok(interface.map(|index| netlink.link_by_index(index)).transpose()?.map(|link| link.name))
+    }
+
     fn point_dns(&mut self, config: &Config, servers: &[IpAddr], is_default: bool) -> Result<(), NetworkError> {
         let wanted = match config.dns.manage {
             DnsManage::Off => false,

@@ -4,7 +4,7 @@ mod gateway;
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -186,6 +186,12 @@ impl Program {
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// All that it still says up to its end after SIGTERM.
+    fn last_words(&self) -> Vec<String> {
+        self.signal("TERM");
+        self.lines.iter().collect()
     }
 
     /// The exit status after SIGTERM.
@@ -525,6 +531,29 @@ fn without_the_default_route_only_what_is_included_goes_through_and_dns_stays() 
     );
     assert_eq!(world.dns(), ORIGINAL_DNS);
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn an_ipv6_way_out_that_goes_past_the_tunnel_is_told_once_unless_not_everything_was_to_go_through() {
+    let world = World::new("ipv6");
+    let [address, router] = ["2001:db8::2", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+    world.laptop.address("eth0", Prefix::new(address, 64)).unwrap();
+    world.laptop.route(Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0), router, "eth0").unwrap();
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let is_told = |line: &String| line.contains("IPv6");
+
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    let line = client.says("IPv6 goes past the tunnel");
+    assert!(line.contains("leaves by eth0") && line.contains("net.ipv6.conf.eth0.disable_ipv6=1"), "{line}");
+    gateway.break_links();
+    client.says("connected again: ");
+    assert!(!client.last_words().iter().any(is_told));
+
+    let narrow = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
+    let client = world.direct(&token.reveal().to_string(), &narrow);
+    client.says("connected: ");
+    assert!(!client.last_words().iter().any(is_told));
 }
 
 #[test]
