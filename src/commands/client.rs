@@ -1,18 +1,16 @@
 //! `wstether client`: the laptop.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
-
-use tracing::level_filters::LevelFilter;
 
 use crate::cli;
 use crate::client::network::{Network, NetworkError};
 use crate::client::state::{State, StateError};
 use crate::client::{self, ClientError, Identity};
 use crate::config::client::Client as Config;
-use crate::config::shared::{Log, LogFormat, LogLevel};
 use crate::config::{self, ConfigError, file};
 use crate::exit::{CLIENT_NEEDS, NotPermitted, Status, own_capabilities};
+use crate::log;
 use crate::stop::Stop;
 use crate::wire::token::{Token, TokenError};
 
@@ -83,7 +81,8 @@ pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandE
     }
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;
-    start_log(&config.log);
+    // On standard error: standard output is for the phone's address.
+    log::start(&config.log);
     super::run_as_batch();
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
     let mut network = Network::new(State::open(&config.runtime.directory, &config.dns.file)?)?;
@@ -119,29 +118,6 @@ fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
         (None, None) => return Err(ClientCommandError::NoToken),
     };
     Ok(Identity { token: text.parse::<Token>()?, gateway })
-}
-
-/// The log goes to standard error; standard output is for the phone's address.
-fn start_log(log: &Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        // It would be told on standard error, which is what is gone, and that panics.
-        .log_internal_errors(false);
-    // In a test another one may stand already.
-    drop(match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Journal => lines.without_time().try_init(),
-    });
 }
 
 #[cfg(test)]

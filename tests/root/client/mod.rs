@@ -82,6 +82,16 @@ impl World {
         Program { child, lines: channel().1 }
     }
 
+    /// The same on a terminal of its own, which passes on what it shows.
+    fn direct_on_a_terminal(&self, token: &str) -> Program {
+        let command = self.direct_command(token);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let mut terminal = self.laptop.command("script", Isolation::default()).unwrap();
+        terminal.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+        Program::start(terminal)
+    }
+
     fn direct_command(&self, token: &str) -> Command {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
@@ -503,6 +513,15 @@ fn a_gateway_that_is_not_there_is_told_with_the_next_attempt_in_front() {
     let line = client.says("not connected, next attempt in ");
     assert!(line.contains(" s: ") && line.ends_with("is the port the right one?"), "{line}");
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn on_a_terminal_the_first_line_is_the_clients_own() {
+    let world = World::new("first-line");
+    let client = world.direct_on_a_terminal(&credential().0.reveal().to_string());
+    let line = client.lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("connecting to ws://"), "{line}");
+    client.stop();
 }
 
 #[test]
