@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::client::{Client as Config, Via};
 use crate::config::values::Auto;
@@ -124,7 +124,7 @@ pub struct Connection {
 enum Way {
     Direct(Dialler),
     /// The page's server tells of each relay that comes.
-    Phone,
+    Phone(PageServer),
 }
 
 impl Way {
@@ -132,7 +132,7 @@ impl Way {
     fn again(&self, delay: Duration) {
         match self {
             Self::Direct(dialler) => dialler.dial_after(delay),
-            Self::Phone => {}
+            Self::Phone(_) => {}
         }
     }
 
@@ -140,7 +140,7 @@ impl Way {
     fn through(&self, peer: SocketAddr) -> String {
         match self {
             Self::Direct(_) => format!("straight to the gateway ({peer})"),
-            Self::Phone => format!("through the phone ({})", network::plain(peer.ip())),
+            Self::Phone(_) => format!("through the phone ({})", network::plain(peer.ip())),
         }
     }
 }
@@ -209,10 +209,10 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
             events.0.clone(),
         )?),
         Via::Phone => {
-            let server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
-            server.announce(&config.phone, &mut io::stdout())?;
+            let mut server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
+            server.announce(config, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
-            Way::Phone
+            Way::Phone(server)
         }
     };
     let table = Arc::new(Table::new(LINKS_MAX));
@@ -353,7 +353,7 @@ impl Client<'_> {
         match &self.way {
             // In front, since an error may end in a question.
             Way::Direct(_) => warn!("not connected, next attempt in {:.1} s: {error}", delay.as_secs_f32()),
-            Way::Phone => warn!("not connected, waiting for the phone's page to try again: {error}"),
+            Way::Phone(_) => warn!("not connected, waiting for the phone's page to try again: {error}"),
         }
         self.way.again(delay);
     }
@@ -364,7 +364,7 @@ impl Client<'_> {
         }
         match &self.way {
             Way::Direct(_) => warn!("the connection is gone; connecting again"),
-            Way::Phone => warn!("the connection through the phone is gone; waiting for its page to come back"),
+            Way::Phone(_) => warn!("the connection through the phone is gone; waiting for its page to come back"),
         }
         self.figures.gateway.ready.set_not_ready("no connection to the gateway");
         // The laptop may be in another network by now.
@@ -373,12 +373,26 @@ impl Client<'_> {
         {
             warn!(%error, "the routes past the tunnel could not be renewed");
         }
+        self.announce();
         self.way.again(self.backoff.next());
+    }
+
+    /// Shows where the page is, while it is wanted and that has changed.
+    fn announce(&mut self) {
+        let is_linked = self.session.as_ref().is_some_and(|session| session.engine.links.is_linked());
+        if let Way::Phone(server) = &mut self.way
+            && !is_linked
+            && let Err(error) = server.announce(self.config, &mut io::stdout())
+        {
+            // An interface that went meanwhile, which will be told, or a terminal that has gone away.
+            debug!(%error, "the page's address cannot be shown");
+        }
     }
 
     /// Puts back what the device has lost: without its routes everything would leave outside the tunnel. Where that fails it is
     /// since the network changes at this moment, which will be told, too.
     fn network_changed(&mut self) -> Result<(), ClientError> {
+        self.announce();
         let Some(session) = &self.session else { return Ok(()) };
         match self.network.lead_through(self.config, &session.terms, session.mtu_bytes, session.peer) {
             Ok(false) => {}

@@ -101,10 +101,16 @@ impl World {
 
     /// A client that waits for its relay.
     fn through_a_phone(&self, token: &str) -> Program {
+        self.through_a_phone_by(token, "auto")
+    }
+
+    /// The same, the phone being reached by this interface.
+    fn through_a_phone_by(&self, token: &str, interface: &str) -> Program {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
-        let url = format!("ws://{GATEWAY}:{PORT}/wstether");
-        Program::start(self.command(&["--gateway", &url, "--token-file", &token_file.display().to_string()]))
+        let (url, interface) = (format!("ws://{GATEWAY}:{PORT}/wstether"), format!("phone.interface={interface}"));
+        let token_file = token_file.display().to_string();
+        Program::start(self.command(&["--gateway", &url, "--token-file", &token_file, "--set", &interface]))
     }
 
     /// A relay in the place of the router, which here is the phone.
@@ -424,6 +430,32 @@ fn a_device_that_somebody_deletes_ends_the_client_with_a_word_and_all_is_undone(
     client.says("wstether: the TUN device wst0 is gone");
     assert_eq!(client.ends(), Some(1));
     world.is_as_before(&before);
+}
+
+#[test]
+fn the_pages_address_is_shown_when_the_laptop_comes_into_a_network_and_again_in_another_one() {
+    let world = World::new("no-network");
+    let prefix = |address: Ipv4Addr| Prefix::new(address.into(), 24);
+    world.laptop.netlink(|netlink| netlink.delete_address("eth0", prefix(LAPTOP))).unwrap();
+    let client = world.through_a_phone(&credential().0.reveal().to_string());
+    client.says("No network that a phone could share");
+    for address in [LAPTOP, Ipv4Addr::new(192, 0, 3, 2)] {
+        world.laptop.netlink(|netlink| netlink.replace_addresses("eth0", &[prefix(address)])).unwrap();
+        client.says(&format!("Open this page on the phone: http://{address}:{PAGE_PORT}/"));
+    }
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn an_interface_for_the_phone_that_is_not_there_is_named_until_it_comes() {
+    let world = World::new("no-interface");
+    let client = world.through_a_phone_by(&credential().0.reveal().to_string(), "eth7");
+    client.says("There is no interface eth7 (phone.interface)");
+    veth(&world.laptop, "eth7", &world.gateway, "eth7").unwrap();
+    client.says("eth7 (phone.interface) has no IPv4 address");
+    world.laptop.address("eth7", Prefix::new(Ipv4Addr::new(192, 0, 3, 2).into(), 24)).unwrap();
+    client.says("Open this page on the phone: http://192.0.3.2:");
+    assert_eq!(client.stop(), Some(0));
 }
 
 #[test]
