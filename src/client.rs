@@ -420,8 +420,9 @@ impl Client<'_> {
             linger::until_closed(&links);
             session.engine.stop();
         }
-        if let Err(error) = self.network.undo() {
-            warn!(%error, "not all could be undone; \"wstether client --down\" tries again");
+        match self.network.undo() {
+            Ok(()) => tell("stopped: routes and DNS are as they were before"),
+            Err(error) => warn!(%error, "not all could be undone; \"wstether client --down\" tries again"),
         }
     }
 }

@@ -252,7 +252,8 @@ fn a_client_sets_up_the_laptop_carries_packets_and_undoes_all_on_sigterm() {
         assert_eq!(world.way_to(ROUTER), "eth0", "the local network stays as it is");
         assert!(world.ping(ANYWHERE));
 
-        assert_eq!(client.stop(), Some(0));
+        assert_eq!(client.last_words(), ["stopped: routes and DNS are as they were before"]);
+        assert_eq!(client.ends(), Some(0));
         assert_eq!(gateway.next(), Heard::Closed(Some(1000)));
         world.is_as_before(&before);
     }
