@@ -31,6 +31,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Room for a response head and the first frames behind it.
 const READ_BYTES: usize = 4096;
 
+/// What a TLS server's answer to something else begins with: the record type of an alert or a handshake (RFC 8446, 5.1).
+const TLS_RECORDS: [u8; 2] = [21, 22];
+
 /// Service Unavailable (RFC 9110, 15.6.4).
 const BUSY: u16 = 503;
 
@@ -125,6 +128,12 @@ pub enum DialError {
         /// Why.
         source: rustls::Error,
     },
+    /// It answers in TLS, and was not asked for that.
+    #[error("{peer} speaks TLS at this port; begin the URL with wss:// in place of ws://")]
+    SpeaksTls {
+        /// The server.
+        peer: SocketAddr,
+    },
     /// It hung up before the upgrade.
     #[error("{peer} hung up before it answered; does it speak TLS at this port (wss), or not (ws)?")]
     HungUp {
@@ -162,6 +171,7 @@ impl DialError {
             | Self::Prepare(_)
             | Self::Certificate { .. }
             | Self::Tls { .. }
+            | Self::SpeaksTls { .. }
             | Self::HungUp { .. }
             | Self::NotWstether { .. }
             | Self::Stopped => None,
@@ -378,6 +388,9 @@ impl Dial<'_> {
                 Ok(0) => return Err(DialError::HungUp { peer }),
                 Ok(read) => {
                     received.extend_from_slice(&chunk[..read]);
+                    if !self.url.tls && received.first().is_some_and(|first| TLS_RECORDS.contains(first)) {
+                        return Err(DialError::SpeaksTls { peer });
+                    }
                     let checked = check_upgrade_response(&received, asked).map_err(|error| self.refused(error))?;
                     if let Some((subprotocol, consumed)) = checked {
                         return Ok((subprotocol, received.split_off(consumed)));

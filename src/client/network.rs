@@ -3,6 +3,7 @@
 //!
 //! Only IPv4 goes through the tunnel. IPv6 stays as the laptop has it: what programs send by IPv6 goes past the tunnel.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -24,7 +25,13 @@ pub enum NetworkError {
     Netlink(#[from] netlink::Error),
     /// The TUN device.
     #[error("{0}; is the tun module there, and does no other program use this name (tun.name)?")]
-    Tun(std::io::Error),
+    Tun(io::Error),
+    /// The device's name is another interface's.
+    #[error("{name} exists and is not a TUN device that the client can take; choose another tun.name")]
+    NotATun {
+        /// The name.
+        name: String,
+    },
     /// Somebody has taken the device away.
     #[error("the TUN device {name} is gone: somebody has deleted or renamed it; start the client again")]
     DeviceGone {
@@ -51,7 +58,7 @@ pub enum NetworkError {
         /// The file.
         path: PathBuf,
         /// The kernel's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another client points it elsewhere.
     #[error("another client that runs (its lock: {}) has written {}; stop it, or leave DNS alone here with \
@@ -70,7 +77,12 @@ pub enum NetworkError {
 /// The kernel's.
 pub fn open_tun(config: &Config, super_packets: bool) -> Result<Tun, NetworkError> {
     let features = tun::Features { vnet_hdr: super_packets, persistent: false };
-    Tun::open(config.tun.name.as_str(), features).map_err(NetworkError::Tun)
+    let name = config.tun.name.as_str();
+    Tun::open(name, features).map_err(|error| {
+        let is_another = error.kind() == io::ErrorKind::InvalidInput
+            && Netlink::open().is_ok_and(|mut netlink| netlink.link(name).is_ok());
+        if is_another { NetworkError::NotATun { name: name.to_owned() } } else { NetworkError::Tun(error) }
+    })
 }
 
 /// This machine's network, as far as the client changes it.

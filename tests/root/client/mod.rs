@@ -496,6 +496,19 @@ fn a_second_client_takes_neither_routes_nor_dns_of_the_first() {
 }
 
 #[test]
+fn a_name_for_the_device_that_another_interface_has_is_told() {
+    let world = World::new("name");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &["--set", "tun.name=eth0"]);
+    let line = client.says("wstether: eth0 exists and is not a TUN device");
+    assert!(line.contains("tun.name"), "{line}");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
+}
+
+#[test]
 fn a_relay_joins_client_and_gateway_and_a_newer_one_takes_over() {
     let world = World::new("phone");
     let before = world.routes();
