@@ -45,6 +45,8 @@ pub type BeforeConnect<'a> = &'a dyn Fn(&Socket) -> io::Result<()>;
 pub struct DialSettings<'a> {
     /// For everything from the name to the upgrade.
     pub timeout: Duration,
+    /// For the name alone.
+    pub resolve_timeout: Duration,
     /// Called with each socket before it connects.
     pub before_connect: Option<BeforeConnect<'a>>,
     /// How TCP is to send.
@@ -63,7 +65,7 @@ impl std::fmt::Debug for DialSettings<'_> {
 
 impl Default for DialSettings<'_> {
     fn default() -> Self {
-        Self { timeout: TIMEOUT, before_connect: None, tcp: None, stop: None, addresses: &[] }
+        Self { timeout: TIMEOUT, resolve_timeout: TIMEOUT, before_connect: None, tcp: None, stop: None, addresses: &[] }
     }
 }
 
@@ -299,7 +301,8 @@ impl Dial<'_> {
             drop(answer.send(addresses));
             ready.trigger();
         });
-        if !self.wait(ready::readable(done.as_fd()), self.deadline).map_err(|error| self.no_address(error))? {
+        let deadline = self.deadline.min(Instant::now() + self.settings.resolve_timeout);
+        if !self.wait(ready::readable(done.as_fd()), deadline).map_err(|error| self.no_address(error))? {
             return Err(self.late(During::Resolve));
         }
         let answer = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the resolver failed")));

@@ -4,7 +4,7 @@ mod gateway;
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use wstether::io::netlink::{self, Netlink, Prefix, Route};
-use wstether::lab::{Isolation, Namespace, veth};
+use wstether::lab::{Isolation, Namespace, dns, veth};
 use wstether::wire::capsule::Features;
 use wstether::wire::proof::Verifier;
 
@@ -25,6 +25,9 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const PORT: u16 = 8_080;
 /// The default of phone.listen.
 const PAGE_PORT: u16 = 8_088;
+const NAME: &str = "gateway.example";
+/// Behind the router, too.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 /// Somewhere on the internet.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -61,8 +64,12 @@ impl World {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_in(Isolation::default(), arguments)
+    }
+
+    fn command_in(&self, isolation: Isolation<'_>, arguments: &[&str]) -> Command {
         // Tests that run under nohup(1) ignore SIGHUP, and their children would, too.
-        let mut command = self.laptop.command("env", Isolation::default()).unwrap();
+        let mut command = self.laptop.command("env", isolation).unwrap();
         command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_wstether"), "client"]).args(arguments);
         command.arg("--set").arg(format!("runtime.directory={}", self.files.join("run").display()));
         command.arg("--set").arg(format!("dns.file={}", self.files.join("resolv.conf").display()));
@@ -80,6 +87,31 @@ impl World {
         let mut command = self.direct_command(token);
         let child = command.stderr(terminal.try_clone().unwrap()).stdout(terminal).spawn().unwrap();
         Program { child, lines: channel().1 }
+    }
+
+    /// A client that knows the gateway by its name, and asks the name server for that.
+    fn direct_by_name(&self, token: &str) -> Program {
+        let (token_file, resolv_conf) = (self.files.join("token"), self.files.join("by-name.conf"));
+        fs::write(&token_file, token).unwrap();
+        fs::write(&resolv_conf, format!("nameserver {NAME_SERVER}\n")).unwrap();
+        let isolation = Isolation { resolv_conf: Some(&resolv_conf), dies_with_parent: false };
+        let url = format!("ws://{NAME}:{PORT}/wstether");
+        Program::start(
+            self.command_in(isolation, &["--direct", &url, "--token-file", &token_file.display().to_string()]),
+        )
+    }
+
+    /// Answers questions for the gateway's name, behind the router.
+    fn serve_names(&self) {
+        self.gateway.address("lo", Prefix::new(NAME_SERVER.into(), 32)).unwrap();
+        let socket = self.gateway.run(|| UdpSocket::bind((NAME_SERVER, 53)).unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question) {
+                let answer = dns::answer(&question[..length], |name| (name == NAME).then_some(GATEWAY));
+                socket.send_to(&answer.unwrap(), from).unwrap();
+            }
+        });
     }
 
     /// The same on a terminal of its own, which passes on what it shows.
@@ -364,6 +396,26 @@ fn a_broken_link_is_dialled_again_and_the_device_stays() {
     assert_eq!(world.laptop.netlink(|netlink| netlink.link("wst0")).unwrap(), device);
     assert_eq!(world.routes(), routes);
     assert!(world.ping(ANYWHERE));
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_gateway_that_comes_back_is_found_where_it_was_although_its_name_cannot_be_asked_for() {
+    let world = World::new("name-server");
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    world.serve_names();
+    let client = world.direct_by_name(&token.reveal().to_string());
+    client.says("connected: ");
+    // Where everything goes through the tunnel, so do questions for names.
+    gateway.set_away(true);
+    gateway.break_links();
+    for _ in 0..2 {
+        let line = client.says("not connected, next attempt in ");
+        assert!(line.contains(&format!("{GATEWAY}:{PORT} hung up")), "{line}");
+    }
+    gateway.set_away(false);
+    client.says("connected again: ");
     assert_eq!(client.stop(), Some(0));
 }
 
