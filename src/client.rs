@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::client::{Client as Config, Via};
 use crate::config::values::Auto;
@@ -47,7 +47,7 @@ use network::{Network, NetworkError};
 use opening::{Opened, OpeningError};
 use phone::{PageServer, PhoneError};
 
-/// How often the client looks after what tells nothing by itself: silence, and the word to stop.
+/// How often the client looks after what sends it no event: silence, this machine's network, and the word to stop.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
@@ -102,6 +102,8 @@ pub enum Event {
     NotConnected(DialError),
     /// The last link has gone.
     Ended,
+    /// Somebody has deleted the TUN device.
+    DeviceGone,
 }
 
 /// A WebSocket that leads to the gateway.
@@ -122,7 +124,7 @@ pub struct Connection {
 enum Way {
     Direct(Dialler),
     /// The page's server tells of each relay that comes.
-    Phone,
+    Phone(PageServer),
 }
 
 impl Way {
@@ -130,7 +132,7 @@ impl Way {
     fn again(&self, delay: Duration) {
         match self {
             Self::Direct(dialler) => dialler.dial_after(delay),
-            Self::Phone => {}
+            Self::Phone(_) => {}
         }
     }
 
@@ -138,7 +140,7 @@ impl Way {
     fn through(&self, peer: SocketAddr) -> String {
         match self {
             Self::Direct(_) => format!("straight to the gateway ({peer})"),
-            Self::Phone => format!("through the phone ({})", network::plain(peer.ip())),
+            Self::Phone(_) => format!("through the phone ({})", network::plain(peer.ip())),
         }
     }
 }
@@ -155,6 +157,7 @@ struct Client<'a> {
     table: Arc<Table<Link>>,
     figures: Figures,
     session: Option<Session>,
+    has_told_of_ipv6: bool,
     events: (Sender<Event>, Receiver<Event>),
 }
 
@@ -206,17 +209,19 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
             events.0.clone(),
         )?),
         Via::Phone => {
-            let server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
-            server.announce(&config.phone, &mut io::stdout())?;
+            let mut server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
+            server.announce(config, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
-            Way::Phone
+            Way::Phone(server)
         }
     };
     let table = Arc::new(Table::new(LINKS_MAX));
     let backoff = Backoff::default();
     let figures = Figures::default();
     let _server = config.metrics.listen.map(|address| figures.serve(address)).transpose()?;
-    let mut client = Client { config, identity, network, way, backoff, table, figures, session: None, events };
+    let session = None;
+    let mut client =
+        Client { config, identity, network, way, backoff, table, figures, session, has_told_of_ipv6: false, events };
     let served = client.serve(stop);
     client.shut_down();
     served
@@ -230,11 +235,19 @@ impl Client<'_> {
                 Ok(Event::Connected(connection)) => self.connected(*connection, stop)?,
                 Ok(Event::NotConnected(error)) => self.retry(&error, error.retry_after()),
                 Ok(Event::Ended) => self.ended(),
+                Ok(Event::DeviceGone) => return Err(NetworkError::DeviceGone { name: self.device().to_owned() }.into()),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.tidy();
+            if self.network.has_changed() {
+                self.network_changed()?;
+            }
         }
         Ok(())
+    }
+
+    fn device(&self) -> &str {
+        self.config.tun.name.as_str()
     }
 
     /// Opens a session on a connection, or goes on with the one that there is.
@@ -289,7 +302,23 @@ impl Client<'_> {
         self.figures.gateway.ready.set_ready();
         let how = if is_resumed { "connected again" } else { "connected" };
         tell(&format!("{how}: {}, MTU {mtu_bytes}, {}", session.terms.lease, self.way.through(peer)));
+        self.tell_of_ipv6();
         Ok(())
+    }
+
+    /// Says once that IPv6 goes past the tunnel, where it does and everything was meant to go through.
+    fn tell_of_ipv6(&mut self) {
+        if self.has_told_of_ipv6 || !self.config.routes.default {
+            return;
+        }
+        // An interface that cannot be looked up goes at this moment, and what comes in its place will be looked at, too.
+        if let Ok(Some(interface)) = self.network.ipv6_way_out() {
+            self.has_told_of_ipv6 = true;
+            warn!(
+                "IPv6 goes past the tunnel: what programs send by it leaves by {interface} as before; to have everything go \
+                 through, switch IPv6 off there (sysctl -w net.ipv6.conf.{interface}.disable_ipv6=1)"
+            );
+        }
     }
 
     /// Sets up device, routes and DNS anew; a device that can stay stays.
@@ -313,7 +342,7 @@ impl Client<'_> {
         let surroundings = Surroundings {
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
-            ended: self.events.0.clone(),
+            events: self.events.0.clone(),
         };
         let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;
         Ok(Session { terms: terms.clone(), mtu_bytes, peer, engine })
@@ -324,7 +353,7 @@ impl Client<'_> {
         match &self.way {
             // In front, since an error may end in a question.
             Way::Direct(_) => warn!("not connected, next attempt in {:.1} s: {error}", delay.as_secs_f32()),
-            Way::Phone => warn!("not connected, waiting for the phone's page to try again: {error}"),
+            Way::Phone(_) => warn!("not connected, waiting for the phone's page to try again: {error}"),
         }
         self.way.again(delay);
     }
@@ -335,7 +364,7 @@ impl Client<'_> {
         }
         match &self.way {
             Way::Direct(_) => warn!("the connection is gone; connecting again"),
-            Way::Phone => warn!("the connection through the phone is gone; waiting for its page to come back"),
+            Way::Phone(_) => warn!("the connection through the phone is gone; waiting for its page to come back"),
         }
         self.figures.gateway.ready.set_not_ready("no connection to the gateway");
         // The laptop may be in another network by now.
@@ -344,7 +373,35 @@ impl Client<'_> {
         {
             warn!(%error, "the routes past the tunnel could not be renewed");
         }
+        self.announce();
         self.way.again(self.backoff.next());
+    }
+
+    /// Shows where the page is, while it is wanted and that has changed.
+    fn announce(&mut self) {
+        let is_linked = self.session.as_ref().is_some_and(|session| session.engine.links.is_linked());
+        if let Way::Phone(server) = &mut self.way
+            && !is_linked
+            && let Err(error) = server.announce(self.config, &mut io::stdout())
+        {
+            // An interface that went meanwhile, which will be told, or a terminal that has gone away.
+            debug!(%error, "the page's address cannot be shown");
+        }
+    }
+
+    /// Puts back what the device has lost: without its routes everything would leave outside the tunnel. Where that fails it is
+    /// since the network changes at this moment, which will be told, too.
+    fn network_changed(&mut self) -> Result<(), ClientError> {
+        self.announce();
+        let Some(session) = &self.session else { return Ok(()) };
+        match self.network.lead_through(self.config, &session.terms, session.mtu_bytes, session.peer) {
+            Ok(false) => {}
+            Ok(true) => warn!("somebody has changed {}; it has its address and its routes again", self.device()),
+            Err(error @ NetworkError::DeviceGone { .. }) => return Err(error.into()),
+            Err(error) => warn!(%error, "the tunnel's routes cannot be put back"),
+        }
+        self.tell_of_ipv6();
+        Ok(())
     }
 
     fn tidy(&self) {
@@ -363,8 +420,9 @@ impl Client<'_> {
             linger::until_closed(&links);
             session.engine.stop();
         }
-        if let Err(error) = self.network.undo() {
-            warn!(%error, "not all could be undone; \"wstether client --down\" tries again");
+        match self.network.undo() {
+            Ok(()) => tell("stopped: routes and DNS are as they were before"),
+            Err(error) => warn!(%error, "not all could be undone; \"wstether client --down\" tries again"),
         }
     }
 }

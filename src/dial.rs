@@ -32,6 +32,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Room for a response head and the first frames behind it.
 const READ_BYTES: usize = 4096;
 
+/// What a TLS server's answer to something else begins with: the record type of an alert or a handshake (RFC 8446, 5.1).
+const TLS_RECORDS: [u8; 2] = [21, 22];
+
 /// Service Unavailable (RFC 9110, 15.6.4).
 const BUSY: u16 = 503;
 
@@ -43,6 +46,8 @@ pub type BeforeConnect<'a> = &'a dyn Fn(&Socket) -> io::Result<()>;
 pub struct DialSettings<'a> {
     /// For everything from the name to the upgrade.
     pub timeout: Duration,
+    /// For the name alone.
+    pub resolve_timeout: Duration,
     /// Called with each socket before it connects.
     pub before_connect: Option<BeforeConnect<'a>>,
     /// How TCP is to send.
@@ -61,7 +66,7 @@ impl std::fmt::Debug for DialSettings<'_> {
 
 impl Default for DialSettings<'_> {
     fn default() -> Self {
-        Self { timeout: TIMEOUT, before_connect: None, tcp: None, stop: None, addresses: &[] }
+        Self { timeout: TIMEOUT, resolve_timeout: TIMEOUT, before_connect: None, tcp: None, stop: None, addresses: &[] }
     }
 }
 
@@ -138,6 +143,12 @@ pub enum DialError {
         /// Why.
         source: rustls::Error,
     },
+    /// It answers in TLS, and was not asked for that.
+    #[error("{peer} speaks TLS at this port; begin the URL with wss:// in place of ws://")]
+    SpeaksTls {
+        /// The server.
+        peer: SocketAddr,
+    },
     /// It hung up before the upgrade.
     #[error("{peer} hung up before it answered; does it speak TLS at this port (wss), or not (ws)?")]
     HungUp {
@@ -176,6 +187,7 @@ impl DialError {
             | Self::Certificate { .. }
             | Self::Dates { .. }
             | Self::Tls { .. }
+            | Self::SpeaksTls { .. }
             | Self::HungUp { .. }
             | Self::NotWstether { .. }
             | Self::Stopped => None,
@@ -312,7 +324,8 @@ impl Dial<'_> {
             drop(answer.send(addresses));
             ready.trigger();
         });
-        if !self.wait(ready::readable(done.as_fd()), self.deadline).map_err(|error| self.no_address(error))? {
+        let deadline = self.deadline.min(Instant::now() + self.settings.resolve_timeout);
+        if !self.wait(ready::readable(done.as_fd()), deadline).map_err(|error| self.no_address(error))? {
             return Err(self.late(During::Resolve));
         }
         let answer = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the resolver failed")));
@@ -401,6 +414,9 @@ impl Dial<'_> {
                 Ok(0) => return Err(DialError::HungUp { peer }),
                 Ok(read) => {
                     received.extend_from_slice(&chunk[..read]);
+                    if !self.url.tls && received.first().is_some_and(|first| TLS_RECORDS.contains(first)) {
+                        return Err(DialError::SpeaksTls { peer });
+                    }
                     let checked = check_upgrade_response(&received, asked).map_err(|error| self.refused(error))?;
                     if let Some((subprotocol, consumed)) = checked {
                         return Ok((subprotocol, received.split_off(consumed)));

@@ -1,17 +1,23 @@
 //! The straight way: a thread that dials the gateway whenever it is asked to.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::slice;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use tracing::{error, info};
 
 use super::{Connection, Event};
-use crate::dial::{DialError, DialSettings, Dialled, TlsClient, TlsClientError, dial};
+use crate::dial::{DialError, DialSettings, Dialled, During, TlsClient, TlsClientError, dial};
 use crate::http::url::WsUrl;
 use crate::stop::Stop;
 use crate::transport::TcpOptions;
 use crate::wire::frame::{Role, Subprotocol};
+
+/// How long the gateway's name is asked for where an address of it is known. As a rule it is asked through the tunnel, which
+/// is down: there will be no answer. Where one can come, it does so within a few round trips.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The thread's handle. The thread ends with it.
 #[derive(Debug)]
@@ -56,9 +62,7 @@ fn work(
     asks: &Receiver<Duration>,
     events: &Sender<Event>,
 ) {
-    // The resolver may be asked through the tunnel, which a redial is about to bring back: every other attempt goes to
-    // where the gateway was.
-    let (mut known, mut uses_known) = (None, false);
+    let mut known = None;
     for delay in asks {
         match stop.wait(delay) {
             Ok(false) => {}
@@ -66,12 +70,10 @@ fn work(
             Err(error) => error!(%error, "waiting failed"),
         }
         info!("connecting to {gateway}");
-        let addresses = if uses_known { known.as_slice() } else { &[] };
-        let settings = DialSettings { stop: Some(stop), tcp: Some(tcp), addresses, ..DialSettings::default() };
-        uses_known = !uses_known;
-        let event = match dial(gateway, &Subprotocol::ALL, tls, &settings) {
+        let settings = DialSettings { stop: Some(stop), tcp: Some(tcp), ..DialSettings::default() };
+        let event = match dial_again(gateway, tls, settings, known.as_ref()) {
             Ok(Dialled { transport, subprotocol, rest }) => {
-                (known, uses_known) = (Some(transport.peer()), true);
+                known = Some(transport.peer());
                 Event::Connected(Box::new(Connection { transport, role: Role::Client, subprotocol, rest }))
             }
             Err(DialError::Stopped) => return,
@@ -80,5 +82,26 @@ fn work(
         if events.send(event).is_err() {
             return;
         }
+    }
+}
+
+/// Dials where the gateway was last, and then where its name leads.
+fn dial_again(
+    gateway: &WsUrl,
+    tls: &TlsClient,
+    settings: DialSettings<'_>,
+    known: Option<&SocketAddr>,
+) -> Result<Dialled, DialError> {
+    let dial = |settings: DialSettings<'_>| dial(gateway, &Subprotocol::ALL, tls, &settings);
+    let is_named = gateway.host.parse::<IpAddr>().is_err();
+    let Some(known) = known.filter(|_| is_named) else { return dial(settings) };
+    let error = match dial(DialSettings { addresses: slice::from_ref(known), ..settings }) {
+        Err(error) if !matches!(error, DialError::Stopped | DialError::Busy { .. }) => error,
+        dialled => return dialled,
+    };
+    match dial(DialSettings { resolve_timeout: RESOLVE_TIMEOUT, ..settings }) {
+        // That a tunnel which is down brings no answer is no news.
+        Err(DialError::Resolve { .. } | DialError::TimedOut { during: During::Resolve }) => Err(error),
+        dialled => dialled,
     }
 }

@@ -1,26 +1,37 @@
 //! The file that the laptop's programs read their DNS servers from (resolv.conf(5)), pointed at the gateway and put back.
+//!
+//! What a client writes there carries what was there before. The runtime directory is empty after a reboot; this file is as
+//! it was, and so it can always be put back.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Everybody reads the file, its owner writes it.
+use super::state;
+
+/// A new file's mode: everybody reads it, its owner writes it.
 const FILE_MODE: u32 = 0o644;
 
-/// The file as it was, and as it was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What was there.
-    pub original: Original,
-    /// What the client wrote. Where the file says something else by now, it is somebody else's, and is left alone.
-    pub written: String,
+/// The first line of a client's file.
+const HEADER: &str =
+    "# Written by wstether. The original comes back when the tunnel ends, or by \"wstether client --down\".";
+
+/// In front of the line that carries what was there before.
+const CARRIES: &str = "# wstether keeps: ";
+
+/// Whose the file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// No client's.
+    Somebody,
+    /// This client's, or one's that has ended without putting back what was there.
+    This(Original),
+    /// Another client's that runs. This is its lock.
+    Another(PathBuf),
 }
 
 /// What was at the file's place.
@@ -35,59 +46,75 @@ pub enum Original {
     Link(PathBuf),
 }
 
-/// The text that names `servers`.
-pub fn resolv_conf(servers: &[IpAddr]) -> String {
-    let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-    format!("# Written by wstether; the original comes back when the tunnel ends.\n{lines}")
+/// What a client's file carries beside the servers.
+#[derive(Serialize, Deserialize)]
+struct Carried {
+    original: Original,
+    /// The lock that the client holds while it runs.
+    lock: PathBuf,
 }
 
-impl SavedFile {
-    /// What is to be kept before `text` is written to `path`.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn before(path: &Path, text: String) -> io::Result<Self> {
-        let original = match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Original::Absent,
-            Err(error) => return Err(error),
-            Ok(metadata) if metadata.is_symlink() => Original::Link(fs::read_link(path)?),
-            Ok(_) => Original::Text(String::from_utf8_lossy(&fs::read(path)?).into_owned()),
-        };
-        Ok(Self { path: path.to_owned(), original, written: text })
+/// Whose the file at `path` is, for a client that holds `lock`. One that cannot be read is somebody's.
+pub fn look(path: &Path, lock: &Path) -> Owner {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    let carried = if is_link { None } else { fs::read_to_string(path).ok().and_then(|text| carried(&text)) };
+    match carried {
+        None => Owner::Somebody,
+        Some(carried) if carried.lock != lock && state::is_held(&carried.lock) => Owner::Another(carried.lock),
+        Some(carried) => Owner::This(carried.original),
     }
+}
 
-    /// Writes the text.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn apply(&self) -> io::Result<()> {
-        replace(&self.path, &self.written)
-    }
+/// Has the file at `path` name `servers`, on behalf of the client that holds `lock`. What was there is kept in it; a file that
+/// an ended client left is not what was there, but carries that.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn point(path: &Path, servers: &[IpAddr], lock: &Path) -> io::Result<()> {
+    let original = match look(path, lock) {
+        Owner::This(original) => original,
+        Owner::Somebody | Owner::Another(_) => original(path)?,
+    };
+    let text = text(servers, &Carried { original, lock: lock.to_owned() })?;
+    if fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes()) { Ok(()) } else { replace(path, &text) }
+}
 
-    /// Whether the file says what the client wrote.
-    pub fn is_in_place(&self) -> bool {
-        fs::read(&self.path).is_ok_and(|bytes| bytes == self.written.as_bytes())
-    }
-
-    /// Puts back what was there, unless somebody else has written the file since; tells whether it did.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn restore(&self) -> io::Result<bool> {
-        if !self.is_in_place() {
-            return Ok(false);
+/// Puts back what was there before a client wrote the file, unless it is somebody else's by now; tells whether it did.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn restore(path: &Path, lock: &Path) -> io::Result<bool> {
+    let Owner::This(original) = look(path, lock) else { return Ok(false) };
+    match original {
+        Original::Absent => fs::remove_file(path)?,
+        Original::Text(text) => replace(path, &text)?,
+        Original::Link(target) => {
+            let beside = beside(path);
+            drop(fs::remove_file(&beside));
+            symlink(target, &beside)?;
+            fs::rename(beside, path)?;
         }
-        match &self.original {
-            Original::Absent => fs::remove_file(&self.path)?,
-            Original::Text(text) => replace(&self.path, text)?,
-            Original::Link(target) => {
-                let beside = beside(&self.path);
-                drop(fs::remove_file(&beside));
-                symlink(target, &beside)?;
-                fs::rename(beside, &self.path)?;
-            }
-        }
-        Ok(true)
+    }
+    Ok(true)
+}
+
+fn text(servers: &[IpAddr], carried: &Carried) -> io::Result<String> {
+    let servers: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    // JSON has no line breaks of its own, so all of it is one comment.
+    Ok(format!("{HEADER}\n{servers}{CARRIES}{}\n", serde_json::to_string(carried)?))
+}
+
+fn carried(text: &str) -> Option<Carried> {
+    let carried = text.strip_prefix(HEADER)?.lines().find_map(|line| line.strip_prefix(CARRIES))?;
+    serde_json::from_str(carried).ok()
+}
+
+fn original(path: &Path) -> io::Result<Original> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Original::Absent),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_symlink() => Ok(Original::Link(fs::read_link(path)?)),
+        Ok(_) => Ok(Original::Text(String::from_utf8_lossy(&fs::read(path)?).into_owned())),
     }
 }
 
@@ -95,18 +122,42 @@ fn beside(path: &Path) -> PathBuf {
     path.with_extension("wstether-new")
 }
 
-/// Writes `text` to `path` in one step. A file that something is mounted on (a container's) cannot be replaced and is
-/// written in place; so is one in a directory that takes no new file.
+/// Writes `text` to `path`, in one step where that can be. Owner and mode of a file stay as they are.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = beside(path);
-    let replaced = fs::write(&beside, text)
-        .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(FILE_MODE)))
-        .and_then(|()| fs::rename(&beside, path));
-    if replaced.is_err() {
-        drop(fs::remove_file(&beside));
-        return fs::write(path, text);
+    let replaced = write_beside(path, &beside, text).and_then(|()| fs::rename(&beside, path));
+    let Err(error) = replaced else { return Ok(()) };
+    drop(fs::remove_file(&beside));
+    // What a link leads to is somebody else's.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        return Err(error);
     }
-    Ok(())
+    // A file that something is mounted on (a container's) cannot be replaced, nor can one in a directory that takes no new
+    // file, nor one of another owner without becoming ours.
+    write_through(File::create(path)?, text)
+}
+
+/// Makes the file that is to replace `path`; fails where it would be of another owner.
+fn write_beside(path: &Path, beside: &Path, text: &str) -> io::Result<()> {
+    let file = File::create(beside)?;
+    let (mode, is_the_same_owners) = match fs::symlink_metadata(path).ok().filter(|metadata| metadata.is_file()) {
+        None => (FILE_MODE, true),
+        Some(old) => {
+            let new = file.metadata()?;
+            (old.mode(), (old.uid(), old.gid()) == (new.uid(), new.gid()))
+        }
+    };
+    if !is_the_same_owners {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    write_through(file, text)
+}
+
+/// Writes and waits until it is on the disk: after a power cut the file is the old or the new one, and not an empty one.
+fn write_through(mut file: File, text: &str) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -114,7 +165,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A file's path in a directory of its own.
+    /// A file's path in a directory of its own, and the lock of a client.
     struct Place(PathBuf);
 
     impl Place {
@@ -127,6 +178,22 @@ mod tests {
         fn file(&self) -> PathBuf {
             self.0.join("resolv.conf")
         }
+
+        fn lock(&self) -> PathBuf {
+            self.0.join("client.lock")
+        }
+
+        fn point(&self) {
+            point(&self.file(), &[[100, 64, 0, 1].into()], &self.lock()).unwrap();
+        }
+
+        fn restore(&self) -> bool {
+            restore(&self.file(), &self.lock()).unwrap()
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.file()).unwrap()
+        }
     }
 
     impl Drop for Place {
@@ -135,35 +202,36 @@ mod tests {
         }
     }
 
-    fn ours() -> String {
-        resolv_conf(&[[100, 64, 0, 1].into()])
+    fn servers(text: &str) -> Vec<&str> {
+        text.lines().filter(|line| !line.starts_with('#')).collect()
     }
 
     #[test]
-    fn the_text_names_each_server_in_order() {
-        let text = resolv_conf(&[[100, 64, 0, 1].into(), [192, 0, 2, 53].into()]);
-        let servers: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(servers, ["nameserver 100.64.0.1", "nameserver 192.0.2.53"]);
+    fn the_text_names_each_server_in_order_and_the_rest_is_comments() {
+        let place = Place::new("text");
+        fs::write(place.file(), "search example\nnameserver 192.0.2.1\n").unwrap();
+        point(&place.file(), &[[100, 64, 0, 1].into(), [192, 0, 2, 53].into()], &place.lock()).unwrap();
+        assert_eq!(servers(&place.text()), ["nameserver 100.64.0.1", "nameserver 192.0.2.53"]);
     }
 
     #[test]
     fn a_file_comes_back_as_it_was_and_a_second_time_changes_nothing() {
         let place = Place::new("file");
         fs::write(place.file(), "nameserver 192.0.2.1\n").unwrap();
-        let saved = SavedFile::before(&place.file(), ours()).unwrap();
-        saved.apply().unwrap();
-        assert_eq!(fs::read_to_string(place.file()).unwrap(), ours());
-        assert!(saved.restore().unwrap());
-        assert!(!saved.restore().unwrap());
-        assert_eq!(fs::read_to_string(place.file()).unwrap(), "nameserver 192.0.2.1\n");
+        fs::set_permissions(place.file(), fs::Permissions::from_mode(0o640)).unwrap();
+        place.point();
+        assert_eq!(servers(&place.text()), ["nameserver 100.64.0.1"]);
+        assert!(place.restore());
+        assert!(!place.restore());
+        assert_eq!(place.text(), "nameserver 192.0.2.1\n");
+        assert_eq!(fs::metadata(place.file()).unwrap().mode() & 0o777, 0o640);
     }
 
     #[test]
     fn where_there_was_no_file_there_is_none_again() {
         let place = Place::new("absent");
-        let saved = SavedFile::before(&place.file(), ours()).unwrap();
-        saved.apply().unwrap();
-        assert!(saved.restore().unwrap() && !place.file().exists());
+        place.point();
+        assert!(place.restore() && !place.file().exists());
     }
 
     #[test]
@@ -172,21 +240,45 @@ mod tests {
         let stub = place.0.join("stub");
         fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
         symlink("stub", place.file()).unwrap();
-        let saved = SavedFile::before(&place.file(), ours()).unwrap();
-        saved.apply().unwrap();
+        place.point();
         assert!(!fs::symlink_metadata(place.file()).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&stub).unwrap(), "nameserver 127.0.0.53\n");
-        assert!(saved.restore().unwrap());
+        assert!(place.restore());
         assert_eq!(fs::read_link(place.file()).unwrap(), Path::new("stub"));
     }
 
     #[test]
     fn what_somebody_else_has_written_since_is_left_alone() {
         let place = Place::new("other");
-        let saved = SavedFile::before(&place.file(), ours()).unwrap();
-        saved.apply().unwrap();
+        place.point();
         fs::write(place.file(), "nameserver 192.0.2.9\n").unwrap();
-        assert!(!saved.restore().unwrap());
-        assert_eq!(fs::read_to_string(place.file()).unwrap(), "nameserver 192.0.2.9\n");
+        assert!(!place.restore());
+        assert_eq!(place.text(), "nameserver 192.0.2.9\n");
+    }
+
+    #[test]
+    fn a_file_that_an_ended_client_left_is_never_taken_for_the_original() {
+        let place = Place::new("left");
+        fs::write(place.file(), "nameserver 192.0.2.1\n").unwrap();
+        let ended = place.0.join("ended.lock");
+        fs::write(&ended, "").unwrap();
+        point(&place.file(), &[[100, 64, 0, 9].into()], &ended).unwrap();
+        place.point();
+        assert_eq!(servers(&place.text()), ["nameserver 100.64.0.1"]);
+        assert!(place.restore());
+        assert_eq!(place.text(), "nameserver 192.0.2.1\n");
+    }
+
+    #[test]
+    fn the_file_of_another_client_that_runs_is_known_by_its_lock_and_not_put_back() {
+        let place = Place::new("another");
+        let lock = place.0.join("another.lock");
+        let held = File::create(&lock).unwrap();
+        held.lock().unwrap();
+        point(&place.file(), &[[100, 64, 0, 9].into()], &lock).unwrap();
+        assert_eq!(look(&place.file(), &place.lock()), Owner::Another(lock.clone()));
+        assert!(!place.restore());
+        drop(held);
+        assert_eq!(look(&place.file(), &place.lock()), Owner::This(Original::Absent));
     }
 }

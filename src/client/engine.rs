@@ -101,8 +101,8 @@ pub struct Surroundings {
     pub table: Arc<Table<Link>>,
     /// Where it counts.
     pub figures: StageFigures,
-    /// Who hears when the last link has gone.
-    pub ended: Sender<Event>,
+    /// Who hears when the last link has gone, or the device.
+    pub events: Sender<Event>,
 }
 
 /// The running pipeline.
@@ -128,10 +128,10 @@ impl Engine {
         lease: Ipv4Addr,
         message_bytes_max: usize,
     ) -> Result<Self, EngineError> {
-        let Surroundings { table, figures, ended } = surroundings;
+        let Surroundings { table, figures, events } = surroundings;
         let (tun, pool) = (Arc::new(tun), BufPool::new(POOL_BYTES));
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
-        let (links, poll) = Links::new(table, pool.clone(), ended)?;
+        let (links, poll) = Links::new(table, pool.clone(), events.clone())?;
         let destination = Arc::new(Destination::new(lease));
 
         // Sinks first: each stage is given the one that it hands on to.
@@ -174,7 +174,7 @@ impl Engine {
         engine.watch_links(poll, Inlet::new(ws_decode, Arc::clone(&cores)))?;
         let cut =
             Cut::new(Arc::clone(&ws_encode) as _, Arc::clone(&links.tethers), pool, Arc::clone(ws_encode.metrics()));
-        engine.read_device(source, Inlet::new(Arc::new(cut), cores))?;
+        engine.read_device(source, Inlet::new(Arc::new(cut), cores), events)?;
         Ok(engine)
     }
 
@@ -185,8 +185,15 @@ impl Engine {
         Ok(())
     }
 
-    fn read_device(&mut self, source: TunRead, inlet: Inlet<Packet<Raw>>) -> io::Result<()> {
-        let failed = |error: &io::Error| warn!(%error, "the TUN device cannot be read");
+    fn read_device(&mut self, source: TunRead, inlet: Inlet<Packet<Raw>>, events: Sender<Event>) -> io::Result<()> {
+        let failed = move |error: &io::Error| {
+            if Tun::is_gone(error) {
+                // Nobody listens any more when the client is at its end.
+                drop(events.send(Event::DeviceGone));
+            } else {
+                warn!(%error, "the TUN device cannot be read");
+            }
+        };
         let read = move || source.run(inlet, |_| TETHER, failed);
         self.threads.push(std::thread::Builder::new().name(TUN_READ.to_owned()).spawn(read)?);
         Ok(())

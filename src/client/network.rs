@@ -3,16 +3,18 @@
 //!
 //! Only IPv4 goes through the tunnel. IPv6 stays as the laptop has it: what programs send by IPv6 goes past the tunnel.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
-use super::dns::{SavedFile, resolv_conf};
+use super::dns::{self, Owner};
 use super::handshake::Terms;
 use super::routes;
 use super::state::{SavedRoute, State, StateError};
 use crate::config::client::{Client as Config, DnsManage};
-use crate::io::netlink::{self, Netlink, Prefix, Route};
+use crate::io::netlink::{self, Change, Link, Monitor, Netlink, Prefix, Route};
 use crate::io::tun::{self, Tun};
 
 /// Why the machine's network could not be set up.
@@ -23,7 +25,30 @@ pub enum NetworkError {
     Netlink(#[from] netlink::Error),
     /// The TUN device.
     #[error("{0}; is the tun module there, and does no other program use this name (tun.name)?")]
-    Tun(std::io::Error),
+    Tun(io::Error),
+    /// The device's name is another interface's.
+    #[error("{name} exists and is not a TUN device that the client can take; choose another tun.name")]
+    NotATun {
+        /// The name.
+        name: String,
+    },
+    /// Somebody has taken the device away.
+    #[error("the TUN device {name} is gone: somebody has deleted or renamed it; start the client again")]
+    DeviceGone {
+        /// Its name.
+        name: String,
+    },
+    /// Another tunnel has its routes where this one's would be.
+    #[error(
+        "{prefix} goes through another tunnel already, {interface}: stop the client that has it, or set routes.default = \
+             false here, and name in routes.include what is to go through this one"
+    )]
+    RoutesTaken {
+        /// What both want.
+        prefix: Prefix,
+        /// The other tunnel's device.
+        interface: String,
+    },
     /// What is changed cannot be kept, so it is not changed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -31,9 +56,18 @@ pub enum NetworkError {
     #[error("{}: {source}; correct dns.file, or leave DNS alone with dns.manage = \"off\"", path.display())]
     Dns {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The kernel's reason.
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// Another client points it elsewhere.
+    #[error("another client that runs (its lock: {}) has written {}; stop it, or leave DNS alone here with \
+             dns.manage = \"off\"", lock.display(), path.display())]
+    DnsTaken {
+        /// The file.
+        path: PathBuf,
+        /// The other client's lock.
+        lock: PathBuf,
     },
 }
 
@@ -43,13 +77,19 @@ pub enum NetworkError {
 /// The kernel's.
 pub fn open_tun(config: &Config, super_packets: bool) -> Result<Tun, NetworkError> {
     let features = tun::Features { vnet_hdr: super_packets, persistent: false };
-    Tun::open(config.tun.name.as_str(), features).map_err(NetworkError::Tun)
+    let name = config.tun.name.as_str();
+    Tun::open(name, features).map_err(|error| {
+        let is_another = error.kind() == io::ErrorKind::InvalidInput
+            && Netlink::open().is_ok_and(|mut netlink| netlink.link(name).is_ok());
+        if is_another { NetworkError::NotATun { name: name.to_owned() } } else { NetworkError::Tun(error) }
+    })
 }
 
 /// This machine's network, as far as the client changes it.
 #[derive(Debug)]
 pub struct Network {
     state: State,
+    monitor: Monitor,
 }
 
 impl Network {
@@ -58,9 +98,16 @@ impl Network {
     /// # Errors
     /// The kernel's.
     pub fn new(state: State) -> Result<Self, NetworkError> {
-        let mut network = Self { state };
+        let mut network = Self { state, monitor: Monitor::open()? };
         network.undo()?;
         Ok(network)
+    }
+
+    /// Whether links, addresses or routes have changed since the last call.
+    pub fn has_changed(&self) -> bool {
+        let mut has_changed = false;
+        self.monitor.drain(|change| has_changed |= change == Change::Routing);
+        has_changed
     }
 
     /// Gives the device its address, and leads through the tunnel what belongs there. `peer` is the other end of the
@@ -69,20 +116,50 @@ impl Network {
     /// # Errors
     /// The kernel's.
     pub fn set_up(&mut self, config: &Config, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<(), NetworkError> {
+        self.lead_through(config, terms, mtu_bytes, peer)?;
+        let is_default = config.routes.default && !routes::through(&config.routes, &terms.routes).is_empty();
+        self.point_dns(config, &terms.welcome.dns, is_default)
+    }
+
+    /// Gives the device its address and routes, and has past it what goes past it; tells whether the device lacked anything.
+    /// What is as it should be is left alone, so that looking at a change makes no new one.
+    ///
+    /// # Errors
+    /// The kernel's; [`NetworkError::DeviceGone`].
+    pub fn lead_through(
+        &mut self,
+        config: &Config,
+        terms: &Terms,
+        mtu_bytes: u16,
+        peer: IpAddr,
+    ) -> Result<bool, NetworkError> {
         let name = config.tun.name.as_str();
         let mut netlink = Netlink::open()?;
-        netlink.set_mtu(name, mtu_bytes.into())?;
-        netlink.replace_addresses(name, &[host(terms.lease.into())])?;
-        netlink.set_up(name, true)?;
-        self.keep_past(config, peer)?;
-        let tunnel = netlink.link(name)?.index;
-        let through = routes::through(&config.routes, &terms.routes);
-        for prefix in &through {
-            let route = Route { source: Some(terms.lease.into()), ..Route::new(*prefix, tunnel) };
-            netlink.replace_route(&route)?;
+        let device = device(&mut netlink, name)?;
+        let (through, there) = (routes::through(&config.routes, &terms.routes), netlink.routes(true)?);
+        if let Some((prefix, interface)) = routes::taken(&through, device.index, &there) {
+            return Err(NetworkError::RoutesTaken { prefix, interface: netlink.link_by_index(interface)?.name });
         }
-        let is_default = config.routes.default && !through.is_empty();
-        self.point_dns(config, &terms.welcome.dns, is_default)
+        let (lease, mtu) = (host(terms.lease.into()), u32::from(mtu_bytes));
+        let lacks_mtu = device.mtu != mtu;
+        if lacks_mtu {
+            netlink.set_mtu(name, mtu)?;
+        }
+        let lacks_address = !netlink.addresses(name)?.contains(&lease);
+        if lacks_address {
+            netlink.replace_addresses(name, &[lease])?;
+        }
+        if !device.up {
+            netlink.set_up(name, true)?;
+        }
+        self.keep_past(config, peer)?;
+        let through =
+            through.into_iter().map(|prefix| Route { source: Some(lease.address), ..Route::new(prefix, device.index) });
+        let lacking: Vec<Route> = through.filter(|route| !there.contains(route)).collect();
+        for route in &lacking {
+            netlink.replace_route(route)?;
+        }
+        Ok(lacks_mtu || lacks_address || !device.up || !lacking.is_empty())
     }
 
     /// Has the tunnel's own connection and what is excluded go past the tunnel, by the routes that the laptop has now.
@@ -91,7 +168,7 @@ impl Network {
     /// The kernel's.
     pub fn keep_past(&mut self, config: &Config, peer: IpAddr) -> Result<(), NetworkError> {
         let mut netlink = Netlink::open()?;
-        let tunnel = netlink.link(config.tun.name.as_str())?.index;
+        let tunnel = device(&mut netlink, config.tun.name.as_str())?.index;
         let laptop = netlink.routes(true)?;
         let excluded = config.routes.exclude.iter().map(|prefix| Prefix::new(prefix.address, prefix.length));
         // Loopback never leaves the machine, whatever the main table says.
@@ -99,6 +176,10 @@ impl Network {
         for destination in excluded.chain(own) {
             let Some(route) = routes::past(destination, tunnel, &laptop) else { continue };
             let Some(interface) = route.interface else { continue };
+            // It may be another client's, to the same gateway: whoever made it removes it.
+            if laptop.contains(&route) {
+                continue;
+            }
             let interface = netlink.link_by_index(interface)?.name;
             let (address, bits) = (destination.address, destination.bits);
             let saved = SavedRoute { address, bits, via: route.via, interface };
@@ -110,6 +191,16 @@ impl Network {
         Ok(())
     }
 
+    /// The interface by which IPv6 leaves past the tunnel, where the laptop has a way out for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ipv6_way_out(&self) -> Result<Option<String>, NetworkError> {
+        let mut netlink = Netlink::open()?;
+        let interface = netlink.default_route(false)?.and_then(|route| route.interface);
+        Ok(interface.map(|index| netlink.link_by_index(index)).transpose()?.map(|link| link.name))
+    }
+
     fn point_dns(&mut self, config: &Config, servers: &[IpAddr], is_default: bool) -> Result<(), NetworkError> {
         let wanted = match config.dns.manage {
             DnsManage::Off => false,
@@ -119,24 +210,23 @@ impl Network {
         if !wanted || servers.is_empty() {
             return Ok(());
         }
-        let text = resolv_conf(servers);
-        if self.state.changes().dns.as_ref().is_some_and(|saved| saved.written == text && saved.is_in_place()) {
-            return Ok(());
+        let path = config.dns.file.clone();
+        if let Owner::Another(lock) = dns::look(&path, self.state.lock()) {
+            return Err(NetworkError::DnsTaken { path, lock });
         }
-        self.restore_dns()?;
-        let path = &config.dns.file;
-        let failed = |source| NetworkError::Dns { path: path.clone(), source };
-        let saved = SavedFile::before(path, text).map_err(failed)?;
-        self.state.update(|changes| changes.dns = Some(saved.clone()))?;
-        saved.apply().map_err(failed)
+        if self.state.changes().dns.as_ref() != Some(&path) {
+            self.restore_dns()?;
+            self.state.update(|changes| changes.dns = Some(path.clone()))?;
+        }
+        dns::point(&path, servers, self.state.lock()).map_err(|source| NetworkError::Dns { path, source })
     }
 
     fn restore_dns(&mut self) -> Result<(), NetworkError> {
-        let Some(saved) = self.state.changes().dns.clone() else { return Ok(()) };
-        match saved.restore() {
+        let Some(path) = self.state.changes().dns.clone() else { return Ok(()) };
+        match dns::restore(&path, self.state.lock()) {
             Ok(true) => {}
-            Ok(false) => debug!(file = %saved.path.display(), "somebody else has written the file since: left alone"),
-            Err(source) => return Err(NetworkError::Dns { path: saved.path, source }),
+            Ok(false) => debug!(file = %path.display(), "somebody else has written the file since: left alone"),
+            Err(source) => return Err(NetworkError::Dns { path, source }),
         }
         Ok(self.state.update(|changes| changes.dns = None)?)
     }
@@ -154,6 +244,13 @@ impl Network {
         }
         dns
     }
+}
+
+fn device(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
+    netlink.link(name).map_err(|error| match error {
+        netlink::Error::NoInterface { .. } => NetworkError::DeviceGone { name: name.to_owned() },
+        netlink::Error::Refused { .. } | netlink::Error::Malformed { .. } => error.into(),
+    })
 }
 
 /// Removes a route of ours, if it is still there.

@@ -14,7 +14,8 @@ use tracing::{debug, warn};
 
 use super::address::{self, Address};
 use super::{Connection, Event, qr};
-use crate::config::client::Phone as Config;
+use crate::config::client::{Client as Config, Phone};
+use crate::config::values::Auto;
 use crate::http::upgrade::{Accepted, Refusal, upgrade};
 use crate::http::url::WsUrl;
 use crate::http::{Head, HeadError, Response, Status, not_found, parse_head};
@@ -35,6 +36,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// When to come again where all connections are in use.
 const RETRY_AFTER_S: u32 = 1;
+
+/// What follows where there is no address to show.
+const SHOWN_LATER: &str = "The page's address will be shown here as soon as there is one.";
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,7 @@ pub enum PhoneError {
 #[derive(Debug)]
 pub struct PageServer {
     local: SocketAddr,
+    announced: String,
 }
 
 /// What each connection's thread needs.
@@ -75,7 +80,7 @@ impl PageServer {
     ///
     /// # Errors
     /// [`PhoneError::Listen`].
-    pub fn start(config: &Config, tcp: TcpOptions, gateway: &WsUrl, events: Sender<Event>) -> Result<Self, PhoneError> {
+    pub fn start(config: &Phone, tcp: TcpOptions, gateway: &WsUrl, events: Sender<Event>) -> Result<Self, PhoneError> {
         let failed = |source| PhoneError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).map_err(failed)?;
         tcp.apply(&listener).map_err(failed)?;
@@ -84,7 +89,7 @@ impl PageServer {
         let shared = Arc::new(Shared { settings, tcp, events, connections: AtomicUsize::new(0) });
         let accept = move || accept_all(&listener, &shared);
         std::thread::Builder::new().name("page".to_owned()).spawn(accept).map_err(failed)?;
-        Ok(Self { local })
+        Ok(Self { local, announced: String::new() })
     }
 
     /// The address that is served.
@@ -92,41 +97,56 @@ impl PageServer {
         self.local
     }
 
-    /// Shows the page's addresses, the likeliest as a QR code where `out` is a terminal.
+    /// Shows the page's addresses, the likeliest as a QR code where `out` is a terminal, or why there is none. Nothing where
+    /// that is as it was shown last.
     ///
     /// # Errors
     /// The laptop's addresses cannot be listed; `out` is gone.
-    pub fn announce(&self, config: &Config, out: &mut (impl Write + io::IsTerminal)) -> Result<(), PhoneError> {
-        let addresses = self.addresses(config)?;
-        self.show(&addresses, out).map_err(PhoneError::Output)
+    pub fn announce(&mut self, config: &Config, out: &mut (impl Write + io::IsTerminal)) -> Result<(), PhoneError> {
+        let text = self.announcement(config, out.is_terminal())?;
+        if text != self.announced {
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(PhoneError::Output)?;
+            self.announced = text;
+        }
+        Ok(())
     }
 
-    fn addresses(&self, config: &Config) -> Result<Vec<Address>, PhoneError> {
+    fn announcement(&self, config: &Config, is_terminal: bool) -> Result<String, PhoneError> {
         if !self.local.ip().is_unspecified() {
-            return Ok(vec![Address { interface: String::new(), ip: self.local.ip() }]);
+            let address = Address { interface: String::new(), ip: self.local.ip() };
+            return Ok(self.text(&address, &[], is_terminal));
         }
-        let mut netlink = Netlink::open()?;
-        let mut found = Vec::new();
-        for link in netlink.links()?.into_iter().filter(|link| link.up) {
+        let (mut netlink, mut found) = (Netlink::open()?, Vec::new());
+        let links = netlink.links()?;
+        for link in links.iter().filter(|link| link.up && link.name != config.tun.name.as_str()) {
             let addresses = netlink.addresses(&link.name)?;
             found.extend(addresses.iter().map(|prefix| Address { interface: link.name.clone(), ip: prefix.address }));
         }
-        Ok(address::for_a_phone(found, &config.interface))
+        let wanted = &config.phone.interface;
+        Ok(match (address::for_a_phone(found, wanted).as_slice(), wanted) {
+            ([likeliest, others @ ..], _) => self.text(likeliest, others, is_terminal),
+            ([], Auto::Is(wanted)) if !links.iter().any(|link| link.name == wanted.as_str()) => {
+                format!("There is no interface {wanted} (phone.interface). {SHOWN_LATER}\n")
+            }
+            ([], Auto::Is(wanted)) => format!("{wanted} (phone.interface) has no IPv4 address. {SHOWN_LATER}\n"),
+            ([], Auto::Auto) => {
+                format!(
+                    "No network that a phone could share: connect to the phone's Wi-Fi, or by a cable. {SHOWN_LATER}\n"
+                )
+            }
+        })
     }
 
-    fn show(&self, addresses: &[Address], out: &mut (impl Write + io::IsTerminal)) -> io::Result<()> {
+    fn text(&self, likeliest: &Address, others: &[Address], is_terminal: bool) -> String {
         let url = |address: &Address| format!("http://{}/", SocketAddr::new(address.ip, self.local.port()));
-        let Some(first) = addresses.first() else {
-            return writeln!(out, "No network that a phone could share; connect to the phone's Wi-Fi, or by a cable.");
-        };
-        writeln!(out, "Open this page on the phone: {}", url(first))?;
-        if out.is_terminal() {
-            writeln!(out, "{}", qr::half_blocks(&url(first)))?;
+        let mut text = format!("Open this page on the phone: {}\n", url(likeliest));
+        if is_terminal {
+            text += &format!("{}\n", qr::half_blocks(&url(likeliest)));
         }
-        for other in &addresses[1..] {
-            writeln!(out, "or, if the phone is reached by {}: {}", other.interface, url(other))?;
+        for other in others {
+            text += &format!("or, if the phone is reached by {}: {}\n", other.interface, url(other));
         }
-        out.flush()
+        text
     }
 }
 
@@ -248,12 +268,11 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
-    use crate::config::values::Auto;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn server() -> (PageServer, Receiver<Event>) {
-        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
+        let config = Phone { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
         let (sender, events) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
         (PageServer::start(&config, TcpOptions::default(), &gateway, sender).unwrap(), events)

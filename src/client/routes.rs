@@ -29,13 +29,21 @@ fn is_carried(prefix: Prefix, carried: &[AddressRange]) -> bool {
     })
 }
 
+/// What of the prefixes leads into another tunnel of wstether's, and that one's interface.
+pub fn taken(through: &[Prefix], tunnel: u32, laptop: &[Route]) -> Option<(Prefix, u32)> {
+    let is_taken = |route: &&Route| {
+        route.protocol == PROTOCOL_WSTETHER && route.table == MAIN_TABLE && through.contains(&route.destination)
+    };
+    let interfaces = laptop.iter().filter(is_taken).filter_map(|route| Some((route.destination, route.interface?)));
+    interfaces.into_iter().find(|(_, interface)| *interface != tunnel)
+}
+
 /// The route that `destination` takes past the tunnel: the laptop's own best one, narrowed to the destination.
 /// `None` where there is none, where it leads to the laptop itself, or where the laptop has one just for it already.
 pub fn past(destination: Prefix, tunnel: u32, laptop: &[Route]) -> Option<Route> {
     let is_candidate = |route: &&Route| {
-        // The one that an earlier call made may lead to where the laptop no longer is.
-        let is_our_own = route.protocol == PROTOCOL_WSTETHER && route.destination == destination;
-        !is_our_own
+        // Those of wstether's lead into a tunnel, this one or another, or to where the laptop was when they were made.
+        route.protocol != PROTOCOL_WSTETHER
             && route.table == MAIN_TABLE
             && route.interface.is_some_and(|interface| interface != tunnel)
             && covers(route.destination, destination)
@@ -111,6 +119,18 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_that_leads_into_another_tunnel_is_taken_and_one_of_our_own_or_of_somebody_elses_is_not() {
+        const OTHER_TUN: u32 = 10;
+        let ours = Route::new(HALVES[0], TUN);
+        let of_another_tunnel = Route::new(HALVES[1], OTHER_TUN);
+        let of_another_program = route("128.0.0.0/1", ETH);
+        assert_eq!(taken(&HALVES, TUN, &[ours.clone(), of_another_program]), None);
+        let laptop = [ours, of_another_tunnel];
+        assert_eq!(taken(&HALVES, TUN, &laptop), Some((HALVES[1], OTHER_TUN)));
+        assert_eq!(taken(&[prefix("198.51.100.0/24")], TUN, &laptop), None);
+    }
+
+    #[test]
     fn the_gateway_itself_is_reached_by_the_laptops_own_best_route() {
         let laptop = [
             default_via("192.0.2.1", ETH, 100),
@@ -141,6 +161,13 @@ mod tests {
         let older = Route::new(prefix("198.51.100.7/32"), ETH).via([192, 0, 2, 1].into());
         let past = past(older.destination, TUN, &[older.clone(), default_via("192.0.3.1", WLAN, 0)]).unwrap();
         assert_eq!((past.interface, past.via), (Some(WLAN), Some([192, 0, 3, 1].into())));
+    }
+
+    #[test]
+    fn another_tunnel_is_no_way_past_this_one() {
+        const OTHER_TUN: u32 = 10;
+        let laptop = [Route::new(prefix("128.0.0.0/1"), OTHER_TUN), default_via("192.0.2.1", ETH, 0)];
+        assert_eq!(past(prefix("198.51.100.7/32"), TUN, &laptop).unwrap().interface, Some(ETH));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::dns::SavedFile;
+use super::dns::{self, Owner};
 
 /// The file in the runtime directory.
 const STATE_FILE: &str = "client.json";
@@ -21,21 +21,22 @@ const LOCK_FILE: &str = "client.lock";
 pub struct Changes {
     /// Routes past the tunnel. Those through it vanish with its device.
     pub routes: Vec<SavedRoute>,
-    /// The resolver's file.
-    pub dns: Option<SavedFile>,
+    /// The resolver's file, which carries what was there before.
+    pub dns: Option<PathBuf>,
 }
 
 impl Changes {
     /// What undoing them does, in words; `None` where there is nothing to undo.
-    pub fn undone(&self) -> Option<String> {
+    fn undone(&self, lock: &Path) -> Option<String> {
         let routes = match self.routes.len() {
             0 => None,
             1 => Some("1 route past the tunnel".to_owned()),
             count => Some(format!("{count} routes past the tunnel")),
         };
-        let dns = self.dns.as_ref().map(|saved| {
-            let left = if saved.is_in_place() { "" } else { " (left as it is: somebody else has written it since)" };
-            format!("DNS in {}{left}", saved.path.display())
+        let dns = self.dns.as_ref().map(|path| {
+            let is_ours = matches!(dns::look(path, lock), Owner::This(_));
+            let left = if is_ours { "" } else { " (left as it is: somebody else has written it since)" };
+            format!("DNS in {}{left}", path.display())
         });
         let parts: Vec<String> = routes.into_iter().chain(dns).collect();
         (!parts.is_empty()).then(|| parts.join(", "))
@@ -59,7 +60,8 @@ pub struct SavedRoute {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another client holds the lock.
-    #[error("another client runs with {}; stop it, or give this one another runtime.directory and tun.name", path.display())]
+    #[error("another client runs with {}; stop it, or give this one another runtime.directory, tun.name and --listen, with \
+             routes.default = false", path.display())]
     Locked {
         /// The lock.
         path: PathBuf,
@@ -87,25 +89,41 @@ pub enum StateError {
 pub struct State {
     path: PathBuf,
     changes: Changes,
-    _lock: File,
+    lock: PathBuf,
+    _held: File,
 }
 
 impl State {
-    /// Takes the lock in `directory`, which is made if it is not there, and reads what an earlier run left.
+    /// Takes the lock in `directory`, which is made if it is not there, and reads what an earlier run left. What it left in
+    /// `dns_file` is found even where the directory is not the one of that run, as after a reboot.
     ///
     /// # Errors
     /// Another client runs, or the directory cannot be used.
-    pub fn open(directory: &Path) -> Result<Self, StateError> {
-        fs::create_dir_all(directory).map_err(|source| StateError::File { path: directory.to_owned(), source })?;
-        let lock = lock(directory.join(LOCK_FILE))?;
-        let path = directory.join(STATE_FILE);
-        let changes = match fs::read(&path) {
+    pub fn open(directory: &Path, dns_file: &Path) -> Result<Self, StateError> {
+        let made = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
+        let directory = made.map_err(|source| StateError::File { path: directory.to_owned(), source })?;
+        let (path, lock) = (directory.join(STATE_FILE), directory.join(LOCK_FILE));
+        let held = self::lock(&lock)?;
+        let mut changes: Changes = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| StateError::Unreadable { path: path.clone(), source })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Changes::default(),
             Err(source) => return Err(StateError::File { path, source }),
         };
-        Ok(Self { path, changes, _lock: lock })
+        if changes.dns.is_none() && matches!(dns::look(dns_file, &lock), Owner::This(_)) {
+            changes.dns = Some(dns_file.to_owned());
+        }
+        Ok(Self { path, changes, lock, _held: held })
+    }
+
+    /// The lock that is held.
+    pub fn lock(&self) -> &Path {
+        &self.lock
+    }
+
+    /// What undoing the changes does, in words; `None` where there is nothing to undo.
+    pub fn undone(&self) -> Option<String> {
+        self.changes.undone(&self.lock)
     }
 
     /// What was changed.
@@ -139,8 +157,14 @@ impl State {
     }
 }
 
-fn lock(path: PathBuf) -> Result<File, StateError> {
-    let opened = File::options().create(true).write(true).truncate(false).open(&path);
+/// Whether a client holds the lock at `path`.
+pub(super) fn is_held(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn lock(path: &Path) -> Result<File, StateError> {
+    let opened = File::options().create(true).write(true).truncate(false).open(path);
+    let path = path.to_owned();
     let locked = opened.map_err(TryLockError::Error).and_then(|file| file.try_lock().map(|()| file));
     locked.map_err(|error| match error {
         TryLockError::WouldBlock => StateError::Locked { path },
@@ -152,7 +176,6 @@ fn lock(path: PathBuf) -> Result<File, StateError> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
-    use crate::client::dns::Original;
 
     /// A directory that goes with the value.
     struct Directory(PathBuf);
@@ -160,6 +183,14 @@ mod tests {
     impl Directory {
         fn new(name: &str) -> Self {
             Self(std::env::temp_dir().join(format!("wstether-state-{name}-{}", std::process::id())))
+        }
+
+        fn open(&self) -> Result<State, StateError> {
+            State::open(&self.0, &self.dns_file())
+        }
+
+        fn dns_file(&self) -> PathBuf {
+            self.0.join("resolv.conf")
         }
     }
 
@@ -172,35 +203,34 @@ mod tests {
     fn changes() -> Changes {
         let address = IpAddr::from([198, 51, 100, 1]);
         let route = SavedRoute { address, bits: 32, via: Some([192, 0, 2, 1].into()), interface: "eth0".to_owned() };
-        let original = Original::Text("nameserver 192.0.2.53\n".to_owned());
-        let dns = SavedFile { path: "/etc/resolv.conf".into(), original, written: "nameserver 10.0.0.1\n".to_owned() };
-        Changes { routes: vec![route], dns: Some(dns) }
+        Changes { routes: vec![route], dns: Some("/etc/resolv.conf".into()) }
     }
 
     #[test]
     fn what_one_run_changed_the_next_one_finds() {
         let directory = Directory::new("finds");
-        let mut state = State::open(&directory.0).unwrap();
+        let mut state = directory.open().unwrap();
         assert_eq!(state.changes(), &Changes::default());
         state.update(|kept| *kept = changes()).unwrap();
         drop(state);
-        assert_eq!(State::open(&directory.0).unwrap().changes(), &changes());
+        assert_eq!(directory.open().unwrap().changes(), &changes());
     }
 
     #[test]
     fn what_is_undone_is_told_in_words() {
-        assert_eq!(Changes::default().undone(), None);
-        let both = changes().undone().unwrap();
+        let undone = |changes: &Changes| changes.undone(Path::new("/run/wstether/client.lock"));
+        assert_eq!(undone(&Changes::default()), None);
+        let both = undone(&changes()).unwrap();
         assert!(both.starts_with("1 route past the tunnel, DNS in /etc/resolv.conf (left as it is: "), "{both}");
         let route = changes().routes[0].clone();
         let routes = Changes { routes: vec![route.clone(), route], dns: None };
-        assert_eq!(routes.undone().unwrap(), "2 routes past the tunnel");
+        assert_eq!(undone(&routes).unwrap(), "2 routes past the tunnel");
     }
 
     #[test]
     fn with_nothing_left_to_undo_the_file_goes() {
         let directory = Directory::new("goes");
-        let mut state = State::open(&directory.0).unwrap();
+        let mut state = directory.open().unwrap();
         state.update(|kept| *kept = changes()).unwrap();
         assert!(directory.0.join(STATE_FILE).exists());
         for _ in 0..2 {
@@ -210,12 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_run_left_in_the_resolvers_file_is_found_when_the_directory_has_forgotten_it() {
+        let directory = Directory::new("forgotten");
+        let before = directory.open().unwrap();
+        dns::point(&directory.dns_file(), &[[100, 64, 0, 1].into()], before.lock()).unwrap();
+        drop(before);
+        let state = directory.open().unwrap();
+        assert_eq!(state.changes().dns, Some(directory.dns_file()));
+        assert_eq!(state.undone().unwrap(), format!("DNS in {}", directory.dns_file().display()));
+    }
+
+    #[test]
     fn a_second_client_with_the_same_directory_is_turned_away() {
         let directory = Directory::new("locked");
-        let first = State::open(&directory.0).unwrap();
-        assert!(matches!(State::open(&directory.0), Err(StateError::Locked { .. })));
+        let first = directory.open().unwrap();
+        assert!(matches!(directory.open(), Err(StateError::Locked { .. })));
         drop(first);
-        assert!(State::open(&directory.0).is_ok());
+        assert!(directory.open().is_ok());
     }
 
     #[test]
@@ -223,7 +264,7 @@ mod tests {
         let directory = Directory::new("foreign");
         fs::create_dir_all(&directory.0).unwrap();
         fs::write(directory.0.join(STATE_FILE), "not JSON").unwrap();
-        let error = State::open(&directory.0).unwrap_err();
+        let error = directory.open().unwrap_err();
         assert!(matches!(error, StateError::Unreadable { .. }), "{error}");
         assert!(directory.0.join(STATE_FILE).exists());
     }

@@ -1,18 +1,16 @@
 //! `wstether client`: the laptop.
 
-use std::io::{self, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
-
-use tracing::level_filters::LevelFilter;
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 use crate::cli;
 use crate::client::network::{Network, NetworkError};
 use crate::client::state::{State, StateError};
 use crate::client::{self, ClientError, Identity};
 use crate::config::client::Client as Config;
-use crate::config::shared::{Log, LogFormat, LogLevel};
 use crate::config::{self, ConfigError, Misfit, file};
 use crate::exit::{CLIENT_NEEDS, NotPermitted, Status, own_capabilities};
+use crate::log;
 use crate::stop::Stop;
 use crate::wire::token::{Token, TokenError};
 
@@ -79,14 +77,15 @@ pub fn run(args: &cli::Client, out: &mut dyn Write) -> Result<(), ClientCommandE
     let config: Config = config::load(args.config.as_deref(), &args.overrides())?;
     if args.down {
         own_capabilities().require(&CLIENT_NEEDS)?;
-        return down(&config.runtime.directory, out);
+        return down(&config, out);
     }
     let identity = identity(&config)?;
     own_capabilities().require(&CLIENT_NEEDS)?;
-    start_log(&config.log);
+    // On standard error: standard output is for the phone's address.
+    log::start(&config.log);
     super::run_as_batch();
     let stop = Stop::on_signals().map_err(ClientCommandError::Signals)?;
-    let mut network = Network::new(State::open(&config.runtime.directory)?)?;
+    let mut network = Network::new(State::open(&config.runtime.directory, &config.dns.file)?)?;
     Ok(client::run(&config, &identity, &mut network, &stop)?)
 }
 
@@ -98,14 +97,15 @@ pub(super) fn misfit(config: &Config) -> Option<Misfit> {
 }
 
 /// Undoes what an earlier run left, and says what.
-fn down(directory: &Path, out: &mut dyn Write) -> Result<(), ClientCommandError> {
-    let state = State::open(directory)?;
-    let undone = state.changes().undone();
+fn down(config: &Config, out: &mut dyn Write) -> Result<(), ClientCommandError> {
+    let (directory, dns_file) = (&config.runtime.directory, &config.dns.file);
+    let state = State::open(directory, dns_file)?;
+    let undone = state.undone();
     // Taking it over is undoing it.
     Network::new(state)?;
     let line = match undone {
         Some(undone) => format!("undone: {undone}"),
-        None => format!("nothing to undo in {}", directory.display()),
+        None => format!("nothing to undo in {} and {}", directory.display(), dns_file.display()),
     };
     // A terminal that has gone away changes nothing of what was done.
     drop(writeln!(out, "{line}"));
@@ -125,29 +125,6 @@ fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
         (None, None) => return Err(ClientCommandError::NoToken),
     };
     Ok(Identity { token: text.parse::<Token>()?, gateway })
-}
-
-/// The log goes to standard error; standard output is for the phone's address.
-fn start_log(log: &Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        // It would be told on standard error, which is what is gone, and that panics.
-        .log_internal_errors(false);
-    // In a test another one may stand already.
-    drop(match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Journal => lines.without_time().try_init(),
-    });
 }
 
 #[cfg(test)]

@@ -287,6 +287,12 @@ fn values_that_do_not_fit_each_other_are_refused() {
 }
 
 #[test]
+fn a_gateway_of_another_scheme_is_told_which_schemes_there_are() {
+    let told = problems::<Client>("[client]\ngateway = \"http://gateway.example/wstether\"").concat();
+    assert!(told.contains("http://gateway.example/wstether") && told.contains("begins with ws:// or wss://"), "{told}");
+}
+
+#[test]
 fn a_client_that_goes_straight_needs_a_gateway() {
     assert_eq!(
         problems::<Client>("[client]\nvia = \"direct\""),

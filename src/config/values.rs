@@ -75,7 +75,7 @@ text_values! {
     InterfaceName: "the name of a network interface, of 1 to 15 characters",
     Congestion: "the name of a TCP congestion control, such as \"bbr\" or \"cubic\"",
     UrlPath: "a path that begins with \"/\", of letters, digits and -._~/",
-    GatewayUrl: "an address such as \"wss://gateway.example/wstether\"",
+    GatewayUrl: "an address that begins with ws:// or wss://, such as \"wss://gateway.example/wstether\"",
 }
 
 /// Whole numbers.

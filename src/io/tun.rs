@@ -75,6 +75,11 @@ impl Tun {
         self.offloads
     }
 
+    /// Whether a read failed since the device was deleted.
+    pub fn is_gone(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(libc::EBADFD)
+    }
+
     /// Makes the device vanish when it is closed, or stay.
     ///
     /// # Errors

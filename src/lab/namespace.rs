@@ -110,7 +110,8 @@ impl Namespace {
     pub fn route(&self, destination: Prefix, via: IpAddr, interface: &str) -> Result<(), Error> {
         self.netlink(|netlink| {
             let index = netlink.link(interface)?.index;
-            netlink.replace_route(&Route::new(destination, index).via(via))
+            // As an administrator's: what is of wstether's own is told by the protocol.
+            netlink.replace_route(&Route { protocol: libc::RTPROT_STATIC, ..Route::new(destination, index).via(via) })
         })
     }
 

@@ -188,6 +188,13 @@ fn tls_to_a_server_without_tls_is_told() {
 }
 
 #[test]
+fn a_server_that_wants_tls_is_told() {
+    // An alert: unexpected message.
+    let error = answered("\x15\x03\x03\x00\x02\x02\x0a");
+    assert!(matches!(error, DialError::SpeaksTls { .. }) && error.to_string().contains("wss://"), "{error}");
+}
+
+#[test]
 fn a_silent_server_is_given_up() {
     let server = Server::plain();
     let settings = DialSettings { timeout: Duration::from_millis(50), ..DialSettings::default() };

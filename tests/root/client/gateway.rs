@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub(crate) struct Script {
 pub(crate) struct Gateway {
     pub(crate) heard: Receiver<Heard>,
     links: Arc<Mutex<HashMap<u64, TcpStream>>>,
+    is_away: Arc<AtomicBool>,
 }
 
 impl Gateway {
@@ -52,14 +54,24 @@ impl Gateway {
         let (sender, heard) = channel();
         let links: Arc<Mutex<HashMap<u64, TcpStream>>> = Arc::default();
         let open = Arc::clone(&links);
+        let is_away = Arc::<AtomicBool>::default();
+        let is_away_now = Arc::clone(&is_away);
         std::thread::spawn(move || {
             for (number, stream) in (0..).zip(listener.incoming()) {
                 let (stream, script, sender) = (stream.unwrap(), script.clone(), sender.clone());
+                if is_away_now.load(Ordering::SeqCst) {
+                    continue;
+                }
                 open.lock().unwrap().insert(number, stream.try_clone().unwrap());
                 std::thread::spawn(move || converse(stream, &script, &sender));
             }
         });
-        Self { heard, links }
+        Self { heard, links, is_away }
+    }
+
+    /// From now on it hangs up on whoever comes, or no longer.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
     }
 
     /// The next thing that happens.

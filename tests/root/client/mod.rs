@@ -4,14 +4,15 @@ mod gateway;
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use wstether::io::netlink::{Prefix, Route};
-use wstether::lab::{Isolation, Namespace, veth};
+use wstether::io::netlink::{self, Netlink, Prefix, Route};
+use wstether::lab::{Isolation, Namespace, dns, veth};
 use wstether::wire::capsule::Features;
 use wstether::wire::proof::Verifier;
 
@@ -24,8 +25,15 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const PORT: u16 = 8_080;
 /// The default of phone.listen.
 const PAGE_PORT: u16 = 8_088;
+const NAME: &str = "gateway.example";
+/// Behind the router, too.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 /// Somewhere on the internet.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+/// How long something is waited for that will come: far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const ORIGINAL_DNS: &str = "nameserver 192.0.2.53\n";
 
@@ -56,8 +64,12 @@ impl World {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_in(Isolation::default(), arguments)
+    }
+
+    fn command_in(&self, isolation: Isolation<'_>, arguments: &[&str]) -> Command {
         // Tests that run under nohup(1) ignore SIGHUP, and their children would, too.
-        let mut command = self.laptop.command("env", Isolation::default()).unwrap();
+        let mut command = self.laptop.command("env", isolation).unwrap();
         command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_wstether"), "client"]).args(arguments);
         command.arg("--set").arg(format!("runtime.directory={}", self.files.join("run").display()));
         command.arg("--set").arg(format!("dns.file={}", self.files.join("resolv.conf").display()));
@@ -77,6 +89,41 @@ impl World {
         Program { child, lines: channel().1 }
     }
 
+    /// A client that knows the gateway by its name, and asks the name server for that.
+    fn direct_by_name(&self, token: &str) -> Program {
+        let (token_file, resolv_conf) = (self.files.join("token"), self.files.join("by-name.conf"));
+        fs::write(&token_file, token).unwrap();
+        fs::write(&resolv_conf, format!("nameserver {NAME_SERVER}\n")).unwrap();
+        let isolation = Isolation { resolv_conf: Some(&resolv_conf), dies_with_parent: false };
+        let url = format!("ws://{NAME}:{PORT}/wstether");
+        Program::start(
+            self.command_in(isolation, &["--direct", &url, "--token-file", &token_file.display().to_string()]),
+        )
+    }
+
+    /// Answers questions for the gateway's name, behind the router.
+    fn serve_names(&self) {
+        self.gateway.address("lo", Prefix::new(NAME_SERVER.into(), 32)).unwrap();
+        let socket = self.gateway.run(|| UdpSocket::bind((NAME_SERVER, 53)).unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question) {
+                let answer = dns::answer(&question[..length], |name| (name == NAME).then_some(GATEWAY));
+                socket.send_to(&answer.unwrap(), from).unwrap();
+            }
+        });
+    }
+
+    /// The same on a terminal of its own, which passes on what it shows.
+    fn direct_on_a_terminal(&self, token: &str) -> Program {
+        let command = self.direct_command(token);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let mut terminal = self.laptop.command("script", Isolation::default()).unwrap();
+        terminal.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+        Program::start(terminal)
+    }
+
     fn direct_command(&self, token: &str) -> Command {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
@@ -86,10 +133,16 @@ impl World {
 
     /// A client that waits for its relay.
     fn through_a_phone(&self, token: &str) -> Program {
+        self.through_a_phone_by(token, "auto")
+    }
+
+    /// The same, the phone being reached by this interface.
+    fn through_a_phone_by(&self, token: &str, interface: &str) -> Program {
         let token_file = self.files.join("token");
         fs::write(&token_file, token).unwrap();
-        let url = format!("ws://{GATEWAY}:{PORT}/wstether");
-        Program::start(self.command(&["--gateway", &url, "--token-file", &token_file.display().to_string()]))
+        let (url, interface) = (format!("ws://{GATEWAY}:{PORT}/wstether"), format!("phone.interface={interface}"));
+        let token_file = token_file.display().to_string();
+        Program::start(self.command(&["--gateway", &url, "--token-file", &token_file, "--set", &interface]))
     }
 
     /// A relay in the place of the router, which here is the phone.
@@ -170,7 +223,7 @@ impl Program {
     /// Waits until the program says something with `text` in it, and returns that.
     fn says(&self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(30));
+            let line = self.lines.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("the program does not say {text:?}"));
             if line.contains(text) {
                 return line;
@@ -181,6 +234,12 @@ impl Program {
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// All that it still says up to its end after SIGTERM.
+    fn last_words(&self) -> Vec<String> {
+        self.signal("TERM");
+        self.lines.iter().collect()
     }
 
     /// The exit status after SIGTERM.
@@ -225,7 +284,8 @@ fn a_client_sets_up_the_laptop_carries_packets_and_undoes_all_on_sigterm() {
         assert_eq!(world.way_to(ROUTER), "eth0", "the local network stays as it is");
         assert!(world.ping(ANYWHERE));
 
-        assert_eq!(client.stop(), Some(0));
+        assert_eq!(client.last_words(), ["stopped: routes and DNS are as they were before"]);
+        assert_eq!(client.ends(), Some(0));
         assert_eq!(gateway.next(), Heard::Closed(Some(1000)));
         world.is_as_before(&before);
     }
@@ -266,7 +326,7 @@ fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
             let (dns, run) = (world.files.join("resolv.conf"), world.files.join("run"));
             let undone = format!("undone: 1 route past the tunnel, DNS in {}\n", dns.display());
             // Twice is as good as once.
-            for told in [undone, format!("nothing to undo in {}\n", run.display())] {
+            for told in [undone, format!("nothing to undo in {} and {}\n", run.display(), dns.display())] {
                 let output = world.command(&["--down"]).output().unwrap();
                 assert!(output.status.success());
                 assert_eq!(String::from_utf8_lossy(&output.stdout), told);
@@ -278,6 +338,46 @@ fn what_a_killed_client_left_is_undone_by_down_and_by_the_next_start() {
         }
         world.is_as_before(&before);
     }
+}
+
+#[test]
+fn after_a_reboot_which_empties_the_runtime_directory_the_original_dns_comes_back() {
+    let world = World::new("reboot");
+    let resolv_conf = world.files.join("resolv.conf");
+    // Somebody's, and not for everybody.
+    let (owner, mode) = (Some(1_234), 0o640);
+    std::os::unix::fs::chown(&resolv_conf, owner, owner).unwrap();
+    fs::set_permissions(&resolv_conf, fs::Permissions::from_mode(mode)).unwrap();
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    for way in ["down", "start"] {
+        let client = world.direct(&token.reveal().to_string(), &[]);
+        client.says("connected: ");
+        client.signal("KILL");
+        assert_eq!(client.ends(), None);
+        assert_ne!(world.dns(), ORIGINAL_DNS);
+        fs::remove_dir_all(world.files.join("run")).unwrap();
+        world.laptop.netlink(delete_route_past_the_tunnel).unwrap();
+        if way == "down" {
+            let output = world.command(&["--down"]).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(told, format!("undone: DNS in {}\n", resolv_conf.display()));
+        } else {
+            let client = world.direct(&token.reveal().to_string(), &[]);
+            client.says("connected: ");
+            assert_eq!(client.stop(), Some(0));
+        }
+        world.is_as_before(&before);
+        let metadata = fs::metadata(&resolv_conf).unwrap();
+        assert_eq!((Some(metadata.uid()), Some(metadata.gid()), metadata.mode() & 0o777), (owner, owner, mode));
+    }
+}
+
+/// As the kernel forgets it in a reboot.
+fn delete_route_past_the_tunnel(netlink: &mut Netlink) -> Result<(), netlink::Error> {
+    let index = netlink.link("eth0")?.index;
+    netlink.delete_route(&Route::new(Prefix::new(GATEWAY.into(), 32), index).via(ROUTER.into()))
 }
 
 #[test]
@@ -297,6 +397,167 @@ fn a_broken_link_is_dialled_again_and_the_device_stays() {
     assert_eq!(world.routes(), routes);
     assert!(world.ping(ANYWHERE));
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_gateway_that_comes_back_is_found_where_it_was_although_its_name_cannot_be_asked_for() {
+    let world = World::new("name-server");
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    world.serve_names();
+    let client = world.direct_by_name(&token.reveal().to_string());
+    client.says("connected: ");
+    // Where everything goes through the tunnel, so do questions for names.
+    gateway.set_away(true);
+    gateway.break_links();
+    for _ in 0..2 {
+        let line = client.says("not connected, next attempt in ");
+        assert!(line.contains(&format!("{GATEWAY}:{PORT} hung up")), "{line}");
+    }
+    gateway.set_away(false);
+    client.says("connected again: ");
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn what_somebody_takes_from_the_device_is_put_back() {
+    let world = World::new("disturbed");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    let set_up = world.routes();
+    let address = Prefix::new(LEASE.into(), 32);
+    let disturb = |netlink: &mut Netlink| {
+        netlink.set_up("wst0", false)?;
+        netlink.set_up("wst0", true)
+    };
+    for what in ["routes", "address"] {
+        if what == "routes" {
+            world.laptop.netlink(disturb).unwrap();
+        } else {
+            world.laptop.netlink(|netlink| netlink.delete_address("wst0", address)).unwrap();
+        }
+        client.says("somebody has changed wst0");
+        assert_eq!(sorted(world.routes()), sorted(set_up.clone()));
+        assert!(world.ping(ANYWHERE));
+    }
+    assert_eq!(client.stop(), Some(0));
+    world.is_as_before(&before);
+}
+
+/// In an order that does not depend on when each was made.
+fn sorted(mut routes: Vec<Route>) -> Vec<Route> {
+    routes.sort_by_key(|route| (route.destination, route.interface));
+    routes
+}
+
+#[test]
+fn the_tunnels_own_connection_follows_the_laptop_into_another_network() {
+    let world = World::new("moves");
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    world.laptop.route(Prefix::ALL_V4, other.into(), "eth0").unwrap();
+    let until = Instant::now() + PATIENCE;
+    let neighbour = || world.laptop.netlink(|netlink| netlink.next_hop(GATEWAY.into())).unwrap().neighbour;
+    while neighbour() != IpAddr::from(other) {
+        assert!(Instant::now() < until, "the route to the gateway stays as it was");
+        std::thread::sleep(LOOK_EVERY);
+    }
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_device_that_somebody_deletes_ends_the_client_with_a_word_and_all_is_undone() {
+    let world = World::new("deleted");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    client.says("connected: ");
+    world.laptop.netlink(|netlink| netlink.delete_link("wst0")).unwrap();
+    client.says("wstether: the TUN device wst0 is gone");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
+}
+
+#[test]
+fn the_pages_address_is_shown_when_the_laptop_comes_into_a_network_and_again_in_another_one() {
+    let world = World::new("no-network");
+    let prefix = |address: Ipv4Addr| Prefix::new(address.into(), 24);
+    world.laptop.netlink(|netlink| netlink.delete_address("eth0", prefix(LAPTOP))).unwrap();
+    let client = world.through_a_phone(&credential().0.reveal().to_string());
+    client.says("No network that a phone could share");
+    for address in [LAPTOP, Ipv4Addr::new(192, 0, 3, 2)] {
+        world.laptop.netlink(|netlink| netlink.replace_addresses("eth0", &[prefix(address)])).unwrap();
+        client.says(&format!("Open this page on the phone: http://{address}:{PAGE_PORT}/"));
+    }
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn an_interface_for_the_phone_that_is_not_there_is_named_until_it_comes() {
+    let world = World::new("no-interface");
+    let client = world.through_a_phone_by(&credential().0.reveal().to_string(), "eth7");
+    client.says("There is no interface eth7 (phone.interface)");
+    veth(&world.laptop, "eth7", &world.gateway, "eth7").unwrap();
+    client.says("eth7 (phone.interface) has no IPv4 address");
+    world.laptop.address("eth7", Prefix::new(Ipv4Addr::new(192, 0, 3, 2).into(), 24)).unwrap();
+    client.says("Open this page on the phone: http://192.0.3.2:");
+    assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn a_second_client_takes_neither_routes_nor_dns_of_the_first() {
+    let world = World::new("second");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let token = token.reveal().to_string();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let first = world.direct(&token, &[]);
+    first.says("connected: ");
+    let (routes, dns) = (world.routes(), world.dns());
+    let directory = format!("runtime.directory={}", world.files.join("second").display());
+    let other = ["--set", &directory, "--set", "tun.name=wst1"];
+    let narrow = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
+
+    let second = world.direct(&token, &[]);
+    second.says("give this one another runtime.directory, tun.name and --listen");
+    assert_eq!(second.ends(), Some(1));
+    let second = world.direct(&token, &other);
+    let line = second.says("goes through another tunnel already, wst0");
+    assert!(line.contains("routes.default = false"), "{line}");
+    assert_eq!(second.ends(), Some(1));
+    let second = world.direct(&token, &[&other[..], &narrow, &["--set", "dns.manage=resolv.conf"]].concat());
+    let line = second.says("another client that runs");
+    assert!(line.contains("run/client.lock") && line.contains("dns.manage = \"off\""), "{line}");
+    assert_eq!(second.ends(), Some(1));
+    assert_eq!((world.routes(), world.dns()), (routes.clone(), dns.clone()));
+
+    let second = world.direct(&token, &[&other[..], &narrow].concat());
+    second.says("connected: ");
+    assert_eq!(world.way_to(ANYWHERE), "wst1");
+    assert_eq!(second.stop(), Some(0));
+    assert_eq!((world.routes(), world.dns()), (routes, dns));
+    assert_eq!(first.stop(), Some(0));
+    world.is_as_before(&before);
+}
+
+#[test]
+fn a_name_for_the_device_that_another_interface_has_is_told() {
+    let world = World::new("name");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &["--set", "tun.name=eth0"]);
+    let line = client.says("wstether: eth0 exists and is not a TUN device");
+    assert!(line.contains("tun.name"), "{line}");
+    assert_eq!(client.ends(), Some(1));
+    world.is_as_before(&before);
 }
 
 #[test]
@@ -355,6 +616,15 @@ fn a_gateway_that_is_not_there_is_told_with_the_next_attempt_in_front() {
 }
 
 #[test]
+fn on_a_terminal_the_first_line_is_the_clients_own() {
+    let world = World::new("first-line");
+    let client = world.direct_on_a_terminal(&credential().0.reveal().to_string());
+    let line = client.lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("connecting to ws://"), "{line}");
+    client.stop();
+}
+
+#[test]
 fn a_congestion_control_that_the_kernel_does_not_have_ends_the_client_at_once_with_those_that_it_has() {
     let world = World::new("congestion");
     let before = world.routes();
@@ -380,6 +650,29 @@ fn without_the_default_route_only_what_is_included_goes_through_and_dns_stays() 
     );
     assert_eq!(world.dns(), ORIGINAL_DNS);
     assert_eq!(client.stop(), Some(0));
+}
+
+#[test]
+fn an_ipv6_way_out_that_goes_past_the_tunnel_is_told_once_unless_not_everything_was_to_go_through() {
+    let world = World::new("ipv6");
+    let [address, router] = ["2001:db8::2", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+    world.laptop.address("eth0", Prefix::new(address, 64)).unwrap();
+    world.laptop.route(Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0), router, "eth0").unwrap();
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let is_told = |line: &String| line.contains("IPv6");
+
+    let client = world.direct(&token.reveal().to_string(), &[]);
+    let line = client.says("IPv6 goes past the tunnel");
+    assert!(line.contains("leaves by eth0") && line.contains("net.ipv6.conf.eth0.disable_ipv6=1"), "{line}");
+    gateway.break_links();
+    client.says("connected again: ");
+    assert!(!client.last_words().iter().any(is_told));
+
+    let narrow = ["--set", "routes.default=false", "--set", "routes.include=[\"203.0.113.0/24\"]"];
+    let client = world.direct(&token.reveal().to_string(), &narrow);
+    client.says("connected: ");
+    assert!(!client.last_words().iter().any(is_told));
 }
 
 #[test]
