@@ -287,10 +287,11 @@ mod tests {
             let mut came = vec![0; MESSAGES * (header_bytes + MESSAGE.len())];
             let read = laptop.read_exact(&mut came);
             stop.trigger();
-            // Or the relay would wait for their last words.
+            // The relay has heard the word once its close frame begins. It would wait for their last words.
+            let has_heard = laptop.read_exact(&mut [0]);
             drop((laptop, far_gateway));
             let (parted, traffic) = run.join().unwrap();
-            assert!(read.is_ok(), "{read:?}: {traffic}");
+            assert!(read.is_ok() && has_heard.is_ok(), "{read:?}, {has_heard:?}: {traffic}");
             assert!(matches!(parted, Parted::Stopped), "{parted}");
             assert_eq!((traffic.down.messages, traffic.up.messages), (MESSAGES as u64, 0));
         });
