@@ -405,6 +405,8 @@ mod tungstenite_agrees {
 
         #[test]
         fn close_codes_are_judged_alike(code in 0..5_100_u16) {
+            // 1014, bad gateway, is in IANA's registry, and unknown to it.
+            prop_assume!(code != 1014);
             let mut stream = Vec::new();
             append_close(code, "reason", Some(KEY), &mut stream);
             let ours = matches!(events(&mut server(), [&stream[..]])[..], [Event::Close(Some(_), _)]);
