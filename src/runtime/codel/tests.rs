@@ -2,6 +2,9 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// The RFC's own interval, so that its figures are seen.
+const SETTINGS: Settings = Settings { target: Duration::from_millis(20), interval: Duration::from_millis(100) };
+
 /// A queue that stands at `sojourn`, of which one packet leaves each millisecond.
 struct Standing {
     codel: Codel,
@@ -13,7 +16,7 @@ struct Standing {
 impl Standing {
     fn new() -> Self {
         let now = Instant::now();
-        Self { codel: Codel::default(), settings: Settings::default(), start: now, now }
+        Self { codel: Codel::default(), settings: SETTINGS, start: now, now }
     }
 
     fn leave(&mut self, sojourn: Duration, behind_bytes: u64, segments: u32) -> bool {

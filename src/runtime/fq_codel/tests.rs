@@ -146,8 +146,8 @@ fn flows_that_share_a_bucket_share_a_queue_in_order_of_arrival() {
 #[test]
 fn a_flow_that_stands_is_dropped_from_and_one_that_does_not_is_spared() {
     let mut bench = Bench::new();
-    bench.fill(1, 1_000, 1_400);
-    for number in 0..500 {
+    bench.fill(1, 2_000, 1_400);
+    for number in 0..1_000 {
         bench.push(item(2, number, 100));
         assert_eq!(bench.pop().unwrap().flow, if number == 0 { 1 } else { 2 });
         bench.pop();
@@ -160,8 +160,8 @@ fn a_flow_that_stands_is_dropped_from_and_one_that_does_not_is_spared() {
 #[test]
 fn what_understands_a_mark_is_marked_and_none_of_it_dropped() {
     let mut bench = Bench::new();
-    (0..1_000).for_each(|number| bench.push(Item { is_capable: true, segments: 2, ..item(1, number, 1_400) }));
-    let out = bench.serve(900 * MS, MS);
+    (0..2_000).for_each(|number| bench.push(Item { is_capable: true, segments: 2, ..item(1, number, 1_400) }));
+    let out = bench.serve(1_800 * MS, MS);
     let marked = out.iter().filter(|item| item.is_marked).count();
     assert!(marked > 5 && bench.shed.dropped.is_empty());
     assert_eq!(bench.shed.marked_segments, 2 * marked as u64);
