@@ -100,6 +100,18 @@ fn token(args: &cli::Load) -> Result<String, LoadCommandError> {
     Ok(text.unwrap_or_default().trim().to_owned())
 }
 
+/// What to do about a refusal, by the word for it, where it is a setting of the gateway's that a load from one machine meets.
+fn advice(word: &str) -> Option<&'static str> {
+    match word {
+        "http_503" => {
+            Some("listen.handshakes_max, listen.handshakes_per_address and listen.links_max bound these at the gateway")
+        }
+        "no_address" => Some("tethers.max and lease.pool bound these at the gateway"),
+        "already_connected" => Some("tethers.max_per_credential bounds these at the gateway"),
+        _ => None,
+    }
+}
+
 fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let tethers = &report.tethers;
     writeln!(
@@ -109,7 +121,8 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     )?;
     for (what, counted) in [("refused", &tethers.refused), ("lost again", &tethers.ended)] {
         for (word, count) in counted {
-            writeln!(out, "  {what}: {count} ({word})")?;
+            let advice = advice(word).map_or(String::new(), |advice| format!(": {advice}"));
+            writeln!(out, "  {what}: {count} ({word}{advice})")?;
         }
     }
     writeln!(
@@ -146,4 +159,25 @@ fn print_way(name: &str, way: &Way, out: &mut dyn Write) -> io::Result<()> {
         write!(out, "{:>8}", share.map_or("-".to_owned(), |share| format!("{share:.3}")))?;
     }
     writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advised_about_a_refusal_names_keys_that_a_gateway_has() {
+        let example = include_str!("../../config/gateway.toml");
+        for word in ["http_503", "no_address", "already_connected"] {
+            let advice = advice(word).unwrap_or_default();
+            let keys: Vec<_> = advice.split([' ', ',']).filter_map(|word| word.split_once('.')).collect();
+            assert!(!keys.is_empty(), "{word}");
+            for (section, key) in keys {
+                let in_section = example.split(&format!("\n[{section}]\n")).nth(1).unwrap_or_default();
+                let in_section = in_section.split("\n[").next().unwrap_or_default();
+                assert!(in_section.contains(&format!("\n{key} = ")), "{section}.{key}");
+            }
+        }
+        assert_eq!(advice("connection_refused"), None);
+    }
 }

@@ -161,19 +161,21 @@ pub fn run(settings: &RelaySettings, stop: &Stop) -> Result<Traffic, RelayError>
         if settings.once {
             return ended.map(|()| total);
         }
-        let retry_after = match ended {
-            Ok(()) if begun.elapsed() > STEADY => {
-                backoff = Backoff::default();
-                None
+        let delay = match ended {
+            Ok(()) => {
+                if begun.elapsed() > STEADY {
+                    backoff = Backoff::default();
+                }
+                backoff.next(None)
             }
-            Ok(()) => None,
             Err(RelayError::Dial { side, source }) => {
-                tracing::warn!("cannot reach {side}: {source}");
-                source.retry_after()
+                let delay = backoff.next(source.retry_after());
+                tracing::warn!("cannot reach {side}, next attempt in {:.1} s: {source}", delay.as_secs_f32());
+                delay
             }
             Err(error) => return Err(error),
         };
-        stop.wait(backoff.next(retry_after))?;
+        stop.wait(delay)?;
     }
 }
 
