@@ -50,6 +50,10 @@ use phone::{PageServer, PhoneError};
 /// How often the client looks after what sends it no event: silence, this machine's network, and the word to stop.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How soon again the device gets back what it has lost: where another program takes it away each time, the two would go on
+/// ten times a second.
+const MEND_EVERY: Duration = Duration::from_secs(1);
+
 /// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
@@ -158,6 +162,8 @@ struct Client<'a> {
     figures: Figures,
     session: Option<Session>,
     has_told_of_ipv6: bool,
+    /// When the device last got back what it had lost, or should have.
+    mended: Option<Instant>,
     events: (Sender<Event>, Receiver<Event>),
 }
 
@@ -220,8 +226,19 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     let figures = Figures::default();
     let _server = config.metrics.listen.map(|address| figures.serve(address)).transpose()?;
     let session = None;
-    let mut client =
-        Client { config, identity, network, way, backoff, table, figures, session, has_told_of_ipv6: false, events };
+    let mut client = Client {
+        config,
+        identity,
+        network,
+        way,
+        backoff,
+        table,
+        figures,
+        session,
+        has_told_of_ipv6: false,
+        mended: None,
+        events,
+    };
     let served = client.serve(stop);
     client.shut_down();
     served
@@ -230,6 +247,7 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
 impl Client<'_> {
     fn serve(&mut self, stop: &Stop) -> Result<(), ClientError> {
         self.way.again(Duration::ZERO);
+        let mut has_changed = false;
         while !stop.is_triggered() {
             match self.events.1.recv_timeout(TICK) {
                 Ok(Event::Connected(connection)) => self.connected(*connection, stop)?,
@@ -239,7 +257,9 @@ impl Client<'_> {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.tidy();
-            if self.network.has_changed() {
+            has_changed |= self.network.has_changed();
+            if has_changed && self.mended.is_none_or(|at| at.elapsed() >= MEND_EVERY) {
+                has_changed = false;
                 self.network_changed()?;
             }
         }
@@ -316,7 +336,7 @@ impl Client<'_> {
             self.has_told_of_ipv6 = true;
             warn!(
                 "IPv6 goes past the tunnel: what programs send by it leaves by {interface} as before; to have everything go \
-                 through, switch IPv6 off there (sysctl -w net.ipv6.conf.{interface}.disable_ipv6=1)"
+                 through, switch IPv6 off there (sysctl -w net/ipv6/conf/{interface}/disable_ipv6=1)"
             );
         }
     }
@@ -394,7 +414,11 @@ impl Client<'_> {
     fn network_changed(&mut self) -> Result<(), ClientError> {
         self.announce();
         let Some(session) = &self.session else { return Ok(()) };
-        match self.network.lead_through(self.config, &session.terms, session.mtu_bytes, session.peer) {
+        let led = self.network.lead_through(self.config, &session.terms, session.mtu_bytes, session.peer);
+        if !matches!(led, Ok(false)) {
+            self.mended = Some(Instant::now());
+        }
+        match led {
             Ok(false) => {}
             Ok(true) => warn!("somebody has changed {}; it has its address and its routes again", self.device()),
             Err(error @ NetworkError::DeviceGone { .. }) => return Err(error.into()),
@@ -421,7 +445,7 @@ impl Client<'_> {
             session.engine.stop();
         }
         match self.network.undo() {
-            Ok(()) => tell("stopped: routes and DNS are as they were before"),
+            Ok(()) => tell("stopped: the client's routes and DNS are undone"),
             Err(error) => warn!(%error, "not all could be undone; \"wstether client --down\" tries again"),
         }
     }

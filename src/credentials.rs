@@ -171,6 +171,11 @@ impl CredentialStore {
         self.known().version
     }
 
+    /// The ids in the version that is known. The file is not looked at.
+    pub fn known_ids(&self) -> HashSet<String> {
+        self.known().credentials.iter().map(|credential| credential.id.clone()).collect()
+    }
+
     /// The credential with this id. It looks at the file's date first, so what `wstether token` did holds at once.
     pub fn find(&self, id: &str) -> Option<Credential> {
         self.refresh();

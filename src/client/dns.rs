@@ -49,6 +49,7 @@ pub enum Original {
 /// What a client's file carries beside the servers.
 #[derive(Serialize, Deserialize)]
 struct Carried {
+    servers: Vec<IpAddr>,
     original: Original,
     /// The lock that the client holds while it runs.
     lock: PathBuf,
@@ -73,9 +74,10 @@ pub fn look(path: &Path, lock: &Path) -> Owner {
 pub fn point(path: &Path, servers: &[IpAddr], lock: &Path) -> io::Result<()> {
     let original = match look(path, lock) {
         Owner::This(original) => original,
-        Owner::Somebody | Owner::Another(_) => original(path)?,
+        Owner::Somebody => original(path)?,
+        Owner::Another(_) => return Err(io::ErrorKind::ResourceBusy.into()),
     };
-    let text = text(servers, &Carried { original, lock: lock.to_owned() })?;
+    let text = text(&Carried { servers: servers.to_vec(), original, lock: lock.to_owned() })?;
     if fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes()) { Ok(()) } else { replace(path, &text) }
 }
 
@@ -98,15 +100,18 @@ pub fn restore(path: &Path, lock: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn text(servers: &[IpAddr], carried: &Carried) -> io::Result<String> {
-    let servers: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+fn text(carried: &Carried) -> io::Result<String> {
+    let servers: String = carried.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     // JSON has no line breaks of its own, so all of it is one comment.
     Ok(format!("{HEADER}\n{servers}{CARRIES}{}\n", serde_json::to_string(carried)?))
 }
 
-fn carried(text: &str) -> Option<Carried> {
-    let carried = text.strip_prefix(HEADER)?.lines().find_map(|line| line.strip_prefix(CARRIES))?;
-    serde_json::from_str(carried).ok()
+/// What a client's file carries. One that somebody has changed since is theirs; so a version that writes another text has to
+/// know this one, too.
+fn carried(file: &str) -> Option<Carried> {
+    let carried = file.strip_prefix(HEADER)?.lines().find_map(|line| line.strip_prefix(CARRIES))?;
+    let carried: Carried = serde_json::from_str(carried).ok()?;
+    text(&carried).is_ok_and(|written| written == file).then_some(carried)
 }
 
 fn original(path: &Path) -> io::Result<Original> {
@@ -128,13 +133,18 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let replaced = write_beside(path, &beside, text).and_then(|()| fs::rename(&beside, path));
     let Err(error) = replaced else { return Ok(()) };
     drop(fs::remove_file(&beside));
-    // What a link leads to is somebody else's.
-    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+    // What a link leads to is somebody else's; and where the disk is full, writing in place would lose what is there.
+    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if is_full || fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
         return Err(error);
     }
     // A file that something is mounted on (a container's) cannot be replaced, nor can one in a directory that takes no new
     // file, nor one of another owner without becoming ours.
-    write_through(File::create(path)?, text)
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    write_through(&file, text)?;
+    // Cut only now, so that the old text is there until the new one is.
+    file.set_len(text.len() as u64)?;
+    file.sync_all()
 }
 
 /// Makes the file that is to replace `path`; fails where it would be of another owner.
@@ -151,11 +161,11 @@ fn write_beside(path: &Path, beside: &Path, text: &str) -> io::Result<()> {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    write_through(file, text)
+    write_through(&file, text)
 }
 
 /// Writes and waits until it is on the disk: after a power cut the file is the old or the new one, and not an empty one.
-fn write_through(mut file: File, text: &str) -> io::Result<()> {
+fn write_through(mut file: &File, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -251,6 +261,10 @@ mod tests {
     fn what_somebody_else_has_written_since_is_left_alone() {
         let place = Place::new("other");
         place.point();
+        let edited = place.text() + "nameserver 192.0.2.8\n";
+        fs::write(place.file(), &edited).unwrap();
+        assert!(!place.restore());
+        assert_eq!(place.text(), edited);
         fs::write(place.file(), "nameserver 192.0.2.9\n").unwrap();
         assert!(!place.restore());
         assert_eq!(place.text(), "nameserver 192.0.2.9\n");

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::dns::{self, Owner};
 use super::handshake::Terms;
@@ -225,7 +225,7 @@ impl Network {
         let Some(path) = self.state.changes().dns.clone() else { return Ok(()) };
         match dns::restore(&path, self.state.lock()) {
             Ok(true) => {}
-            Ok(false) => debug!(file = %path.display(), "somebody else has written the file since: left alone"),
+            Ok(false) => warn!("somebody else has written {} since: it is left alone", path.display()),
             Err(source) => return Err(NetworkError::Dns { path, source }),
         }
         Ok(self.state.update(|changes| changes.dns = None)?)

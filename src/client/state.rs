@@ -159,7 +159,11 @@ impl State {
 
 /// Whether a client holds the lock at `path`.
 pub(super) fn is_held(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    match File::open(path) {
+        Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        // One that cannot be looked at may be held.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 fn lock(path: &Path) -> Result<File, StateError> {

@@ -242,21 +242,20 @@ impl Registry {
         if !memory.set(TETHER_BYTES) {
             return Err(busy("the gateway is short of memory"));
         }
-        let lane = self.tethers.reserve().ok_or_else(|| {
-            // Its place has to rest first: who asks again finds it.
-            self.end_longest_unlinked(now, None);
-            no_address()
-        })?;
-        let has_room = self.count_in(&hello.credential)
+        let may_have_more = self.count_in(&hello.credential)
             || self.end_longest_unlinked(now, Some(&hello.credential)) && self.count_in(&hello.credential);
-        if !has_room {
-            self.tethers.release(lane);
+        if !may_have_more {
             return Err(refusal(
                 RefusalReason::AlreadyConnected,
                 RETRY_AFTER_MS,
                 "as many clients as this token may have are connected",
             ));
         }
+        let Some(lane) = self.tethers.reserve() else {
+            self.count_out(&hello.credential);
+            self.make_room(now);
+            return Err(no_address());
+        };
         let id = TetherId(lane.0);
         let made = self.make_tether(now, hello, id, memory).filter(|tether| tether.join(link).is_some());
         let Some(tether) = made else {

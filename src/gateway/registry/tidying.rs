@@ -146,8 +146,7 @@ impl Registry {
         if !self.tidying().has_new(credentials) {
             return;
         }
-        let known = self.credentials.list();
-        let known: HashSet<&str> = known.iter().map(|credential| credential.id.as_str()).collect();
+        let known = self.credentials.known_ids();
         for tether in self.tethers.those(|tether| !known.contains(tether.credential.as_str())) {
             info!(tether = tether.id.0, credential = %tether.credential, "the token was revoked");
             let links = tether.links.all();
@@ -159,12 +158,24 @@ impl Registry {
     /// Ends the tether that has had no link for longest, so that another finds room; of those of one credential, where it
     /// is the one that has as many as it may have.
     pub(super) fn end_longest_unlinked(&self, now: Instant, of: Option<&CredentialId>) -> bool {
-        let is_meant = |tether: &Tether| of.is_none_or(|credential| tether.credential == *credential);
-        let unlinked = self.tethers.those(|tether| is_meant(tether) && tether.unlinked_since().is_some());
-        let longest = unlinked.into_iter().min_by_key(|tether| tether.unlinked_since().unwrap_or(now));
+        let lanes: Vec<LaneId> = self.tidying().may_be_over.iter().copied().collect();
+        let meant = lanes
+            .into_iter()
+            .filter_map(|lane| self.tethers.get(lane))
+            .filter(|tether| of.is_none_or(|credential| tether.credential == *credential));
+        let unlinked = meant.filter_map(|tether| tether.unlinked_since().map(|since| (since, tether)));
+        let longest = unlinked.min_by_key(|(since, _)| *since).map(|(_, tether)| tether);
         let Some(tether) = longest.filter(|tether| tether.end(now, Duration::ZERO)) else { return false };
         self.forget_tether(now, &tether);
         true
+    }
+
+    /// Where every place is taken, ends one tether that has no link. Its place has to rest before whoever asks again finds it;
+    /// as long as one does, no other has to end.
+    pub(super) fn make_room(&self, now: Instant) {
+        if self.tidying().resting.is_empty() {
+            self.end_longest_unlinked(now, None);
+        }
     }
 
     /// Ends tethers whose users are done, and those that had no link for too long.

@@ -284,7 +284,7 @@ fn a_client_sets_up_the_laptop_carries_packets_and_undoes_all_on_sigterm() {
         assert_eq!(world.way_to(ROUTER), "eth0", "the local network stays as it is");
         assert!(world.ping(ANYWHERE));
 
-        assert_eq!(client.last_words(), ["stopped: routes and DNS are as they were before"]);
+        assert_eq!(client.last_words(), ["stopped: the client's routes and DNS are undone"]);
         assert_eq!(client.ends(), Some(0));
         assert_eq!(gateway.next(), Heard::Closed(Some(1000)));
         world.is_as_before(&before);
@@ -664,7 +664,7 @@ fn an_ipv6_way_out_that_goes_past_the_tunnel_is_told_once_unless_not_everything_
 
     let client = world.direct(&token.reveal().to_string(), &[]);
     let line = client.says("IPv6 goes past the tunnel");
-    assert!(line.contains("leaves by eth0") && line.contains("net.ipv6.conf.eth0.disable_ipv6=1"), "{line}");
+    assert!(line.contains("leaves by eth0") && line.contains("net/ipv6/conf/eth0/disable_ipv6=1"), "{line}");
     gateway.break_links();
     client.says("connected again: ");
     assert!(!client.last_words().iter().any(is_told));
