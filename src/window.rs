@@ -207,7 +207,8 @@ impl Window {
         let is_honest = self.drain_bytes.is_some_and(|drained| in_flight < drained);
         if is_honest {
             self.drain_bytes = None;
-            self.judged_from_bytes = bytes + self.bytes;
+            // A sender that does not fill the window would take for ever to send so much.
+            self.judged_from_bytes = bytes + self.bytes.min(2 * in_flight);
         }
         let message_bytes = bytes - self.sent_bytes;
         // The newest byte is the one to time: what came before it waited longer for its acknowledgement.
@@ -301,24 +302,25 @@ impl Window {
     }
 
     fn resize(&mut self, rate: f64, path: Path, queue: Duration, has_queue: bool) {
+        let usual = self.usual_rate();
+        self.rates.rotate_right(1);
+        self.rates[0] = rate;
         let bytes = if !self.was_full {
             // What others made wait, or a path that became slower: as long as little is sent, it may be noise.
             let waits = queue >= path.queue_at(rate);
-            let found = path.target_bytes(self.usual_rate().max(rate)).max(self.bytes / 2).max(BEGIN_BYTES);
+            let found = path.target_bytes(rate).max(self.bytes / 2).max(BEGIN_BYTES);
             if waits { found.min(self.bytes) } else { self.bytes }
         } else if has_queue {
             // Behind a step that went too far the way back is as long.
             let least = if self.short_rounds > 1 { 0 } else { self.bytes / 2 };
             if self.short_rounds > 0 {
                 // What was before the window grew was the window's rate, not the path's.
-                self.rates = [rate.max(self.usual_rate()); RATES];
+                self.rates = [rate.max(usual); RATES];
             }
             self.short_rounds = 0;
-            self.remember(rate);
             path.target_bytes(self.usual_rate()).clamp(least, self.bytes * 2)
-        } else if rate < USUAL_PART * self.usual_rate() {
+        } else if rate < USUAL_PART * usual {
             // A window that is too short has its usual rate: something stood still.
-            self.remember(rate);
             self.bytes
         } else {
             // A full window without a queue is too short: a little, or by far where the path has become another one.
@@ -330,11 +332,6 @@ impl Window {
             }
         };
         self.bytes = bytes.max(BYTES_MIN).min(self.bytes_max);
-    }
-
-    fn remember(&mut self, rate: f64) {
-        self.rates.rotate_right(1);
-        self.rates[0] = rate;
     }
 
     /// The second highest rate of the last rounds. A round in which the processor or the radio did something else says

@@ -34,6 +34,8 @@ struct Path {
     told: u64,
     ack_is_due: bool,
     most: u64,
+    /// What the sender itself has on its way at most, as a TCP inside does.
+    own_bytes: u64,
 }
 
 impl Path {
@@ -56,6 +58,7 @@ impl Path {
             told: 0,
             ack_is_due: false,
             most: 0,
+            own_bytes: u64::MAX,
         }
     }
 
@@ -67,12 +70,17 @@ impl Path {
     fn fill(&mut self) {
         let now = self.begin + self.now;
         loop {
-            let sendable = self.window.sendable_bytes(self.window.in_flight_bytes());
+            let in_flight = self.window.in_flight_bytes();
+            let sendable = self.window.sendable_bytes(in_flight);
+            if sendable > 0 && in_flight >= self.own_bytes {
+                break;
+            }
             if sendable == 0 {
                 self.window.full();
                 break;
             }
-            let message = sendable.div_ceil(PACKET_BYTES) * PACKET_BYTES;
+            // A TCP sends as it is acknowledged, and not all at once.
+            let message = sendable.min(self.own_bytes / 8).div_ceil(PACKET_BYTES) * PACKET_BYTES;
             self.sent += message;
             self.window.sent(now, self.sent);
             self.waiting.push_back(message);
@@ -287,6 +295,24 @@ fn a_pause_of_the_tcp_below_costs_a_round_trip_more_at_most() {
             let busy = path.busy_share(round * 10);
             assert!(busy >= 0.9, "{}: {busy} busy", path.case());
         }
+    });
+}
+
+#[test]
+fn a_path_that_becomes_slower_gets_a_short_queue_though_its_sender_never_fills_the_window() {
+    seeded(|random| {
+        let base = Duration::from_secs_f64(between(random, 0.01, 0.1));
+        let mut path = Path::new(1e9, base);
+        path.run(Duration::from_secs(5));
+        let slow_bit_s = between(random, 2e6, 50e6);
+        // Half a second of the slow path, and less than the window that the fast one left.
+        path.own_bytes = ((slow_bit_s / 8.0 * 0.5) as u64).min(path.window.bytes() / 2);
+        // What was under way on the fast one is through.
+        path.run(Duration::from_secs(1));
+        path.set_rate(slow_bit_s);
+        let wait = Duration::from_secs_f64(path.own_bytes as f64 / path.rate);
+        path.run((base + wait) * 20);
+        path.is_steady(Duration::from_secs(3));
     });
 }
 
