@@ -44,7 +44,7 @@ use engine::{Engine, EngineError, StageFigures, Surroundings};
 use handshake::{Offer, Terms};
 use links::LINKS_MAX;
 use network::{Network, NetworkError};
-use opening::{Opened, OpeningError};
+use opening::{Opened, Opener, OpeningError};
 use phone::{PageServer, PhoneError};
 
 /// How often the client looks after what sends it no event: silence, this machine's network, and the word to stop.
@@ -100,12 +100,14 @@ pub enum ClientError {
 /// What happens to a client.
 #[derive(Debug)]
 pub enum Event {
-    /// A WebSocket stands that leads to the gateway.
-    Connected(Box<Connection>),
-    /// There is none.
+    /// A session is open on a link.
+    Opened(Box<Opened>),
+    /// A connection came to nothing.
+    NotOpened(OpeningError),
+    /// There is no connection.
     NotConnected(DialError),
-    /// The last link has gone.
-    Ended,
+    /// The last link has gone, and why.
+    Ended(String),
     /// Somebody has deleted the TUN device.
     DeviceGone,
 }
@@ -153,15 +155,19 @@ impl Way {
 #[derive(Debug)]
 struct Client<'a> {
     config: &'a Config,
-    identity: &'a Identity,
     network: &'a mut Network,
     way: Way,
+    opener: Arc<Opener>,
     backoff: Backoff,
-    /// Links, those in their handshake included, at their lanes.
+    /// When the newest link came.
+    linked: Option<Instant>,
+    /// Links at their lanes.
     table: Arc<Table<Link>>,
     figures: Figures,
     session: Option<Session>,
     has_told_of_ipv6: bool,
+    /// This machine's network may not be as the session needs it.
+    network_is_stale: bool,
     /// When the device last got back what it had lost, or should have.
     mended: Option<Instant>,
     events: (Sender<Event>, Receiver<Event>),
@@ -206,6 +212,14 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     let tcp = TcpOptions::new(&config.client.congestion, config.client.unsent_max);
     // A dial that fails is tried again for ever, but the kernel will not learn another congestion control.
     dial::check(&tcp).map_err(ClientError::Sockets)?;
+    let offer = Offer {
+        token: identity.token.clone(),
+        features: Features::SUPER_PACKETS,
+        mtu_bytes: configured_mtu_bytes(config).unwrap_or(u16::MAX),
+        ticket: Vec::new(),
+    };
+    let opener = Arc::new(Opener::new(offer, stop.clone()));
+    let arrived = arrivals(Arc::clone(&opener), events.0.clone());
     let way = match config.client.via {
         Via::Direct => Way::Direct(Dialler::start(
             identity.gateway.clone(),
@@ -213,9 +227,10 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
             tcp,
             stop.clone(),
             events.0.clone(),
+            arrived,
         )?),
         Via::Phone => {
-            let mut server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, events.0.clone())?;
+            let mut server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, arrived)?;
             server.announce(config, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
             Way::Phone(server)
@@ -228,14 +243,16 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     let session = None;
     let mut client = Client {
         config,
-        identity,
         network,
         way,
+        opener,
         backoff,
+        linked: None,
         table,
         figures,
         session,
         has_told_of_ipv6: false,
+        network_is_stale: false,
         mended: None,
         events,
     };
@@ -244,22 +261,35 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     served
 }
 
+/// What is done with each connection, on the thread that brings it.
+fn arrivals(opener: Arc<Opener>, events: Sender<Event>) -> impl Fn(Connection) + Send + Sync + 'static {
+    move |connection| {
+        let event = match opener.open(connection) {
+            Ok(opened) => Event::Opened(Box::new(opened)),
+            Err(OpeningError::Stopped) => return,
+            Err(error) => Event::NotOpened(error),
+        };
+        // Nobody listens any more when the client is at its end.
+        drop(events.send(event));
+    }
+}
+
 impl Client<'_> {
     fn serve(&mut self, stop: &Stop) -> Result<(), ClientError> {
         self.way.again(Duration::ZERO);
-        let mut has_changed = false;
         while !stop.is_triggered() {
             match self.events.1.recv_timeout(TICK) {
-                Ok(Event::Connected(connection)) => self.connected(*connection, stop)?,
+                Ok(Event::Opened(opened)) => self.carry(*opened)?,
+                Ok(Event::NotOpened(error)) => self.not_opened(error)?,
                 Ok(Event::NotConnected(error)) => self.retry(&error, error.retry_after()),
-                Ok(Event::Ended) => self.ended(),
+                Ok(Event::Ended(why)) => self.ended(&why),
                 Ok(Event::DeviceGone) => return Err(NetworkError::DeviceGone { name: self.device().to_owned() }.into()),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.tidy();
-            has_changed |= self.network.has_changed();
-            if has_changed && self.mended.is_none_or(|at| at.elapsed() >= MEND_EVERY) {
-                has_changed = false;
+            self.network_is_stale |= self.network.has_changed();
+            if self.network_is_stale && self.mended.is_none_or(|at| at.elapsed() >= MEND_EVERY) {
+                self.network_is_stale = false;
                 self.network_changed()?;
             }
         }
@@ -270,45 +300,46 @@ impl Client<'_> {
         self.config.tun.name.as_str()
     }
 
-    /// Opens a session on a connection, or goes on with the one that there is.
-    fn connected(&mut self, connection: Connection, stop: &Stop) -> Result<(), ClientError> {
-        let peer = connection.transport.peer();
-        match self.open(connection, stop) {
-            Ok(opened) => {
-                self.backoff.reset();
-                self.carry(opened, peer)
-            }
-            Err(OpeningError::Stopped) => Ok(()),
-            Err(error) if error.is_final() => Err(error.into()),
-            Err(error) => {
-                self.retry(&error, error.retry_after());
-                Ok(())
-            }
+    /// A connection came to nothing. Only what was dialled by the person's own URL ends the client: whoever is in the same
+    /// network can connect to the page's server, and say anything until it has to prove who it is.
+    fn not_opened(&mut self, error: OpeningError) -> Result<(), ClientError> {
+        match &self.way {
+            Way::Direct(_) if error.is_final() => return Err(error.into()),
+            // The phone's connection stands, so this was somebody else's.
+            Way::Phone(_) if self.is_linked() => debug!(%error, "one more connection to the page came to nothing"),
+            Way::Direct(_) | Way::Phone(_) => self.retry(&error, error.retry_after()),
         }
+        Ok(())
     }
 
-    fn open(&self, connection: Connection, stop: &Stop) -> Result<Opened, OpeningError> {
-        let offer = Offer {
-            token: self.identity.token.clone(),
-            features: Features::SUPER_PACKETS,
-            mtu_bytes: self.configured_mtu_bytes().unwrap_or(u16::MAX),
-            ticket: self.session.as_ref().map_or_else(Vec::new, |session| session.terms.welcome.ticket.clone()),
-        };
-        let lane = self.table.reserve().ok_or(OpeningError::TooMany)?;
-        opening::open(connection, lane, offer, stop).inspect_err(|_| self.table.release(lane))
-    }
-
-    fn configured_mtu_bytes(&self) -> Option<u16> {
-        match self.config.tun.mtu {
-            Auto::Auto => None,
-            Auto::Is(mtu) => Some(mtu),
-        }
+    fn is_linked(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.engine.links.is_linked())
     }
 
     /// Has the opened link carry packets, on the network that the session's terms ask for.
-    fn carry(&mut self, opened: Opened, peer: SocketAddr) -> Result<(), ClientError> {
-        let Opened { link, terms } = opened;
-        let mtu_bytes = network::mtu_bytes(self.configured_mtu_bytes(), terms.welcome.mtu);
+    fn carry(&mut self, opened: Opened) -> Result<(), ClientError> {
+        let Opened { link, terms, peer } = opened;
+        let Some(lane) = self.table.reserve() else {
+            warn!("too many connections at once; the newest is given up");
+            return Ok(());
+        };
+        let link = Arc::new(link.at(lane));
+        let set_up = self.set_up(&link, terms, peer);
+        if set_up.is_err() {
+            self.table.release(lane);
+        }
+        match set_up {
+            // The network changes at this moment, as it may where a connection has just come back.
+            Err(ClientError::Network(error @ NetworkError::Netlink(_))) if self.session.is_some() => {
+                self.retry(&error, None);
+                Ok(())
+            }
+            set_up => set_up,
+        }
+    }
+
+    fn set_up(&mut self, link: &Arc<Link>, terms: Terms, peer: SocketAddr) -> Result<(), ClientError> {
+        let mtu_bytes = network::mtu_bytes(configured_mtu_bytes(self.config), terms.welcome.mtu);
         let is_resumed = self.session.as_ref().is_some_and(|session| session.is_same(&terms, mtu_bytes));
         let plain_peer = network::plain(peer.ip());
         if is_resumed {
@@ -318,7 +349,9 @@ impl Client<'_> {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         (session.terms, session.peer) = (terms, plain_peer);
-        session.join(&link)?;
+        session.join(link)?;
+        self.opener.goes_on_with(&session.terms.welcome.ticket);
+        self.linked = Some(Instant::now());
         self.figures.gateway.ready.set_ready();
         let how = if is_resumed { "connected again" } else { "connected" };
         tell(&format!("{how}: {}, MTU {mtu_bytes}, {}", session.terms.lease, self.way.through(peer)));
@@ -369,7 +402,7 @@ impl Client<'_> {
     }
 
     fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
-        let delay = self.backoff.next().max(retry_after.unwrap_or_default());
+        let delay = self.backoff.next(retry_after);
         match &self.way {
             // In front, since an error may end in a question.
             Way::Direct(_) => warn!("not connected, next attempt in {:.1} s: {error}", delay.as_secs_f32()),
@@ -378,13 +411,18 @@ impl Client<'_> {
         self.way.again(delay);
     }
 
-    fn ended(&mut self) {
-        if self.session.as_ref().is_some_and(|session| session.engine.links.is_linked()) {
+    fn ended(&mut self, why: &str) {
+        if self.is_linked() {
             return;
         }
+        if let Some(linked) = self.linked.take() {
+            self.backoff.stood(linked.elapsed());
+        }
         match &self.way {
-            Way::Direct(_) => warn!("the connection is gone; connecting again"),
-            Way::Phone(_) => warn!("the connection through the phone is gone; waiting for its page to come back"),
+            Way::Direct(_) => warn!("the connection is gone ({why}); connecting again"),
+            Way::Phone(_) => {
+                warn!("the connection through the phone is gone ({why}); waiting for its page to come back");
+            }
         }
         self.figures.gateway.ready.set_not_ready("no connection to the gateway");
         // The laptop may be in another network by now.
@@ -394,12 +432,12 @@ impl Client<'_> {
             warn!(%error, "the routes past the tunnel could not be renewed");
         }
         self.announce();
-        self.way.again(self.backoff.next());
+        self.way.again(self.backoff.next(None));
     }
 
     /// Shows where the page is, while it is wanted and that has changed.
     fn announce(&mut self) {
-        let is_linked = self.session.as_ref().is_some_and(|session| session.engine.links.is_linked());
+        let is_linked = self.is_linked();
         if let Way::Phone(server) = &mut self.way
             && !is_linked
             && let Err(error) = server.announce(self.config, &mut io::stdout())
@@ -474,6 +512,13 @@ impl Session {
     fn has_same_device(&self, terms: &Terms) -> bool {
         self.terms.welcome.features == terms.welcome.features
             && message_bytes_max(&self.terms) >= message_bytes_max(terms)
+    }
+}
+
+fn configured_mtu_bytes(config: &Config) -> Option<u16> {
+    match config.tun.mtu {
+        Auto::Auto => None,
+        Auto::Is(mtu) => Some(mtu),
     }
 }
 

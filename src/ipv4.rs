@@ -51,6 +51,15 @@ pub(crate) const ICMP_TIMESTAMP_REPLY: u8 = 14;
 /// Length of an ICMP header.
 pub(crate) const ICMP_HEADER_BYTES: usize = 8;
 
+/// Where multicast begins, and behind it what is reserved, the broadcast address included (RFC 5771, 3; RFC 1112, 4).
+const MULTICAST: u8 = 224;
+
+/// Whether a host of its own can have this address: none of "this network" and loopback (RFC 6890, 2.2.2), nor multicast and
+/// what is reserved.
+pub(crate) fn is_a_hosts(address: Ipv4Addr) -> bool {
+    (1..MULTICAST).contains(&address.octets()[0]) && !address.is_loopback()
+}
+
 /// The big-endian word at `at`; `None` outside the bytes.
 pub(crate) fn word_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))

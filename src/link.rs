@@ -141,6 +141,12 @@ impl Link {
         self
     }
 
+    /// The same link at another lane: one whose handshake is under way has no place of its own yet.
+    #[must_use]
+    pub fn at(self, lane: LaneId) -> Self {
+        Self { lane, ..self }
+    }
+
     /// The link's lane, which is its place in the table of links.
     pub fn lane(&self) -> LaneId {
         self.lane

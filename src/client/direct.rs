@@ -26,7 +26,8 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    /// A dialler that waits to be asked. `events` hears of each dial's end, unless `stop` came first.
+    /// A dialler that waits to be asked. `arrived` is given each connection, on this thread, and `events` hears of each dial
+    /// that failed, unless `stop` came first.
     ///
     /// # Errors
     /// TLS cannot be set up, or `extra_ca` holds no certificates.
@@ -36,10 +37,11 @@ impl Dialler {
         tcp: TcpOptions,
         stop: Stop,
         events: Sender<Event>,
+        arrived: impl Fn(Connection) + Send + 'static,
     ) -> Result<Self, TlsClientError> {
         let tls = TlsClient::new(extra_ca)?;
         let (asked, asks) = channel();
-        let work = move || work(&gateway, &tls, &tcp, &stop, &asks, &events);
+        let work = move || work(&gateway, &tls, &tcp, &stop, &asks, &events, &arrived);
         if let Err(error) = std::thread::Builder::new().name("dial".to_owned()).spawn(work) {
             error!(%error, "the dialling thread cannot be started");
         }
@@ -61,6 +63,7 @@ fn work(
     stop: &Stop,
     asks: &Receiver<Duration>,
     events: &Sender<Event>,
+    arrived: &impl Fn(Connection),
 ) {
     let mut known = None;
     for delay in asks {
@@ -71,16 +74,17 @@ fn work(
         }
         info!("connecting to {gateway}");
         let settings = DialSettings { stop: Some(stop), tcp: Some(tcp), ..DialSettings::default() };
-        let event = match dial_again(gateway, tls, settings, known.as_ref()) {
+        match dial_again(gateway, tls, settings, known.as_ref()) {
             Ok(Dialled { transport, subprotocol, rest }) => {
                 known = Some(transport.peer());
-                Event::Connected(Box::new(Connection { transport, role: Role::Client, subprotocol, rest }))
+                arrived(Connection { transport, role: Role::Client, subprotocol, rest });
             }
             Err(DialError::Stopped) => return,
-            Err(error) => Event::NotConnected(error),
-        };
-        if events.send(event).is_err() {
-            return;
+            Err(error) => {
+                if events.send(Event::NotConnected(error)).is_err() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::ipv4;
 use crate::wire::capsule::{
     AddressRange, AssignedAddress, Capsule, CapsuleError, Capsules, Challenge, Features, Hello, Refusal, RefusalReason,
     Welcome,
@@ -59,6 +60,9 @@ pub enum HandshakeError {
     /// No IPv4 address was assigned.
     #[error("the gateway assigned no IPv4 address")]
     NoAddress,
+    /// What was assigned is no address of a host.
+    #[error("the gateway assigned {0}, which no laptop can have; whoever runs it has to correct its addresses")]
+    BadAddress(Ipv4Addr),
     /// The system has no random numbers.
     #[error("no random numbers: {0}")]
     NoRandom(getrandom::Error),
@@ -69,10 +73,13 @@ impl HandshakeError {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Refused(refusal) => {
-                matches!(refusal.reason, RefusalReason::BadCredential | RefusalReason::UnsupportedVersion)
+                let is_known =
+                    matches!(refusal.reason, RefusalReason::BadCredential | RefusalReason::UnsupportedVersion);
+                // Of a reason that is not known the time alone says it: 0 is "not without a person".
+                is_known || matches!(refusal.reason, RefusalReason::Other(_)) && refusal.retry_after_ms == 0
             }
             Self::WrongGateway | Self::OtherVersion(_) => true,
-            Self::Capsule(_) | Self::OutOfOrder | Self::NoAddress | Self::NoRandom(_) => false,
+            Self::Capsule(_) | Self::OutOfOrder | Self::NoAddress | Self::BadAddress(_) | Self::NoRandom(_) => false,
         }
     }
 
@@ -219,7 +226,8 @@ fn lease_of(assigned: &[AssignedAddress]) -> Result<Ipv4Addr, HandshakeError> {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     });
-    address.ok_or(HandshakeError::NoAddress)
+    let address = address.ok_or(HandshakeError::NoAddress)?;
+    ipv4::is_a_hosts(address).then_some(address).ok_or(HandshakeError::BadAddress(address))
 }
 
 #[cfg(test)]

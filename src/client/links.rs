@@ -176,7 +176,7 @@ impl Links {
         LinkKeeper::close(self, link, reason.close_code(), text);
     }
 
-    fn detach(&self, link: &Arc<Link>) {
+    fn detach(&self, link: &Arc<Link>, why: &str) {
         if !self.table.take_this(link.lane(), link) {
             return;
         }
@@ -190,7 +190,7 @@ impl Links {
         self.table.release(link.lane());
         if left == 0 {
             // Nobody listens any more when the client is at its end.
-            drop(self.ended.send(Event::Ended));
+            drop(self.ended.send(Event::Ended(why.to_owned())));
         }
     }
 
@@ -287,18 +287,30 @@ impl LinkKeeper for Links {
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
         debug!(code, reason, "a link is closed");
         link.close(code, reason, &self.pool);
-        self.detach(link);
+        self.detach(link, reason);
     }
 
     fn closed(&self, link: &Arc<Link>, reason: Option<CloseReason>) {
-        let label = reason.map_or("none", CloseReason::label);
-        debug!(reason = label, "a link was closed by the gateway");
-        LinkKeeper::close(self, link, close_code::NORMAL, "");
+        link.close(close_code::NORMAL, "", &self.pool);
+        self.detach(link, reason.map_or("closed by the other end", told));
     }
 
     fn ended(&self, link: &Arc<Link>, error: &LinkError) {
-        debug!(%error, "a link ended");
         link.abandon();
-        self.detach(link);
+        self.detach(link, &error.to_string());
+    }
+}
+
+/// Why the gateway has closed a link, in words.
+fn told(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Done => "the gateway has closed it",
+        CloseReason::Revoked => "the token was revoked",
+        CloseReason::Replaced => "a newer one took its place",
+        CloseReason::ShuttingDown => "the gateway is stopping",
+        CloseReason::TimedOut => "the gateway heard nothing for too long",
+        CloseReason::ProtocolError => "the gateway did not understand this client",
+        CloseReason::Overloaded => "the gateway has too much to do",
+        CloseReason::Other(_) => "the gateway has closed it, for a reason that this client does not know",
     }
 }

@@ -16,6 +16,7 @@ use super::state::{SavedRoute, State, StateError};
 use crate::config::client::{Client as Config, DnsManage};
 use crate::io::netlink::{self, Change, Link, Monitor, Netlink, Prefix, Route};
 use crate::io::tun::{self, Tun};
+use crate::ipv4;
 
 /// Why the machine's network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,16 @@ pub enum NetworkError {
         prefix: Prefix,
         /// The other tunnel's device.
         interface: String,
+    },
+    /// The gateway assigned an address that somebody has already.
+    #[error(
+        "the gateway assigned {lease}, which {holder} has already; whoever runs the gateway has to choose other addresses (lease.pool)"
+    )]
+    LeaseTaken {
+        /// The address.
+        lease: Ipv4Addr,
+        /// An interface of this machine, or the gateway.
+        holder: String,
     },
     /// What is changed cannot be kept, so it is not changed.
     #[error(transparent)]
@@ -116,9 +127,16 @@ impl Network {
     /// # Errors
     /// The kernel's.
     pub fn set_up(&mut self, config: &Config, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<(), NetworkError> {
+        lease_is_free(terms.lease, peer)?;
         self.lead_through(config, terms, mtu_bytes, peer)?;
+        if config.routes.default && !routes::carries_everything(&terms.routes) {
+            warn!("the gateway does not carry all of IPv4: what it does not goes past the tunnel");
+        }
         let is_default = config.routes.default && !routes::through(&config.routes, &terms.routes).is_empty();
-        self.point_dns(config, &terms.welcome.dns, is_default)
+        // What is no host's, or is reached past the tunnel, is no resolver.
+        let is_usable = |server: &&IpAddr| matches!(server, IpAddr::V4(server) if ipv4::is_a_hosts(*server));
+        let servers: Vec<IpAddr> = terms.welcome.dns.iter().filter(is_usable).copied().collect();
+        self.point_dns(config, &servers, is_default)
     }
 
     /// Gives the device its address and routes, and has past it what goes past it; tells whether the device lacked anything.
@@ -153,6 +171,9 @@ impl Network {
             netlink.set_up(name, true)?;
         }
         self.keep_past(config, peer)?;
+        for route in routes::outdated(&through, device.index, &there) {
+            netlink.delete_route(route)?;
+        }
         let through =
             through.into_iter().map(|prefix| Route { source: Some(lease.address), ..Route::new(prefix, device.index) });
         let lacking: Vec<Route> = through.filter(|route| !there.contains(route)).collect();
@@ -208,7 +229,8 @@ impl Network {
             DnsManage::ResolvConf => true,
         };
         if !wanted || servers.is_empty() {
-            return Ok(());
+            // An earlier session may have pointed it to where nothing leads any more.
+            return self.restore_dns();
         }
         let path = config.dns.file.clone();
         if let Owner::Another(lock) = dns::look(&path, self.state.lock()) {
@@ -244,6 +266,22 @@ impl Network {
         }
         dns
     }
+}
+
+/// Whether nobody else has the address: this machine in one of its networks, or the gateway. Another tunnel may have it, since
+/// the gateways do not know of each other.
+fn lease_is_free(lease: Ipv4Addr, peer: IpAddr) -> Result<(), NetworkError> {
+    let taken = |holder: &str| NetworkError::LeaseTaken { lease, holder: holder.to_owned() };
+    if peer == IpAddr::V4(lease) {
+        return Err(taken("the gateway itself"));
+    }
+    let mut netlink = Netlink::open()?;
+    for link in netlink.links()?.iter().filter(|link| link.ethernet) {
+        if netlink.addresses(&link.name)?.iter().any(|prefix| prefix.address == IpAddr::V4(lease)) {
+            return Err(taken(&link.name));
+        }
+    }
+    Ok(())
 }
 
 fn device(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {

@@ -1,7 +1,8 @@
 //! The handshake on a real link: read, ask [`Handshake`], write, against one deadline.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Connection;
@@ -24,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// its last words.
 const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
 
+/// Where a link is while its handshake is under way: nowhere.
+const NO_LANE: LaneId = LaneId(u32::MAX);
+
 /// Memory for HELLO and the like.
 const POOL_BYTES: u64 = 1 << 20;
 
@@ -42,9 +46,6 @@ pub enum OpeningError {
     /// The gateway is too slow.
     #[error("the gateway did not answer within {} s", PATIENCE.as_secs())]
     TooSlow,
-    /// As many links are there as may be.
-    #[error("too many connections at once; the newest is given up")]
-    TooMany,
     /// The word to stop came first.
     #[error("stopped while connecting")]
     Stopped,
@@ -79,41 +80,64 @@ impl From<io::Error> for OpeningError {
     }
 }
 
-/// A link whose handshake is done, and what was agreed.
+/// A link whose handshake is done, and what was agreed. It has no lane yet.
 #[derive(Debug)]
-pub(super) struct Opened {
-    /// The link.
-    pub(super) link: Arc<Link>,
-    /// The terms.
+pub struct Opened {
+    pub(super) link: Link,
     pub(super) terms: Terms,
+    /// The other end of its connection.
+    pub(super) peer: SocketAddr,
 }
 
-/// Goes through the handshake on a connection, which becomes the link of `lane`.
-///
-/// # Errors
-/// [`OpeningError`]; the connection is closed then.
-pub(super) fn open(connection: Connection, lane: LaneId, offer: Offer, stop: &Stop) -> Result<Opened, OpeningError> {
-    let Connection { transport, role, subprotocol, rest } = connection;
-    let link = Link::new(lane, transport, role, Instant::now());
-    link.upgraded(subprotocol, MESSAGE_BYTES_MAX, &rest);
-    let opening = Opening { link: &link, pool: BufPool::new(POOL_BYTES) };
-    match opening.converse(Handshake::new(offer), stop) {
-        Ok(terms) => {
-            link.count_received(terms.datagram_bytes);
-            Ok(Opened { link: Arc::new(link), terms })
-        }
-        Err(error) => {
-            let (code, text) = match &error {
-                OpeningError::Handshake(HandshakeError::Refused(_)) => (close_code::NORMAL, ""),
-                OpeningError::Handshake(HandshakeError::WrongGateway) => (close_code::POLICY_VIOLATION, "wrong proof"),
-                OpeningError::Handshake(_) => (close_code::PROTOCOL_ERROR, "broken handshake"),
-                OpeningError::TooSlow => (close_code::GOING_AWAY, "too slow"),
-                OpeningError::Closed(_) | OpeningError::Link(_) | OpeningError::TooMany | OpeningError::Stopped => {
-                    (close_code::NORMAL, "")
-                }
-            };
-            link.close(code, text, &opening.pool);
-            Err(error)
+/// Opens sessions, or goes on with the one that there is. Whoever brings a connection does it on a thread of its own: who says
+/// nothing, or says it slowly, keeps nobody else waiting.
+#[derive(Debug)]
+pub(super) struct Opener {
+    offer: Mutex<Offer>,
+    stop: Stop,
+}
+
+impl Opener {
+    /// One that offers this until `stop`.
+    pub(super) fn new(offer: Offer, stop: Stop) -> Self {
+        Self { offer: Mutex::new(offer), stop }
+    }
+
+    /// From now on, that session is gone on with.
+    pub(super) fn goes_on_with(&self, ticket: &[u8]) {
+        ticket.clone_into(&mut self.offer.lock().unwrap_or_else(PoisonError::into_inner).ticket);
+    }
+
+    /// Goes through the handshake on a connection.
+    ///
+    /// # Errors
+    /// [`OpeningError`]; the connection is closed then.
+    pub(super) fn open(&self, connection: Connection) -> Result<Opened, OpeningError> {
+        let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Connection { transport, role, subprotocol, rest } = connection;
+        let peer = transport.peer();
+        let link = Link::new(NO_LANE, transport, role, Instant::now());
+        link.upgraded(subprotocol, MESSAGE_BYTES_MAX, &rest);
+        let opening = Opening { link: &link, pool: BufPool::new(POOL_BYTES) };
+        match opening.converse(Handshake::new(offer), &self.stop) {
+            Ok(terms) => {
+                link.count_received(terms.datagram_bytes);
+                Ok(Opened { link, terms, peer })
+            }
+            Err(error) => {
+                let (code, text) = match &error {
+                    OpeningError::Handshake(HandshakeError::Refused(_)) => (close_code::NORMAL, ""),
+                    OpeningError::Handshake(HandshakeError::WrongGateway) => {
+                        (close_code::POLICY_VIOLATION, "wrong proof")
+                    }
+                    OpeningError::Handshake(_) => (close_code::PROTOCOL_ERROR, "broken handshake"),
+                    OpeningError::Link(LinkError::Frame(error)) => (error.close_code(), "broken frame"),
+                    OpeningError::TooSlow => (close_code::GOING_AWAY, "too slow"),
+                    OpeningError::Closed(_) | OpeningError::Link(_) | OpeningError::Stopped => (close_code::NORMAL, ""),
+                };
+                link.close(code, text, &opening.pool);
+                Err(error)
+            }
         }
     }
 }

@@ -1,19 +1,18 @@
 //! The way through a phone: the relay page and its WebSocket, served on a local address.
 //!
-//! A thread a connection, and few of them: one phone has a handful, and a WebSocket leaves its thread as soon as it
-//! stands.
+//! A thread a connection, and few of them: one phone has a handful, and a WebSocket leaves its thread as soon as its
+//! handshake is done.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
 use super::address::{self, Address};
-use super::{Connection, Event, qr};
+use super::{Connection, qr};
 use crate::config::client::{Client as Config, Phone};
 use crate::config::values::Auto;
 use crate::http::upgrade::{Accepted, Refusal, upgrade};
@@ -21,12 +20,16 @@ use crate::http::url::WsUrl;
 use crate::http::{Head, HeadError, Response, Status, not_found, parse_head};
 use crate::io::netlink::{self, Netlink};
 use crate::relay::page;
+use crate::stages::accept::Guests;
 use crate::transport::{TcpOptions, Transport};
 use crate::wire::PATH;
 use crate::wire::frame::{Role, Subprotocol};
 
 /// Connections at once. A browser opens six; nobody else has business here.
 const CONNECTIONS_MAX: usize = 32;
+
+/// Connections of one address at once, of which a browser needs six and a WebSocket. Nobody alone keeps the phone out.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 12;
 
 /// How long a request, and the taking of its answer, may last.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,26 +70,33 @@ pub struct PageServer {
 }
 
 /// What each connection's thread needs.
-#[derive(Debug)]
 struct Shared {
     settings: Vec<u8>,
     tcp: TcpOptions,
-    events: Sender<Event>,
+    arrived: Box<dyn Fn(Connection) + Send + Sync>,
     connections: AtomicUsize,
+    guests: Arc<Guests>,
 }
 
 impl PageServer {
-    /// Serves the page; each relay that comes is told to `events`.
+    /// Serves the page; `arrived` is given each relay that comes, on a thread of the connection's own, and counts as one of the
+    /// connections for as long as it takes.
     ///
     /// # Errors
     /// [`PhoneError::Listen`].
-    pub fn start(config: &Phone, tcp: TcpOptions, gateway: &WsUrl, events: Sender<Event>) -> Result<Self, PhoneError> {
+    pub fn start(
+        config: &Phone,
+        tcp: TcpOptions,
+        gateway: &WsUrl,
+        arrived: impl Fn(Connection) + Send + Sync + 'static,
+    ) -> Result<Self, PhoneError> {
         let failed = |source| PhoneError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).map_err(failed)?;
         tcp.apply(&listener).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let settings = page::settings(gateway, false);
-        let shared = Arc::new(Shared { settings, tcp, events, connections: AtomicUsize::new(0) });
+        let (connections, guests) = (AtomicUsize::new(0), Guests::new(CONNECTIONS_PER_ADDRESS_MAX));
+        let shared = Arc::new(Shared { settings, tcp, arrived: Box::new(arrived), connections, guests });
         let accept = move || accept_all(&listener, &shared);
         std::thread::Builder::new().name("page".to_owned()).spawn(accept).map_err(failed)?;
         Ok(Self { local, announced: String::new() })
@@ -153,9 +163,9 @@ impl PageServer {
 fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 shared.tcp.connected(&stream);
-                begin(stream, shared);
+                begin(stream, peer, shared);
             }
             Err(error) => {
                 warn!(%error, "the page's server cannot accept");
@@ -166,8 +176,9 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 /// Gives a connection its thread, while there are few.
-fn begin(mut stream: TcpStream, shared: &Arc<Shared>) {
-    if shared.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+fn begin(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+    let guest = shared.guests.come(peer.ip());
+    if shared.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX || guest.is_none() {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
         // What fits into an empty socket's buffer; who does not take it goes without.
         drop(stream.write(&Refusal::Busy { retry_after_s: RETRY_AFTER_S }.response()));
@@ -179,6 +190,7 @@ fn begin(mut stream: TcpStream, shared: &Arc<Shared>) {
             debug!(%error, "a connection to the page ended early");
         }
         counted.connections.fetch_sub(1, Ordering::Relaxed);
+        drop(guest);
     };
     if let Err(error) = std::thread::Builder::new().name("page".to_owned()).spawn(serve) {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -208,9 +220,7 @@ fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.write_all(&response)?;
     stream.set_nonblocking(true)?;
     let transport = Transport::new(mio::net::TcpStream::from_std(stream), None)?;
-    let connection = Connection { transport, role: Role::Server, subprotocol, rest };
-    // A client at its end needs no relay.
-    drop(shared.events.send(Event::Connected(Box::new(connection))));
+    (shared.arrived)(Connection { transport, role: Role::Server, subprotocol, rest });
     Ok(())
 }
 
@@ -271,11 +281,12 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn server() -> (PageServer, Receiver<Event>) {
+    fn server() -> (PageServer, Receiver<Connection>) {
         let config = Phone { listen: "127.0.0.1:0".parse().unwrap(), interface: Auto::Auto };
-        let (sender, events) = channel();
+        let (sender, arrived) = channel();
         let gateway = "wss://gateway.example/wstether".parse().unwrap();
-        (PageServer::start(&config, TcpOptions::default(), &gateway, sender).unwrap(), events)
+        let arrives = move |connection| sender.send(connection).unwrap();
+        (PageServer::start(&config, TcpOptions::default(), &gateway, arrives).unwrap(), arrived)
     }
 
     fn ask(server: &PageServer, request: &str) -> String {
@@ -312,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_page_and_its_settings_are_served_and_nothing_else() {
-        let (server, _events) = server();
+        let (server, _arrived) = server();
         assert!(get(&server, "/").starts_with("HTTP/1.1 200 OK"));
         assert!(get(&server, "/relay.js").contains("text/javascript"));
         assert!(get(&server, page::SETTINGS_PATH).contains("wss://gateway.example/wstether"));
@@ -322,29 +333,29 @@ mod tests {
 
     #[test]
     fn the_pages_websocket_becomes_a_connection() {
-        let (server, events) = server();
+        let (server, arrived) = server();
         let host = server.local_addr().to_string();
         assert!(upgrade_as(&server, &host, Some(&format!("http://{host}"))).starts_with("HTTP/1.1 101"));
-        let Event::Connected(connection) = events.recv_timeout(PATIENCE).unwrap() else { panic!("no connection") };
+        let connection = arrived.recv_timeout(PATIENCE).unwrap();
         assert_eq!((connection.role, connection.subprotocol), (Role::Server, Subprotocol::Binary));
     }
 
     #[test]
     fn a_relay_that_is_no_page_sends_no_origin_and_is_let_in() {
-        let (server, events) = server();
+        let (server, arrived) = server();
         assert!(upgrade_as(&server, "laptop.example", None).starts_with("HTTP/1.1 101"));
-        assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), Event::Connected(_)));
+        arrived.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
     fn a_page_of_another_site_and_a_rebound_name_are_turned_away() {
-        let (server, events) = server();
+        let (server, arrived) = server();
         let host = server.local_addr().to_string();
         for (host, origin) in
             [(host.as_str(), "https://elsewhere.example"), ("rebound.example", "http://rebound.example")]
         {
             assert!(upgrade_as(&server, host, Some(origin)).starts_with("HTTP/1.1 403"), "{host} {origin}");
         }
-        assert!(events.try_recv().is_err());
+        assert!(arrived.try_recv().is_err());
     }
 }

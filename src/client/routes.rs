@@ -19,6 +19,17 @@ pub fn through(routes: &Routes, carried: &[AddressRange]) -> Vec<Prefix> {
     wanted.filter(|prefix| is_carried(*prefix, carried)).collect()
 }
 
+/// Whether the gateway carries all that IPv4 reaches.
+pub fn carries_everything(carried: &[AddressRange]) -> bool {
+    HALVES.iter().all(|half| is_carried(*half, carried))
+}
+
+/// Those of `there` that lead into the tunnel and should not: an earlier session's.
+pub fn outdated<'a>(through: &[Prefix], tunnel: u32, there: &'a [Route]) -> impl Iterator<Item = &'a Route> {
+    let is_ours = move |route: &&Route| route.protocol == PROTOCOL_WSTETHER && route.interface == Some(tunnel);
+    there.iter().filter(is_ours).filter(|route| !through.contains(&route.destination))
+}
+
 /// Whether the gateway carries all of a prefix, for every protocol.
 fn is_carried(prefix: Prefix, carried: &[AddressRange]) -> bool {
     let IpAddr::V4(first) = prefix.address else { return false };
@@ -128,6 +139,28 @@ mod tests {
         let laptop = [ours, of_another_tunnel];
         assert_eq!(taken(&HALVES, TUN, &laptop), Some((HALVES[1], OTHER_TUN)));
         assert_eq!(taken(&[prefix("198.51.100.0/24")], TUN, &laptop), None);
+    }
+
+    #[test]
+    fn what_an_earlier_session_led_through_the_tunnel_is_outdated_where_this_one_does_not() {
+        let elsewhere = Route::new(prefix("198.51.100.7/32"), ETH);
+        let there =
+            [Route::new(HALVES[0], TUN), Route::new(prefix("10.0.0.0/8"), TUN), route("10.1.0.0/16", TUN), elsewhere];
+        let outdated: Vec<_> = outdated(&[prefix("10.0.0.0/8")], TUN, &there).collect();
+        assert_eq!(outdated, [&there[0]]);
+    }
+
+    #[test]
+    fn a_gateway_that_lacks_an_address_or_a_protocol_does_not_carry_everything() {
+        let range = |start: &str, end: &str, protocol| AddressRange::V4 {
+            start: start.parse().unwrap(),
+            end: end.parse().unwrap(),
+            protocol,
+        };
+        assert!(carries_everything(&[AddressRange::ALL_V4]));
+        assert!(!carries_everything(&[]));
+        assert!(!carries_everything(&[range("0.0.0.1", "255.255.255.255", 0)]));
+        assert!(!carries_everything(&[range("0.0.0.0", "255.255.255.255", 6)]));
     }
 
     #[test]

@@ -390,6 +390,7 @@ fn not_welcome(error: &HandshakeError) -> Ended {
         | HandshakeError::Capsule(_)
         | HandshakeError::OutOfOrder
         | HandshakeError::NoAddress
+        | HandshakeError::BadAddress(_)
         | HandshakeError::NoRandom(_) => "broken_handshake",
     };
     Ended { why, retry_after_ms }

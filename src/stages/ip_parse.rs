@@ -335,7 +335,7 @@ pub fn incoming(packet: Packet<Raw>, _now: Instant) -> Verdict<Packet<Parsed>, R
 /// A source that is no single host elsewhere (RFC 1122, 3.2.1.3). Private ones pass: routers have them.
 fn is_martian(source: IpAddr) -> bool {
     match source {
-        IpAddr::V4(source) => source.is_loopback() || source.octets()[0] == 0 || source.octets()[0] >= 224,
+        IpAddr::V4(source) => !ipv4::is_a_hosts(source),
         IpAddr::V6(source) => source.is_loopback() || source.is_unspecified() || source.is_multicast(),
     }
 }

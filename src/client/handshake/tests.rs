@@ -132,6 +132,10 @@ fn a_refusal_is_told_in_plain_words_and_ends_the_client_only_where_trying_again_
         (RefusalReason::Busy, 1_500, false, "too busy"),
         (RefusalReason::NoAddress, 1_000, false, "no free address"),
         (RefusalReason::ShuttingDown, 1_000, false, "stopping"),
+        (RefusalReason::AlreadyConnected, 1_000, false, "in use"),
+        (RefusalReason::BadHandshake, 1_000, false, "did not understand"),
+        (RefusalReason::Other(99), 1_000, false, "refuses"),
+        (RefusalReason::Other(99), 0, true, "refuses"),
     ] {
         let (mut handshake, _) = pair();
         hello_of(&mut handshake);

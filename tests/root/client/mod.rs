@@ -2,6 +2,7 @@
 
 mod changes;
 mod gateway;
+mod strangers;
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
