@@ -57,8 +57,9 @@ struct Carried {
 
 /// Whose the file at `path` is, for a client that holds `lock`. One that cannot be read is somebody's.
 pub fn look(path: &Path, lock: &Path) -> Owner {
-    let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-    let carried = if is_link { None } else { fs::read_to_string(path).ok().and_then(|text| carried(&text)) };
+    // To look into a pipe would be to wait for whoever writes to it.
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let carried = if is_file { fs::read_to_string(path).ok().and_then(|text| carried(&text)) } else { None };
     match carried {
         None => Owner::Somebody,
         Some(carried) if carried.lock != lock && state::is_held(&carried.lock) => Owner::Another(carried.lock),
@@ -106,12 +107,24 @@ fn text(carried: &Carried) -> io::Result<String> {
     Ok(format!("{HEADER}\n{servers}{CARRIES}{}\n", serde_json::to_string(carried)?))
 }
 
-/// What a client's file carries. One that somebody has changed since is theirs; so a version that writes another text has to
-/// know this one, too.
+/// What a client's file carries. What somebody has added to it since is kept behind the original, or the tunnel's servers
+/// would stay in it for good.
 fn carried(file: &str) -> Option<Carried> {
-    let carried = file.strip_prefix(HEADER)?.lines().find_map(|line| line.strip_prefix(CARRIES))?;
-    let carried: Carried = serde_json::from_str(carried).ok()?;
-    text(&carried).is_ok_and(|written| written == file).then_some(carried)
+    let kept = file.strip_prefix(HEADER)?.lines().find_map(|line| line.strip_prefix(CARRIES))?;
+    let mut carried: Carried = serde_json::from_str(kept).ok()?;
+    let written = text(&carried).ok()?;
+    let added: String =
+        file.lines().filter(|line| !written.lines().any(|own| own == *line)).map(|line| format!("{line}\n")).collect();
+    if !added.is_empty() {
+        carried.original = match carried.original {
+            Original::Absent => Original::Text(added),
+            Original::Text(text) if text.is_empty() || text.ends_with('\n') => Original::Text(text + &added),
+            Original::Text(text) => Original::Text(format!("{text}\n{added}")),
+            // Whoever keeps the file that it leads to knows better.
+            link @ Original::Link(_) => link,
+        };
+    }
+    Some(carried)
 }
 
 fn original(path: &Path) -> io::Result<Original> {
@@ -119,6 +132,7 @@ fn original(path: &Path) -> io::Result<Original> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Original::Absent),
         Err(error) => Err(error),
         Ok(metadata) if metadata.is_symlink() => Ok(Original::Link(fs::read_link(path)?)),
+        Ok(metadata) if !metadata.is_file() => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
         Ok(_) => Ok(Original::Text(String::from_utf8_lossy(&fs::read(path)?).into_owned())),
     }
 }
@@ -261,13 +275,41 @@ mod tests {
     fn what_somebody_else_has_written_since_is_left_alone() {
         let place = Place::new("other");
         place.point();
-        let edited = place.text() + "nameserver 192.0.2.8\n";
-        fs::write(place.file(), &edited).unwrap();
-        assert!(!place.restore());
-        assert_eq!(place.text(), edited);
         fs::write(place.file(), "nameserver 192.0.2.9\n").unwrap();
         assert!(!place.restore());
         assert_eq!(place.text(), "nameserver 192.0.2.9\n");
+    }
+
+    #[test]
+    fn what_somebody_has_added_since_stays_behind_the_original_and_is_never_taken_for_it() {
+        for (original, comes_back) in [
+            (Some("nameserver 192.0.2.1"), "nameserver 192.0.2.1\nnameserver 192.0.2.8\n"),
+            (Some("nameserver 192.0.2.1\n"), "nameserver 192.0.2.1\nnameserver 192.0.2.8\n"),
+            (None, "nameserver 192.0.2.8\n"),
+        ] {
+            let place = Place::new("added");
+            if let Some(original) = original {
+                fs::write(place.file(), original).unwrap();
+            }
+            place.point();
+            fs::write(place.file(), place.text() + "nameserver 192.0.2.8\n").unwrap();
+            // The next client, where this one was killed.
+            place.point();
+            assert_eq!(servers(&place.text()), ["nameserver 100.64.0.1"]);
+            assert!(place.restore());
+            assert_eq!(place.text(), comes_back);
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let place = Place::new("pipe");
+        let made = std::process::Command::new("mkfifo").arg(place.file()).status().unwrap();
+        assert!(made.success());
+        assert_eq!(look(&place.file(), &place.lock()), Owner::Somebody);
+        let error = point(&place.file(), &[[100, 64, 0, 1].into()], &place.lock()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(!place.restore());
     }
 
     #[test]
