@@ -151,6 +151,19 @@ fn a_refusal_is_told_in_plain_words_and_ends_the_client_only_where_trying_again_
 }
 
 #[test]
+fn an_address_that_no_host_can_have_is_refused() {
+    for address in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.1.2.3", "240.0.0.1", "255.255.255.255"] {
+        let address: Ipv4Addr = address.parse().unwrap();
+        let (mut handshake, gateway) = pair();
+        let welcome = gateway.welcome(&hello_of(&mut handshake));
+        handshake.take_in(&welcome).unwrap();
+        let mut message = Vec::new();
+        append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(address.into()) }], &mut message);
+        assert_eq!(handshake.take_in(&message), Err(HandshakeError::BadAddress(address)));
+    }
+}
+
+#[test]
 fn what_has_no_place_in_a_handshake_ends_it() {
     let mut close = Vec::new();
     append_close(crate::wire::capsule::CloseReason::Done, "", &mut close);

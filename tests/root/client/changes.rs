@@ -1,5 +1,7 @@
 //! What becomes of a client while others change the laptop's network: its device and routes, the interfaces, a second client.
 
+use wstether::wire::capsule::AddressRange;
+
 use super::*;
 
 #[test]
@@ -127,5 +129,29 @@ fn a_second_client_takes_neither_routes_nor_dns_of_the_first() {
     assert_eq!(second.stop(), Some(0));
     assert_eq!((world.routes(), world.dns()), (routes, dns));
     assert_eq!(first.stop(), Some(0));
+    world.is_as_before(&before);
+}
+
+#[test]
+fn a_session_that_carries_less_than_the_one_before_leaves_nothing_of_that_ones_routes_and_dns() {
+    let world = World::new("narrower");
+    let before = world.routes();
+    let (token, verifier) = credential();
+    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.direct(&token.reveal().to_string(), &["--set", "routes.include=[\"203.0.113.0/24\"]"]);
+    client.says("connected: ");
+    let other = Ipv4Addr::new(192, 88, 99, 1);
+    assert_eq!((world.way_to(ANYWHERE), world.way_to(other)), ("wst0".to_owned(), "wst0".to_owned()));
+    let [start, end] = [Ipv4Addr::new(203, 0, 113, 0), Ipv4Addr::new(203, 0, 113, 255)];
+    gateway.set_carries(&[AddressRange::V4 { start, end, protocol: 0 }]);
+    gateway.break_links();
+    client.says("does not carry all of IPv4");
+    client.says("connected: ");
+    assert_eq!((world.way_to(ANYWHERE), world.way_to(other)), ("wst0".to_owned(), "eth0".to_owned()));
+    gateway.set_carries(&[]);
+    gateway.break_links();
+    client.says("connected: ");
+    assert_eq!((world.way_to(ANYWHERE), world.dns().as_str()), ("eth0".to_owned(), ORIGINAL_DNS));
+    assert_eq!(client.stop(), Some(0));
     world.is_as_before(&before);
 }

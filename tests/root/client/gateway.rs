@@ -43,6 +43,7 @@ pub(crate) struct Script {
 
 pub(crate) struct Gateway {
     pub(crate) heard: Receiver<Heard>,
+    carries: Arc<Mutex<Vec<AddressRange>>>,
     links: Arc<Mutex<HashMap<u64, TcpStream>>>,
     is_away: Arc<AtomicBool>,
 }
@@ -54,6 +55,8 @@ impl Gateway {
         let (sender, heard) = channel();
         let links: Arc<Mutex<HashMap<u64, TcpStream>>> = Arc::default();
         let open = Arc::clone(&links);
+        let carries = Arc::new(Mutex::new(vec![AddressRange::ALL_V4]));
+        let carries_now = Arc::clone(&carries);
         let is_away = Arc::<AtomicBool>::default();
         let is_away_now = Arc::clone(&is_away);
         std::thread::spawn(move || {
@@ -63,10 +66,16 @@ impl Gateway {
                     continue;
                 }
                 open.lock().unwrap().insert(number, stream.try_clone().unwrap());
-                std::thread::spawn(move || converse(stream, &script, &sender));
+                let carries = carries_now.lock().unwrap().clone();
+                std::thread::spawn(move || converse(stream, &script, &carries, &sender));
             }
         });
-        Self { heard, links, is_away }
+        Self { heard, carries, links, is_away }
+    }
+
+    /// From the next connection on it carries packets to these.
+    pub(crate) fn set_carries(&self, ranges: &[AddressRange]) {
+        *self.carries.lock().unwrap() = ranges.to_vec();
     }
 
     /// From now on it hangs up on whoever comes, or no longer.
@@ -89,7 +98,7 @@ impl Gateway {
 }
 
 /// One connection's life.
-fn converse(mut stream: TcpStream, script: &Script, heard: &Sender<Heard>) {
+fn converse(mut stream: TcpStream, script: &Script, carries: &[AddressRange], heard: &Sender<Heard>) {
     let mut request = Vec::new();
     let accepted = loop {
         let mut chunk = [0; 4_096];
@@ -103,18 +112,23 @@ fn converse(mut stream: TcpStream, script: &Script, heard: &Sender<Heard>) {
     stream.write_all(&accepted.response).unwrap();
     let mut socket = WebSocket::from_raw_socket(stream, Role::Server, Some(WebSocketConfig::default()));
     // A test that is over does not listen any more.
-    drop(heard.send(Heard::Closed(serve(&mut socket, script, heard))));
+    drop(heard.send(Heard::Closed(serve(&mut socket, script, carries, heard))));
 }
 
 /// The handshake and all that follows; returns the code that the client closed with.
-fn serve(socket: &mut WebSocket<TcpStream>, script: &Script, heard: &Sender<Heard>) -> Option<u16> {
+fn serve(
+    socket: &mut WebSocket<TcpStream>,
+    script: &Script,
+    carries: &[AddressRange],
+    heard: &Sender<Heard>,
+) -> Option<u16> {
     let challenge = Challenge { nonce: Nonce::random().unwrap() };
     let mut bytes = Vec::new();
     challenge.append(&mut bytes);
     socket.send(Message::binary(bytes)).unwrap();
     let Ok(Message::Binary(message)) = socket.read() else { panic!("no HELLO") };
     let Some(Ok(Capsule::Hello(hello))) = Capsules::new(&message).next() else { panic!("no HELLO") };
-    socket.send(Message::binary(answer(script, &challenge, &hello, heard))).unwrap();
+    socket.send(Message::binary(answer(script, carries, &challenge, &hello, heard))).unwrap();
     let mut received = 0;
     loop {
         match socket.read() {
@@ -140,7 +154,13 @@ fn serve(socket: &mut WebSocket<TcpStream>, script: &Script, heard: &Sender<Hear
 }
 
 /// WELCOME and what follows it, or REFUSAL.
-fn answer(script: &Script, challenge: &Challenge, hello: &Hello, heard: &Sender<Heard>) -> Vec<u8> {
+fn answer(
+    script: &Script,
+    carries: &[AddressRange],
+    challenge: &Challenge,
+    hello: &Hello,
+    heard: &Sender<Heard>,
+) -> Vec<u8> {
     let mut out = Vec::new();
     let asked = hello.auth_message(challenge);
     if script.verifier.check_client(&asked, &hello.proof).is_err() {
@@ -164,7 +184,7 @@ fn answer(script: &Script, challenge: &Challenge, hello: &Hello, heard: &Sender<
     welcome.proof = script.verifier.prove(&welcome.auth_message(&asked));
     welcome.append(&mut out);
     append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host(LEASE.into()) }], &mut out);
-    append_routes(&[AddressRange::ALL_V4], &mut out);
+    append_routes(carries, &mut out);
     drop(heard.send(Heard::Welcomed { resumed: hello.ticket == b"ticket" }));
     out
 }
