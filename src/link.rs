@@ -325,15 +325,26 @@ impl Link {
 
     fn write(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<bool> {
         let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
-        outbox.frame(subprotocol, self.role, pool);
         // Said before the socket is tried: a readiness event that comes between the try and its result finds it.
-        self.blocked.store(true, Ordering::SeqCst);
+        let was_blocked = self.blocked.swap(true, Ordering::SeqCst);
         let mut blocked = self.transport.flush()?;
-        while !blocked && !outbox.is_empty() {
-            let written = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?;
-            blocked = written.blocked;
+        if was_blocked && !blocked {
+            blocked = self.write_framed(outbox)?;
+        }
+        // Nothing is framed that the socket does not take: a peer that does not read would have it pile up here.
+        while !blocked && outbox.frame(subprotocol, self.role, pool) {
+            blocked = self.write_framed(outbox)?;
         }
         self.blocked.store(blocked, Ordering::Release);
+        Ok(blocked)
+    }
+
+    /// Writes what is framed, until the socket takes no more; tells whether that was so.
+    fn write_framed(&self, outbox: &mut Outbox) -> io::Result<bool> {
+        let mut blocked = false;
+        while !blocked && !outbox.is_empty() {
+            blocked = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?.blocked;
+        }
         Ok(blocked)
     }
 

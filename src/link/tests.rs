@@ -208,27 +208,48 @@ fn nothing_is_written_behind_a_close_frame() {
     assert_eq!(all, [0x88, 2, 0x03, 0xe8]);
 }
 
-#[test]
-fn a_base64_message_without_memory_waits_whole() {
-    let mut outbox = Outbox::default();
-    let (pool, capsules) = (BufPool::new(70_000), BufPool::new(1 << 20));
-    outbox.control(|out| out.extend_from_slice(b"control"));
-    // As text it takes two buffers, and the pool has one.
-    outbox.push(capsules.copy(&[7; 60_000]).expect("a buffer"));
-    outbox.frame(Subprotocol::Base64, Role::Server, &pool);
-    assert!(outbox.is_empty(), "half a frame would break the stream");
-    outbox.frame(Subprotocol::Base64, Role::Server, &capsules);
+/// What the outbox makes of what waits, all of it.
+fn framed(outbox: &mut Outbox, pool: &BufPool) -> Vec<u8> {
     let mut framed = Vec::new();
-    while !outbox.is_empty() {
-        let write = |slices: &[IoSlice<'_>]| {
+    while outbox.frame(Subprotocol::Base64, Role::Server, pool) {
+        let mut write = |slices: &[IoSlice<'_>]| {
             framed.extend_from_slice(&slices[0]);
             Ok(crate::transport::Written { bytes: slices[0].len(), blocked: false })
         };
-        outbox.write_to(write).expect("written");
+        while !outbox.is_empty() {
+            outbox.write_to(&mut write).expect("written");
+        }
     }
-    let mut expected = Vec::new();
-    frame::append_base64(&[b"control".as_slice(), &[7; 60_000]].concat(), None, &mut expected);
-    assert!(framed == expected);
+    framed
+}
+
+#[test]
+fn a_base64_message_without_memory_waits_whole_and_control_goes_ahead_of_it() {
+    let text = |message: &[u8]| {
+        let mut frame = Vec::new();
+        frame::append_base64(message, None, &mut frame);
+        frame
+    };
+    // As text it takes two buffers, and the one pool has one.
+    for (pool_bytes, expected) in [
+        (70_000, vec![text(b"control"), text(&[7; 60_000])]),
+        (1 << 20, vec![text(&[b"control".as_slice(), &[7; 60_000]].concat()), vec![]]),
+    ] {
+        let (mut outbox, room) = (Outbox::default(), BufPool::new(1 << 20));
+        outbox.control(|out| out.extend_from_slice(b"control"));
+        outbox.push(room.copy(&[7; 60_000]).expect("a buffer"));
+        let parts = vec![framed(&mut outbox, &BufPool::new(pool_bytes)), framed(&mut outbox, &room)];
+        assert!(parts == expected, "of a pool of {pool_bytes} bytes");
+    }
+}
+
+#[test]
+fn nothing_follows_a_close_frame_though_a_packet_waited_for_memory() {
+    let (mut outbox, room) = (Outbox::default(), BufPool::new(1 << 20));
+    outbox.push(room.copy(&[7; 60_000]).expect("a buffer"));
+    outbox.close(close_code::NORMAL, "");
+    assert_eq!(framed(&mut outbox, &BufPool::new(0)), [0x88, 2, 0x03, 0xe8]);
+    assert!(framed(&mut outbox, &room).is_empty());
 }
 
 #[test]
