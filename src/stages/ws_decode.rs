@@ -15,7 +15,7 @@ use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::tether_links::TetherLinks;
-use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, Features, append_close};
+use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, append_close};
 use crate::wire::frame::close_code;
 
 #[cfg(test)]
@@ -178,15 +178,13 @@ impl<K: LinkKeeper> WsDecode<K> {
         out: &mut Vec<Entry<Packet<Raw>>>,
         tally: &mut Tally,
     ) -> Result<(), Stop> {
-        let (mut stays, mut capsules) = (None, Capsules::new(message.bytes()));
+        let (mut stays, mut capsules) = (None, Capsules::agreed(link.features(), message.bytes()));
         while let Some(capsule) = capsules.next() {
             let capsule = capsule.map_err(Stop::Capsule)?;
-            let Capsule::Datagram(Datagram { payload, offload, needs_super_packets, capsule_bytes }) = capsule else {
+            let Capsule::Datagram(Datagram { payload, offload, capsule_bytes }) = capsule else {
                 self.control(now, link, tether, capsule)?;
                 continue;
             };
-            let is_agreed = !needs_super_packets || link.features().contains(Features::SUPER_PACKETS);
-            let offload = offload.filter(|_| is_agreed);
             let came = Came { bytes: payload.len(), offload, capsule_bytes };
             let has_own = matches!(message, Message::Owned(_)) && capsules.is_at_end();
             if has_own && came.bytes > COPIED_BYTES_MAX {
