@@ -3,7 +3,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::acknowledge::{ACK_CREDIT_PART, ACK_PAUSE_US, ACK_SMALL_BYTES, ACK_TURNS_MAX};
 use super::*;
+use crate::packet::Checksum;
 use crate::random::Random;
+use crate::tether_links::Windows;
 use crate::wire::frame::{self, Opcode, close_code};
 
 const MASK: [u8; 4] = [1, 2, 3, 4];
@@ -157,6 +159,33 @@ fn where_memory_is_short_a_large_message_waits_in_the_memory_of_what_has_come_of
         }
         assert!(came == [vec![7; 60_000]]);
         drop(held);
+    }
+}
+
+#[test]
+fn a_packet_begins_below_the_offset_that_the_peer_told_headers_included_and_all_of_the_credit_is_used() {
+    const OFFSET: u64 = 20_000;
+    let pool = BufPool::new(1 << 20);
+    let partial = Offload { checksum: Checksum::Partial { start: 20, offset: 16 }, ..Offload::default() };
+    for (packet_bytes, offload) in [(20, Offload::default()), (40, partial), (1_400, partial), (65_535, partial)] {
+        let (link, _peer) = pair();
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+        link.opened(Arc::new(TetherLinks::new(LaneId(0), windows)), Features::SUPER_PACKETS, 65_536, Some(OFFSET));
+        loop {
+            // All has arrived, so that the window is open.
+            assert!(link.acked(Instant::now(), link.counts.sent.load(Ordering::Relaxed)));
+            // A lane spends what it is allowed in bytes of packets, and its last one may be longer than what is left.
+            let mut allowance = link.sendable_bytes();
+            if allowance == 0 {
+                break;
+            }
+            while allowance > 0 {
+                assert!(link.counts.sent.load(Ordering::Relaxed) < OFFSET, "packets of {packet_bytes} bytes");
+                link.push_datagram(&mut link.outbox(), pool.copy(&vec![7; packet_bytes]).expect("room"), offload);
+                allowance = allowance.saturating_sub(packet_bytes as u64);
+            }
+        }
+        assert!(link.counts.sent.load(Ordering::Relaxed) >= OFFSET, "packets of {packet_bytes} bytes");
     }
 }
 

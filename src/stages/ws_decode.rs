@@ -77,8 +77,9 @@ pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, t
     }
 }
 
-/// What a client may be over its credit: it stops behind the packet that crosses the line.
-const SLACK_BYTES: u64 = PACKET_BYTES_MAX as u64;
+/// What a client may be over its credit: it stops behind the packet that crosses the line. That may be a super-packet which it
+/// had to cut, of about twice the bytes where segments are as short as the headers that each of them repeats.
+const SLACK_BYTES: u64 = 2 * PACKET_BYTES_MAX as u64;
 
 thread_local! {
     /// The read buffer: one a thread, so that an idle link holds none.
