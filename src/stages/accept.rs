@@ -113,7 +113,7 @@ pub trait Doorkeeper: Send + Sync + 'static {
 pub struct Accept<D> {
     /// Connections before their welcome, at the lane of their link.
     pub pending: Arc<Table<Pending>>,
-    /// Where control messages get their memory.
+    /// Where messages with packets would get their memory; what accept says needs none of it.
     pub pool: BufPool,
     /// The path of the WebSocket.
     pub path: String,
