@@ -15,7 +15,7 @@ use crate::runtime::lanes::LaneId;
 use crate::tether_links::TetherLinks;
 use crate::transport::Transport;
 use crate::window::Window;
-use crate::wire::capsule::{Features, datagram_header};
+use crate::wire::capsule::{DATAGRAM_HEADER_BYTES_MAX, Features, datagram_header};
 use crate::wire::frame::{Decoder, FrameError, Role, Subprotocol};
 
 mod acknowledge;
@@ -39,6 +39,9 @@ pub const READ_BUDGET_BYTES: usize = 262_144;
 /// The same where no other is there to have a turn: to leave the rest to another thread costs more than to go on, and
 /// it is not for long (0.8 ms at 10 Gbit/s).
 pub const READ_BUDGET_ALONE_BYTES: usize = 4 * READ_BUDGET_BYTES;
+
+/// The shortest packet that there is (RFC 791, 3.1).
+const IPV4_HEADER_BYTES: u64 = 20;
 
 /// One WebSocket connection.
 #[derive(Debug)]
@@ -256,10 +259,11 @@ impl Link {
         self.counts.sent.load(Ordering::Relaxed).saturating_sub(self.counts.sent_acked.load(Ordering::Relaxed))
     }
 
-    /// Bytes that may be sent now: what the window and the peer's credit leave, and no more than one message should have.
+    /// Bytes of packets that may be sent now: what the window and the peer's credit leave, and no more than one message should
+    /// have.
     pub fn sendable_bytes(&self) -> u64 {
         let sent = self.counts.sent.load(Ordering::Relaxed);
-        let credit = self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent);
+        let credit = packet_bytes_within(self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent));
         let Some(window) = self.window.get() else { return 0 };
         let mut window = locked(window);
         let sendable = window.sendable_bytes(self.in_flight_bytes());
@@ -331,15 +335,26 @@ impl Link {
 
     fn write(&self, outbox: &mut Outbox, pool: &BufPool) -> io::Result<bool> {
         let subprotocol = self.subprotocol.get().copied().unwrap_or(Subprotocol::Binary);
-        outbox.frame(subprotocol, self.role, pool);
         // Said before the socket is tried: a readiness event that comes between the try and its result finds it.
-        self.blocked.store(true, Ordering::SeqCst);
+        let was_blocked = self.blocked.swap(true, Ordering::SeqCst);
         let mut blocked = self.transport.flush()?;
-        while !blocked && !outbox.is_empty() {
-            let written = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?;
-            blocked = written.blocked;
+        if was_blocked && !blocked {
+            blocked = self.write_framed(outbox)?;
+        }
+        // Nothing is framed that the socket does not take: a peer that does not read would have it pile up here.
+        while !blocked && outbox.frame(subprotocol, self.role, pool) {
+            blocked = self.write_framed(outbox)?;
         }
         self.blocked.store(blocked, Ordering::Release);
+        Ok(blocked)
+    }
+
+    /// Writes what is framed, until the socket takes no more; tells whether that was so.
+    fn write_framed(&self, outbox: &mut Outbox) -> io::Result<bool> {
+        let mut blocked = false;
+        while !blocked && !outbox.is_empty() {
+            blocked = outbox.write_to(|slices: &[IoSlice<'_>]| self.transport.write(slices))?.blocked;
+        }
         Ok(blocked)
     }
 
@@ -410,6 +425,14 @@ impl Link {
             self.transport.shut();
         }
     }
+}
+
+/// Bytes of packets of which each begins within `credit` bytes, whatever they are: credit counts capsules with their headers,
+/// and the fewer bytes a packet has, the more of it is header.
+fn packet_bytes_within(credit: u64) -> u64 {
+    let capsule_bytes = IPV4_HEADER_BYTES + DATAGRAM_HEADER_BYTES_MAX as u64;
+    // Credit without an end is more than can be multiplied, and than any batch.
+    (credit.min(u64::MAX / IPV4_HEADER_BYTES) * IPV4_HEADER_BYTES).div_ceil(capsule_bytes)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

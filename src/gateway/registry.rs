@@ -321,7 +321,15 @@ impl Registry {
             .unwrap_or(Verifier::NOBODY)
     }
 
-    fn welcome(&self, tether: &Tether, hello: &Hello, message: &[u8], verifier: &Verifier) -> Welcome {
+    /// The terms of `link`. Its credit is what of the tether's is free: packets of an older link may still be inside.
+    fn welcome(
+        &self,
+        now: Instant,
+        (tether, link): (&Tether, &Link),
+        hello: &Hello,
+        message: &[u8],
+        verifier: &Verifier,
+    ) -> Welcome {
         let gateway: Vec<IpAddr> = vec![self.plan.gateway()];
         let dns = if self.nat_rules.resolver.is_some() { gateway.clone() } else { Vec::new() };
         let mut welcome = Welcome {
@@ -330,7 +338,7 @@ impl Registry {
             mtu: self.mtu_bytes(hello),
             gateway,
             dns,
-            credit_bytes: self.terms.credit_bytes,
+            credit_bytes: tether.links.grant(now, link).unwrap_or(self.terms.credit_bytes),
             message_bytes_max: self.terms.message_bytes_max as u32,
             keep_alive_ms: self.terms.keep_alive.as_millis() as u32,
             ticket_lifetime_ms: self.terms.linger.as_millis().try_into().unwrap_or(u32::MAX),
@@ -549,7 +557,7 @@ impl Doorkeeper for Registry {
         for old in older {
             self.close_with(&old, CloseReason::Replaced, "a newer link has its place");
         }
-        let welcome = self.welcome(&tether, hello, &message, &verifier);
+        let welcome = self.welcome(now, (&tether, link), hello, &message, &verifier);
         let Some(lease) = self.guard_rules.plan.lease(tether.id) else {
             self.leave(&tether, link, now);
             return Err(refusal(RefusalReason::NoAddress, 0, "no lease"));

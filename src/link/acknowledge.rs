@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use super::{Link, Outbox};
 use crate::packet::BufPool;
-use crate::wire::capsule;
 
 /// Received bytes that are acknowledged without waiting for a message to ride on or for [`ACK_DELAY_MS`]: more than one
 /// super-packet, so that not each of them is answered, and half of the smallest window that can be configured, so that
@@ -76,18 +75,18 @@ impl Link {
         true
     }
 
-    /// Adds the acknowledgement, and the credit where this end grants any, to the control capsules where they say
-    /// something new.
+    /// Has the peer told of the acknowledgement, and of the credit where this end grants any, where they say something new.
+    /// They leave with the next flush that finds room in the socket, and need no buffer for it.
     pub fn tell_received(&self, now: Instant, outbox: &mut Outbox, granted: Option<u64>) {
         let received = self.received_bytes();
         self.ack_from_us.store(self.micros(now) + ACK_PAUSE_US, Ordering::Relaxed);
         if self.counts.received_told.swap(received, Ordering::Relaxed) < received {
-            outbox.control(|out| capsule::append_ack(received, out));
+            outbox.acknowledge(received);
         }
         if let Some(granted) = granted
             && self.counts.credit_told.fetch_max(granted, Ordering::Relaxed) < granted
         {
-            outbox.control(|out| capsule::append_credit(granted, out));
+            outbox.grant(granted);
         }
     }
 

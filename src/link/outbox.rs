@@ -6,7 +6,8 @@ use std::io::{self, IoSlice};
 
 use crate::packet::{Buf, BufPool, PACKET_BYTES_MAX};
 use crate::transport::Written;
-use crate::wire::frame::{self, CONTROL_BYTES_MAX, Keys, Opcode, Role, Subprotocol};
+use crate::wire::capsule;
+use crate::wire::frame::{self, CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Keys, Opcode, Role, Subprotocol};
 
 /// Slices given to one system call. Linux takes 1,024 (UIO_MAXIOV); beyond a few dozen the call costs nothing a slice.
 const SLICES_MAX: usize = 64;
@@ -29,18 +30,35 @@ thread_local! {
     static TEXT: RefCell<Text> = RefCell::default();
 }
 
-/// What a link is about to send. Bounded by its users: packets by the batch and the window, control capsules by
-/// carrying only the newest state, pongs by answering only the newest ping.
+/// Memory that a link's own framed bytes keep: a pong (131 bytes with a client's mask), a ping (6), and ACK and CREDIT in a
+/// message of their own (40, as text 50).
+const OWN_KEPT_BYTES: usize = 256;
+
+/// The same for control capsules: ACK and CREDIT, of at most 13 bytes each. Those of the handshake are longer, and said once.
+const CONTROL_KEPT_BYTES: usize = 32;
+
+/// What a link is about to send. While something framed waits for the socket nothing more is framed, so that a peer that
+/// does not read costs what it costs once, whatever it sends: acknowledgement, credit, ping and pong stay a word of which
+/// the newest counts, packets are bounded by the batch and the window, and the handshake and the end are said once.
+///
+/// What the link says of its own is framed beside the pool: it is little, and one that is out of buffers has to be able to say
+/// it, since from acknowledgements the peer knows what it may forget.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Capsules of the handshake and of the end.
     control: Vec<u8>,
+    ack: Option<u64>,
+    credit: Option<u64>,
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<(u16, String)>,
     /// Capsules of messages that are not yet framed.
     unframed: Vec<Buf>,
-    /// Framed bytes, the first of them written up to `written`.
+    /// Framed bytes of the link's own. They go before `framed`.
+    own: Vec<u8>,
+    /// Framed bytes of packets.
     framed: VecDeque<Buf>,
+    /// How far the first of all these is written.
     written: usize,
     keys: Keys,
 }
@@ -48,7 +66,7 @@ pub struct Outbox {
 impl Outbox {
     /// Whether nothing waits for the socket.
     pub fn is_empty(&self) -> bool {
-        self.framed.is_empty()
+        self.own.is_empty() && self.framed.is_empty()
     }
 
     /// Adds control capsules, which go before every packet that waits.
@@ -57,13 +75,23 @@ impl Outbox {
     }
 
     /// Puts bytes in front that are no frames: the upgrade.
-    pub fn raw(&mut self, bytes: &[u8], pool: &BufPool) {
-        self.framed.extend(pool.copy(bytes));
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.own.extend_from_slice(bytes);
     }
 
     /// Adds a whole capsule that holds a packet.
     pub(super) fn push(&mut self, capsule: Buf) {
         self.unframed.push(capsule);
+    }
+
+    /// The peer is to know that so much has come.
+    pub(super) fn acknowledge(&mut self, offset: u64) {
+        self.ack = Some(offset);
+    }
+
+    /// The peer is to know that it may send up to there.
+    pub(super) fn grant(&mut self, offset: u64) {
+        self.credit = Some(offset);
     }
 
     /// The peer wants a pong. Only the newest ping is answered (RFC 6455, 5.5.3).
@@ -86,27 +114,55 @@ impl Outbox {
         self.close.get_or_insert_with(|| (code, reason.to_owned()));
     }
 
-    /// Makes frames of all that waits. Where the pool has no buffer, what needs one waits for the next time.
-    pub(super) fn frame(&mut self, subprotocol: Subprotocol, role: Role, pool: &BufPool) {
-        self.frame_control_frames(role, pool);
+    /// Memory of what the link says of its own.
+    #[cfg(test)]
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.control.capacity() + self.own.capacity() + self.pong.as_ref().map_or(0, Vec::capacity)
+    }
+
+    /// Makes frames of all that waits, once nothing framed does; `false` where there is nothing to write. A packet that needs a
+    /// buffer where the pool has none waits for the next time.
+    pub(super) fn frame(&mut self, subprotocol: Subprotocol, role: Role, pool: &BufPool) -> bool {
+        debug_assert!(self.framed.is_empty() && self.written == 0, "what is in front would be half written");
+        self.frame_control_frames(role);
+        self.write_news();
         match subprotocol {
-            Subprotocol::Binary => self.frame_binary(role, pool),
+            Subprotocol::Binary => self.frame_binary(role),
             Subprotocol::Base64 => self.frame_text(role, pool),
         }
-        if let Some((code, reason)) = self.close.take() {
-            let mut frame = Vec::new();
-            frame::append_close(code, &reason, self.key(role), &mut frame);
-            self.framed.extend(pool.copy(&frame));
+        self.frame_control(subprotocol, role);
+        self.frame_close(role);
+        !self.is_empty()
+    }
+
+    fn frame_control_frames(&mut self, role: Role) {
+        if let Some(payload) = self.pong.take() {
+            let key = self.key(role);
+            frame::append(Opcode::Pong, &payload, key, &mut self.own);
+        }
+        if std::mem::take(&mut self.ping) {
+            let key = self.key(role);
+            frame::append(Opcode::Ping, &[], key, &mut self.own);
+        }
+    }
+
+    /// Makes capsules of what the peer is to know: now, and not before, or it would be told what is no longer new.
+    fn write_news(&mut self) {
+        if let Some(offset) = self.ack.take() {
+            capsule::append_ack(offset, &mut self.control);
+        }
+        if let Some(offset) = self.credit.take() {
+            capsule::append_credit(offset, &mut self.control);
         }
     }
 
     /// Fills messages in place: a capsule stays in its buffer, and a small one moves into the one before it, so that a
     /// message of small packets is a few slices and holds a few buffers.
-    fn frame_binary(&mut self, role: Role, pool: &BufPool) {
-        let control = self.take_control(pool);
+    fn frame_binary(&mut self, role: Role) {
+        self.put_control_in_front();
         let Self { unframed, framed, keys, .. } = self;
         let mut message = Message { first: framed.len(), bytes: 0 };
-        for capsule in control.into_iter().chain(unframed.drain(..)) {
+        for capsule in unframed.drain(..) {
             if message.bytes > 0 && message.bytes + capsule.len() > MESSAGE_BYTES {
                 message.seal(framed, role, keys);
                 message = Message { first: framed.len(), bytes: 0 };
@@ -118,21 +174,20 @@ impl Outbox {
         }
     }
 
-    /// The control capsules in a buffer; they stay where the pool has none.
-    fn take_control(&mut self, pool: &BufPool) -> Option<Buf> {
-        if self.control.is_empty() {
-            return None;
-        }
-        let buf = pool.copy(&self.control).filter(|buf| buf.len() == self.control.len());
-        if buf.is_some() {
+    /// Has the control capsules share the first packet's message, in the free space in front of it, where they fit there.
+    fn put_control_in_front(&mut self) {
+        let Some(first) = self.unframed.first_mut().filter(|_| !self.control.is_empty()) else { return };
+        let bytes = self.control.len();
+        let fits = bytes + HEADER_BYTES_MAX <= first.headroom() && bytes + first.len() <= MESSAGE_BYTES;
+        if fits && let Some(room) = first.prepend(bytes) {
+            room.copy_from_slice(&self.control);
             self.control.clear();
         }
-        buf
     }
 
     fn frame_text(&mut self, role: Role, pool: &BufPool) {
         let mut next = 0;
-        while !self.control.is_empty() || next < self.unframed.len() {
+        while next < self.unframed.len() {
             let key = self.key(role);
             let framed = TEXT.with_borrow_mut(|Text { message, frame }| {
                 message.clear();
@@ -155,18 +210,27 @@ impl Outbox {
         self.unframed.drain(..next);
     }
 
-    fn frame_control_frames(&mut self, role: Role, pool: &BufPool) {
-        if self.pong.is_none() && !self.ping {
+    /// The control capsules that no packet took along are a message of their own.
+    fn frame_control(&mut self, subprotocol: Subprotocol, role: Role) {
+        if self.control.is_empty() {
             return;
         }
-        let mut frame = Vec::new();
-        if let Some(payload) = self.pong.take() {
-            frame::append(Opcode::Pong, &payload, self.key(role), &mut frame);
+        let key = self.key(role);
+        match subprotocol {
+            Subprotocol::Binary => frame::append(Opcode::Binary, &self.control, key, &mut self.own),
+            Subprotocol::Base64 => frame::append_base64(&self.control, key, &mut self.own),
         }
-        if std::mem::take(&mut self.ping) {
-            frame::append(Opcode::Ping, &[], self.key(role), &mut frame);
-        }
-        self.framed.extend(pool.copy(&frame));
+        self.control.clear();
+        self.control.shrink_to(CONTROL_KEPT_BYTES);
+    }
+
+    /// The close frame, once it is the last: behind packets it is framed when they are written.
+    fn frame_close(&mut self, role: Role) {
+        let Some((code, reason)) = self.close.take_if(|_| self.framed.is_empty()) else { return };
+        let key = self.key(role);
+        frame::append_close(code, &reason, key, &mut self.own);
+        // A packet for which there was no buffer may not follow.
+        self.unframed.clear();
     }
 
     fn key(&mut self, role: Role) -> Option<[u8; 4]> {
@@ -180,9 +244,10 @@ impl Outbox {
     ) -> io::Result<Written> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
-        for (slice, buf) in slices.iter_mut().zip(&self.framed) {
+        let own = (!self.own.is_empty()).then_some(&self.own[..]);
+        for (slice, bytes) in slices.iter_mut().zip(own.into_iter().chain(self.framed.iter().map(Buf::bytes))) {
             let skip = if count == 0 { self.written } else { 0 };
-            *slice = IoSlice::new(&buf.bytes()[skip..]);
+            *slice = IoSlice::new(&bytes[skip..]);
             count += 1;
         }
         let written = write(&slices[..count])?;
@@ -192,6 +257,12 @@ impl Outbox {
 
     fn take_off(&mut self, bytes: usize) {
         self.written += bytes;
+        if self.written < self.own.len() {
+            return;
+        }
+        self.written -= self.own.len();
+        self.own.clear();
+        self.own.shrink_to(OWN_KEPT_BYTES);
         while let Some(first) = self.framed.front() {
             if self.written < first.len() {
                 break;

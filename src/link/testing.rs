@@ -138,9 +138,11 @@ fn frames_of(decoder: &mut Decoder, unread: &mut Vec<u8>) -> Vec<Event> {
     }
 }
 
-/// The capsules of a message.
+/// The capsules of a message, super-packets among them.
 pub(crate) fn capsules(message: &[u8]) -> Vec<Capsule<'_>> {
-    Capsules::new(message).map(|capsule| capsule.expect("a capsule after the rules")).collect()
+    Capsules::agreed(Features::SUPER_PACKETS, message)
+        .map(|capsule| capsule.expect("a capsule after the rules"))
+        .collect()
 }
 
 /// Repeats `step`, for readiness takes its time, until `done`.

@@ -3,7 +3,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::acknowledge::{ACK_CREDIT_PART, ACK_PAUSE_US, ACK_SMALL_BYTES, ACK_TURNS_MAX};
 use super::*;
+use crate::packet::Checksum;
 use crate::random::Random;
+use crate::tether_links::Windows;
 use crate::wire::frame::{self, Opcode, close_code};
 
 const MASK: [u8; 4] = [1, 2, 3, 4];
@@ -160,6 +162,33 @@ fn where_memory_is_short_a_large_message_waits_in_the_memory_of_what_has_come_of
     }
 }
 
+#[test]
+fn a_packet_begins_below_the_offset_that_the_peer_told_headers_included_and_all_of_the_credit_is_used() {
+    const OFFSET: u64 = 20_000;
+    let pool = BufPool::new(1 << 20);
+    let partial = Offload { checksum: Checksum::Partial { start: 20, offset: 16 }, ..Offload::default() };
+    for (packet_bytes, offload) in [(20, Offload::default()), (40, partial), (1_400, partial), (65_535, partial)] {
+        let (link, _peer) = pair();
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+        link.opened(Arc::new(TetherLinks::new(LaneId(0), windows)), Features::SUPER_PACKETS, 65_536, Some(OFFSET));
+        loop {
+            // All has arrived, so that the window is open.
+            assert!(link.acked(Instant::now(), link.counts.sent.load(Ordering::Relaxed)));
+            // A lane spends what it is allowed in bytes of packets, and its last one may be longer than what is left.
+            let mut allowance = link.sendable_bytes();
+            if allowance == 0 {
+                break;
+            }
+            while allowance > 0 {
+                assert!(link.counts.sent.load(Ordering::Relaxed) < OFFSET, "packets of {packet_bytes} bytes");
+                link.push_datagram(&mut link.outbox(), pool.copy(&vec![7; packet_bytes]).expect("room"), offload);
+                allowance = allowance.saturating_sub(packet_bytes as u64);
+            }
+        }
+        assert!(link.counts.sent.load(Ordering::Relaxed) >= OFFSET, "packets of {packet_bytes} bytes");
+    }
+}
+
 /// Fills the socket; returns how many bytes were given to the link.
 fn block(link: &Link, pool: &BufPool) -> usize {
     let (mut outbox, mut count) = (link.outbox(), 0);
@@ -208,27 +237,48 @@ fn nothing_is_written_behind_a_close_frame() {
     assert_eq!(all, [0x88, 2, 0x03, 0xe8]);
 }
 
-#[test]
-fn a_base64_message_without_memory_waits_whole() {
-    let mut outbox = Outbox::default();
-    let (pool, capsules) = (BufPool::new(70_000), BufPool::new(1 << 20));
-    outbox.control(|out| out.extend_from_slice(b"control"));
-    // As text it takes two buffers, and the pool has one.
-    outbox.push(capsules.copy(&[7; 60_000]).expect("a buffer"));
-    outbox.frame(Subprotocol::Base64, Role::Server, &pool);
-    assert!(outbox.is_empty(), "half a frame would break the stream");
-    outbox.frame(Subprotocol::Base64, Role::Server, &capsules);
+/// What the outbox makes of what waits, all of it.
+fn framed(outbox: &mut Outbox, pool: &BufPool) -> Vec<u8> {
     let mut framed = Vec::new();
-    while !outbox.is_empty() {
-        let write = |slices: &[IoSlice<'_>]| {
+    while outbox.frame(Subprotocol::Base64, Role::Server, pool) {
+        let mut write = |slices: &[IoSlice<'_>]| {
             framed.extend_from_slice(&slices[0]);
             Ok(crate::transport::Written { bytes: slices[0].len(), blocked: false })
         };
-        outbox.write_to(write).expect("written");
+        while !outbox.is_empty() {
+            outbox.write_to(&mut write).expect("written");
+        }
     }
-    let mut expected = Vec::new();
-    frame::append_base64(&[b"control".as_slice(), &[7; 60_000]].concat(), None, &mut expected);
-    assert!(framed == expected);
+    framed
+}
+
+#[test]
+fn a_base64_message_without_memory_waits_whole_and_control_goes_ahead_of_it() {
+    let text = |message: &[u8]| {
+        let mut frame = Vec::new();
+        frame::append_base64(message, None, &mut frame);
+        frame
+    };
+    // As text it takes two buffers, and the one pool has one.
+    for (pool_bytes, expected) in [
+        (70_000, vec![text(b"control"), text(&[7; 60_000])]),
+        (1 << 20, vec![text(&[b"control".as_slice(), &[7; 60_000]].concat()), vec![]]),
+    ] {
+        let (mut outbox, room) = (Outbox::default(), BufPool::new(1 << 20));
+        outbox.control(|out| out.extend_from_slice(b"control"));
+        outbox.push(room.copy(&[7; 60_000]).expect("a buffer"));
+        let parts = vec![framed(&mut outbox, &BufPool::new(pool_bytes)), framed(&mut outbox, &room)];
+        assert!(parts == expected, "of a pool of {pool_bytes} bytes");
+    }
+}
+
+#[test]
+fn nothing_follows_a_close_frame_though_a_packet_waited_for_memory() {
+    let (mut outbox, room) = (Outbox::default(), BufPool::new(1 << 20));
+    outbox.push(room.copy(&[7; 60_000]).expect("a buffer"));
+    outbox.close(close_code::NORMAL, "");
+    assert_eq!(framed(&mut outbox, &BufPool::new(0)), [0x88, 2, 0x03, 0xe8]);
+    assert!(framed(&mut outbox, &room).is_empty());
 }
 
 #[test]

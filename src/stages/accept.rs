@@ -113,7 +113,7 @@ pub trait Doorkeeper: Send + Sync + 'static {
 pub struct Accept<D> {
     /// Connections before their welcome, at the lane of their link.
     pub pending: Arc<Table<Pending>>,
-    /// Where control messages get their memory.
+    /// Where messages with packets would get their memory; what accept says needs none of it.
     pub pool: BufPool,
     /// The path of the WebSocket.
     pub path: String,
@@ -200,7 +200,7 @@ impl<D: Doorkeeper> Accept<D> {
                 .map_err(|refusal| Stop::Http(refusal.response()))?;
             let nonce = Nonce::random().map_err(|_| Stop::Refuse(busy("the gateway has no random numbers")))?;
             let challenge = Challenge { nonce };
-            link.outbox().raw(&accepted.response, &self.pool);
+            link.outbox().raw(&accepted.response);
             link.upgraded(accepted.subprotocol, HANDSHAKE_MESSAGE_BYTES_MAX, &head[consumed..]);
             link.outbox().control(|out| challenge.append(out));
             return Ok(challenge);
@@ -212,7 +212,7 @@ impl<D: Doorkeeper> Accept<D> {
             Stop::Wait => return,
             Stop::Http(response) => {
                 let mut outbox = link.outbox();
-                outbox.raw(&response, &self.pool);
+                outbox.raw(&response);
                 // Who does not take its refusal goes without.
                 drop(link.flush(&mut outbox, &self.pool));
                 Reason::BadRequest

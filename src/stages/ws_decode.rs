@@ -15,7 +15,7 @@ use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::table::Table;
 use crate::tether_links::TetherLinks;
-use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, Features, append_close};
+use crate::wire::capsule::{Capsule, CapsuleError, Capsules, CloseReason, Datagram, append_close};
 use crate::wire::frame::close_code;
 
 #[cfg(test)]
@@ -77,8 +77,9 @@ pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, t
     }
 }
 
-/// What a client may be over its credit: it stops behind the packet that crosses the line.
-const SLACK_BYTES: u64 = PACKET_BYTES_MAX as u64;
+/// What a client may be over its credit: it stops behind the packet that crosses the line. That may be a super-packet which it
+/// had to cut, of about twice the bytes where segments are as short as the headers that each of them repeats.
+const SLACK_BYTES: u64 = 2 * PACKET_BYTES_MAX as u64;
 
 thread_local! {
     /// The read buffer: one a thread, so that an idle link holds none.
@@ -178,15 +179,13 @@ impl<K: LinkKeeper> WsDecode<K> {
         out: &mut Vec<Entry<Packet<Raw>>>,
         tally: &mut Tally,
     ) -> Result<(), Stop> {
-        let (mut stays, mut capsules) = (None, Capsules::new(message.bytes()));
+        let (mut stays, mut capsules) = (None, Capsules::agreed(link.features(), message.bytes()));
         while let Some(capsule) = capsules.next() {
             let capsule = capsule.map_err(Stop::Capsule)?;
-            let Capsule::Datagram(Datagram { payload, offload, needs_super_packets, capsule_bytes }) = capsule else {
+            let Capsule::Datagram(Datagram { payload, offload, capsule_bytes }) = capsule else {
                 self.control(now, link, tether, capsule)?;
                 continue;
             };
-            let is_agreed = !needs_super_packets || link.features().contains(Features::SUPER_PACKETS);
-            let offload = offload.filter(|_| is_agreed);
             let came = Came { bytes: payload.len(), offload, capsule_bytes };
             let has_own = matches!(message, Message::Owned(_)) && capsules.is_at_end();
             if has_own && came.bytes > COPIED_BYTES_MAX {

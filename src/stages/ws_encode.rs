@@ -41,7 +41,7 @@ thread_local! {
 pub struct WsEncode<K, Q> {
     /// The links of every tether at its lane.
     pub tethers: Arc<Table<TetherLinks>>,
-    /// Where control messages get their memory.
+    /// Where packets that are cut or joined, and messages that are sent as text, get their memory.
     pub pool: BufPool,
     /// Who keeps the links.
     pub keeper: Arc<K>,

@@ -122,12 +122,18 @@ pub enum Capsule<'a> {
 #[derive(Clone, Debug)]
 pub struct Capsules<'a> {
     rest: &'a [u8],
+    agreed: Features,
 }
 
 impl<'a> Capsules<'a> {
-    /// The capsules of `message`. An empty message has none.
+    /// The capsules of `message`, where no feature was agreed on. An empty message has none.
     pub fn new(message: &'a [u8]) -> Self {
-        Self { rest: message }
+        Self::agreed(Features::default(), message)
+    }
+
+    /// The capsules of `message`, where those features were agreed on.
+    pub fn agreed(features: Features, message: &'a [u8]) -> Self {
+        Self { rest: message, agreed: features }
     }
 
     /// Whether the message ends behind the capsules that were read.
@@ -138,7 +144,7 @@ impl<'a> Capsules<'a> {
     fn read(&mut self) -> Result<Option<Capsule<'a>>, CapsuleError> {
         let Split { kind, value, bytes, rest } = split(self.rest).ok_or(CapsuleError::Truncated)?;
         self.rest = rest;
-        parse(Reader::new(kind, value), bytes)
+        parse(Reader::new(kind, value), bytes, self.agreed)
     }
 }
 
@@ -176,9 +182,9 @@ fn split(message: &[u8]) -> Option<Split<'_>> {
     Some(Split { kind, value, bytes: message.len() - rest.len(), rest })
 }
 
-fn parse(mut reader: Reader<'_>, bytes: usize) -> Result<Option<Capsule<'_>>, CapsuleError> {
+fn parse(mut reader: Reader<'_>, bytes: usize, agreed: Features) -> Result<Option<Capsule<'_>>, CapsuleError> {
     let capsule = match reader.kind {
-        kind::DATAGRAM => return Datagram::read(reader, bytes).map(|datagram| Some(Capsule::Datagram(datagram))),
+        kind::DATAGRAM => return Datagram::read(reader, bytes, agreed).map(|read| Some(Capsule::Datagram(read))),
         kind::ADDRESS_ASSIGN => Capsule::AddressAssign(address::read_assigned(&mut reader)?),
         kind::ADDRESS_REQUEST => Capsule::AddressRequest(address::read_requested(&mut reader)?),
         kind::ROUTE_ADVERTISEMENT => Capsule::RouteAdvertisement(address::read_routes(&mut reader)?),

@@ -5,7 +5,7 @@ use ::base64::Engine as _;
 use ::base64::engine::general_purpose::STANDARD;
 
 use super::base64;
-use super::capsule::{self, Capsule, Capsules, datagram_header};
+use super::capsule::{self, Capsule, Capsules, Features, datagram_header};
 use super::frame::{Decoder, FrameError, Role, Step, Subprotocol};
 
 /// What a decoder yielded, in a form that outlives its input.
@@ -69,16 +69,19 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// A message of capsules. All that can be read comes back the same once it is written again.
+/// A message of capsules. All that can be read comes back the same once it is written again. What breaks a rule where
+/// super-packets were agreed on may break none where they were not, and never the other way round.
 pub fn capsules(data: &[u8]) {
+    let all_can_be_read = |features| Capsules::agreed(features, data).all(|capsule| capsule.is_ok());
+    assert!(all_can_be_read(Features::default()) || !all_can_be_read(Features::SUPER_PACKETS));
     let mut datagram_bytes = 0;
-    for capsule in Capsules::new(data) {
+    for capsule in Capsules::agreed(Features::SUPER_PACKETS, data) {
         let Ok(capsule) = capsule else { return };
         if let Capsule::Datagram(datagram) = capsule {
             datagram_bytes += datagram.capsule_bytes;
         }
         let Some(written) = write(&capsule) else { continue };
-        match (Capsules::new(&written).next(), capsule) {
+        match (Capsules::agreed(Features::SUPER_PACKETS, &written).next(), capsule) {
             (Some(Ok(Capsule::Datagram(read))), Capsule::Datagram(datagram)) => {
                 assert_eq!((read.payload, read.offload), (datagram.payload, datagram.offload));
                 assert_eq!(read.capsule_bytes, written.len());

@@ -124,6 +124,21 @@ fn a_ticket_brings_back_the_tether_and_the_newest_link_has_its_place() {
 }
 
 #[test]
+fn who_resumes_is_granted_what_the_packets_of_its_old_link_leave_of_its_credit() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
+    let (tether, _) = registry.tether_for(now, &first, &hello(&[])).expect("a tether");
+    let credit = |link| registry.welcome(now, (&tether, link), &hello(&[]), b"asked", &Verifier::NOBODY).credit_bytes;
+    assert_eq!(credit(&first), registry.terms.credit_bytes, "nothing is inside");
+    let mut inside = BufPool::new(1 << 20).copy(&[7; 60_000]).expect("a buffer");
+    inside.charge(tether.links.account(), 60_004);
+    let held_bytes = inside.held_bytes() as u64;
+    registry.tether_for(now, &second, &hello(&tether.ticket)).expect("the tether");
+    assert_eq!(credit(&second), registry.terms.credit_bytes - held_bytes);
+    assert!(tether.links.owes_credit(&second), "it is told of the rest once that has left");
+}
+
+#[test]
 fn a_tether_has_the_mtu_of_its_newest_hello_and_never_more_than_the_gateways() {
     let (registry, now) = (registry(), Instant::now());
     let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));

@@ -90,6 +90,29 @@ fn a_connection_is_upgraded_challenged_and_let_in() {
 }
 
 #[test]
+fn who_pings_and_does_not_read_before_its_hello_costs_the_same_memory_however_often() {
+    let mut world = world();
+    world.upgrade();
+    // More than any socket takes.
+    world.link.outbox().raw(&vec![0; 64 << 20]);
+    let World { accept, link, peer, .. } = &mut world;
+    let mut work = WorkOf::<Accept<Keeper>>::default();
+    let mut ping = || {
+        peer.send(Opcode::Ping, &[7; 125]);
+        work.batch.lanes = vec![LINK];
+        accept.handle(Instant::now(), &mut work);
+    };
+    let held_bytes = || (accept.pool.held_bytes(), link.outbox().own_bytes());
+    until(&mut ping, || link.outbox().owes_pong());
+    let before = held_bytes();
+    for pings in 1..2_000 {
+        ping();
+        assert_eq!(held_bytes(), before, "after {pings} pings");
+    }
+    assert!(world.link.is_blocked());
+}
+
+#[test]
 fn a_request_may_come_in_pieces_and_the_hello_right_behind_it() {
     let mut world = world();
     let mut bytes = REQUEST.as_bytes().to_vec();

@@ -136,6 +136,17 @@ fn a_super_packet_is_of_an_unknown_context_where_it_was_not_agreed_on() {
     }
 }
 
+#[test]
+fn a_broken_super_packet_ends_the_link_only_where_super_packets_were_agreed_on() {
+    let broken = [0x00, 3, CONTEXT_SUPER_PACKET as u8, 0, 0];
+    let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
+    let mut world = world_of(windows, Features::default(), BufPool::new(1 << 24));
+    world.peer.send(Opcode::Binary, &broken);
+    world.receive(1);
+    assert_eq!((world.drops(), world.link.is_open(), world.link.received_bytes()), ([1, 0, 0], true, 5));
+    assert_ends("a broken super-packet", &framed(Opcode::Binary, &broken, KEY), &Told::Close(1002), 1002);
+}
+
 const UNKNOWN_CONTEXT: [u8; 6] = [0x00, 4, 5, 1, 2, 3];
 
 #[test]

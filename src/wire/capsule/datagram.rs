@@ -2,9 +2,7 @@
 
 use std::ops::Deref;
 
-#[cfg(doc)]
-use super::Features;
-use super::{CapsuleError, kind, reader::Reader};
+use super::{CapsuleError, Features, kind, reader::Reader};
 use crate::packet::{Checksum, Offload, PACKET_BYTES_MAX};
 use crate::wire::varint;
 
@@ -28,27 +26,25 @@ pub struct Datagram<'a> {
     /// The packet, or whatever the value of an unknown context is.
     pub payload: &'a [u8],
     /// What the sender left to be done. Nothing of it has been checked against the packet. `None` where the context is
-    /// unknown: such a datagram is dropped.
+    /// unknown, or was not agreed on: such a datagram is dropped.
     pub offload: Option<Offload>,
-    /// Whether only who agreed on [`Features::SUPER_PACKETS`] may send it.
-    pub needs_super_packets: bool,
     /// Length of the whole capsule in bytes: type, length and value.
     pub capsule_bytes: usize,
 }
 
 impl<'a> Datagram<'a> {
-    pub(super) fn read(mut reader: Reader<'a>, capsule_bytes: usize) -> Result<Self, CapsuleError> {
-        let context = reader.varint("context")?;
-        let offload = match context {
+    pub(super) fn read(mut reader: Reader<'a>, capsule_bytes: usize, agreed: Features) -> Result<Self, CapsuleError> {
+        let offload = match reader.varint("context")? {
             CONTEXT_PACKET => Some(Offload::default()),
-            CONTEXT_SUPER_PACKET => Some(read_offload(&mut reader)?),
+            // Elsewhere it is a context as any that is unknown: whatever is in it, it breaks no rule.
+            CONTEXT_SUPER_PACKET if agreed.contains(Features::SUPER_PACKETS) => Some(read_offload(&mut reader)?),
             _ => None,
         };
         let payload = reader.rest();
         if offload.is_some() && payload.len() > PACKET_BYTES_MAX {
             return Err(reader.bad("packet"));
         }
-        Ok(Self { payload, offload, needs_super_packets: context == CONTEXT_SUPER_PACKET, capsule_bytes })
+        Ok(Self { payload, offload, capsule_bytes })
     }
 }
 

@@ -10,8 +10,9 @@ use crate::packet::{Checksum, Offload, PACKET_BYTES_MAX};
 use crate::wire::fuzz;
 use crate::wire::proof::{CredentialId, Nonce, Proof, Secret};
 
+/// The one capsule of a message, where super-packets were agreed on.
 fn one(message: &[u8]) -> Result<Capsule<'_>, CapsuleError> {
-    let mut capsules = Capsules::new(message);
+    let mut capsules = Capsules::agreed(Features::SUPER_PACKETS, message);
     let first = capsules.next().expect("a capsule or an error");
     assert_eq!(capsules.next(), None, "nothing follows");
     first
@@ -42,12 +43,7 @@ fn an_empty_message_has_no_capsules_and_several_are_read_in_order() {
     append_ack(9, &mut message);
     append_credit(varint::MAX, &mut message);
     let capsules: Result<Vec<_>, _> = Capsules::new(&message).collect();
-    let datagram = Datagram {
-        payload: b"packet",
-        offload: Some(Offload::default()),
-        needs_super_packets: false,
-        capsule_bytes: 9,
-    };
+    let datagram = Datagram { payload: b"packet", offload: Some(Offload::default()), capsule_bytes: 9 };
     assert_eq!(capsules, Ok(vec![Capsule::Datagram(datagram), Capsule::Ack(9), Capsule::Credit(varint::MAX)]));
 }
 
@@ -72,7 +68,7 @@ fn a_message_that_ends_inside_a_capsule_is_an_error_after_the_whole_ones() {
 
 #[test]
 fn a_datagram_of_an_unknown_context_is_told_with_its_weight() {
-    let datagram = Datagram { payload: b"whatever", offload: None, needs_super_packets: false, capsule_bytes: 11 };
+    let datagram = Datagram { payload: b"whatever", offload: None, capsule_bytes: 11 };
     assert_eq!(one(&small(kind::DATAGRAM, b"\x04whatever")), Ok(Capsule::Datagram(datagram)));
 }
 
@@ -84,12 +80,7 @@ fn a_super_packet_carries_what_is_left_to_be_done() {
     assert_eq!(&header[..], [0, 0x80, 0, 0xea, 0x6a, 2, 0x05, 0x78, 0, 40, 1, 0, 20, 0, 16]);
     assert_eq!(header.len(), DATAGRAM_HEADER_BYTES_MAX);
     let message = [&header[..], &[7; 60_000]].concat();
-    let datagram = Datagram {
-        payload: &[7; 60_000],
-        offload: Some(offload),
-        needs_super_packets: true,
-        capsule_bytes: message.len(),
-    };
+    let datagram = Datagram { payload: &[7; 60_000], offload: Some(offload), capsule_bytes: message.len() };
     assert_eq!(one(&message), Ok(Capsule::Datagram(datagram)));
 }
 
@@ -106,6 +97,16 @@ fn a_broken_datagram_says_which_field_is_broken() {
     let mut long = Vec::new();
     append(0, &mut long, |out| out.resize(out.len() + 1 + PACKET_BYTES_MAX + 1, 0));
     assert_eq!(one(&long), bad("packet"));
+}
+
+#[test]
+fn what_breaks_a_super_packet_breaks_nothing_where_they_were_not_agreed_on() {
+    for value in [&[2][..], &[2, 0, 0, 0, 0, 2], &[2, 0, 0, 0, 0, 1, 0, 0, 0]] {
+        let message = small(0, value);
+        let datagram = Datagram { payload: &value[1..], offload: None, capsule_bytes: message.len() };
+        assert_eq!(Capsules::new(&message).next(), Some(Ok(Capsule::Datagram(datagram))), "{value:?}");
+        assert!(one(&message).is_err(), "{value:?}");
+    }
 }
 
 #[test]
@@ -358,9 +359,8 @@ proptest! {
         let checksum = partial.map_or(Checksum::Complete, |(start, offset)| Checksum::Partial { start, offset });
         let offload = Offload { checksum, segment_bytes, header_bytes };
         let message = [&datagram_header(packet.len(), offload)[..], &packet].concat();
-        let needs_super_packets = offload != Offload::default();
         let capsule_bytes = message.len();
-        let datagram = Datagram { payload: &packet, offload: Some(offload), needs_super_packets, capsule_bytes };
+        let datagram = Datagram { payload: &packet, offload: Some(offload), capsule_bytes };
         prop_assert_eq!(one(&message), Ok(Capsule::Datagram(datagram)));
     }
 
