@@ -166,6 +166,33 @@ fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_
 }
 
 #[test]
+fn who_finds_no_room_while_it_is_tidied_up_still_gets_the_place_of_a_tether_without_a_link() {
+    const ROUNDS: u32 = 20_000;
+    let registry = registry(|terms| terms.tethers_per_credential_max = 1);
+    let (start, (link, _peer)) = (Instant::now(), connected());
+    let is_over = AtomicBool::new(false);
+    let refusals = std::thread::scope(|scope| {
+        // Nobody lingers too long by this clock, so that none ends but to make room.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                registry.tidy(start);
+            }
+        });
+        let refusals: Vec<_> = (0..ROUNDS)
+            .filter_map(|round| {
+                // Each ends the one before it, whose place has rested by the next.
+                let now = start + round * tidying::PLACE_REST;
+                registry.tidy(now);
+                registry.new_tether(now, &link, &hello()).map(|tether| registry.leave(&tether, &link, now)).err()
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        refusals
+    });
+    assert_eq!((refusals.len(), refusals.first()), (0, None));
+}
+
+#[test]
 fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_others() {
     let file = std::env::temp_dir().join(format!("wstether-revoked-{}.toml", std::process::id()));
     let store = CredentialStore::load(&file).expect("no file yet");
