@@ -124,6 +124,27 @@ fn a_ticket_brings_back_the_tether_and_the_newest_link_has_its_place() {
 }
 
 #[test]
+fn a_tether_has_one_link_and_one_of_another_number_is_refused_while_that_one_lives() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b), (third, _c)) = (come(&registry, now), come(&registry, now), come(&registry, now));
+    let numbered = |link, ticket: &[u8]| Hello { link, ..hello(ticket) };
+    let (tether, _) = registry.tether_for(now, &first, &numbered(7, &[])).expect("a tether");
+    let another = Hello { mtu: 1_300, ..numbered(8, &tether.ticket) };
+    let refusal = registry.tether_for(now, &second, &another).expect_err("it has a link");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, RETRY_AFTER_MS));
+    assert!(Arc::ptr_eq(&tether.links.all()[0], &first), "the link stays");
+    assert_eq!(tether.nat.lock().expect("no panic").mtu_bytes(), 1_400, "and its terms do");
+    assert_eq!((registry.metrics.tethers.get(), registry.metrics.tethers_resumed.get()), (1, 0));
+    let (_, older) = registry.tether_for(now, &third, &numbered(7, &tether.ticket)).expect("in its place");
+    assert!(Arc::ptr_eq(&older[0], &first));
+    registry.leave(&tether, &first, now);
+    assert!(registry.tether_for(now, &second, &another).is_err(), "the newer one lives");
+    registry.leave(&tether, &third, now);
+    let (same, older) = registry.tether_for(now, &second, &another).expect("no link is left");
+    assert!(Arc::ptr_eq(&same, &tether) && older.is_empty());
+}
+
+#[test]
 fn a_tether_has_the_mtu_of_its_newest_hello_and_never_more_than_the_gateways() {
     let (registry, now) = (registry(), Instant::now());
     let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));

@@ -138,7 +138,7 @@ fn a_token_with_as_many_tethers_as_it_may_have_gets_one_more_for_the_one_that_ha
     registry.leave(&first, &links[0], now + later(2));
     come(&links[2], now + later(3)).expect("in place of the second");
     assert!(registry.tethers.get(second.lane()).is_none() && registry.tethers.get(first.lane()).is_some());
-    assert!(second.join(&links[1]).is_none(), "it has ended");
+    assert!(second.join(&links[1], 0).is_err(), "it has ended");
     come(&links[3], now + later(3)).expect("in place of the first");
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.tethers_opened.get()), (2, 4));
 }
@@ -226,7 +226,7 @@ fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_ot
     assert_eq!(are_closed(), [false, false], "the file may be on its way");
     registry.tidy(now);
     assert_eq!(are_closed(), [false, true]);
-    assert!(tethers[1].join(&links[1]).is_none(), "nobody resumes it");
+    assert!(tethers[1].join(&links[1], 0).is_err(), "nobody resumes it");
     registry.tidy(now);
     assert_eq!(registry.metrics.tethers.get(), 1);
     std::fs::remove_file(&file).expect("it is there");
