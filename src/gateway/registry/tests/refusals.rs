@@ -5,6 +5,7 @@ use crate::gateway::registry::testing::{TIMEOUT, registry, registry_of};
 use crate::link::testing::connected;
 use crate::overload::Rung;
 use crate::wire::proof::{CredentialId, Nonce, Proof};
+use crate::wire::token::Token;
 
 fn refused(registry: &Registry, reason: accept::Reason) -> u64 {
     registry.metrics.connections_refused.at(reason.index()).expect("a counter").get()
@@ -167,7 +168,7 @@ fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_
 
 #[test]
 fn who_finds_no_room_while_it_is_tidied_up_still_gets_the_place_of_a_tether_without_a_link() {
-    const ROUNDS: u32 = 20_000;
+    const ROUNDS: u32 = 2_000;
     let registry = registry(|terms| terms.tethers_per_credential_max = 1);
     let (start, (link, _peer)) = (Instant::now(), connected());
     let is_over = AtomicBool::new(false);
@@ -230,4 +231,33 @@ fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_ot
     registry.tidy(now);
     assert_eq!(registry.metrics.tethers.get(), 1);
     std::fs::remove_file(&file).expect("it is there");
+}
+
+#[test]
+fn who_comes_while_the_file_of_credentials_is_being_replaced_is_let_in_and_once_it_stays_away_nobody_is() {
+    let file = std::env::temp_dir().join(format!("wstether-replaced-{}.toml", std::process::id()));
+    let mut token = None;
+    let show = |shown: &str| {
+        token = shown.parse::<Token>().ok();
+        Ok(())
+    };
+    let store = CredentialStore::load(&file).expect("no file yet");
+    store.add("Ada", crate::gateway::fresh, show).expect("a credential");
+    let (token, registry) = (token.expect("a token"), registry_of(store, |_| {}));
+    let come = || {
+        let ((link, _peer), challenge) = (connected(), Challenge { nonce: Nonce([1; 32]) });
+        let mut hello = Hello { credential: token.id, ..hello() };
+        hello.proof = token.secret.prove(&hello.auth_message(&challenge));
+        registry.admit(Instant::now(), &link, &challenge, &hello).map_err(|refusal| refusal.reason)
+    };
+    let text = std::fs::read(&file).expect("the file");
+    std::fs::remove_file(&file).expect("it is there");
+    assert_eq!([come(), come()], [Ok(()); 2]);
+    registry.tidy(Instant::now());
+    assert_eq!(come(), Ok(()));
+    std::fs::write(&file, text).expect("written");
+    assert_eq!(come(), Ok(()));
+    std::fs::remove_file(&file).expect("it is there");
+    (0..2).for_each(|_| registry.tidy(Instant::now()));
+    assert_eq!(come(), Err(RefusalReason::BadCredential));
 }
