@@ -525,6 +525,12 @@ impl LinkKeeper for Registry {
         self.acks.wake_for_new();
     }
 
+    /// Once the gateway stops, only what is to be acknowledged is a reason to read: what waits for the link's window leaves by
+    /// that, and an upload would never let the pipeline come to rest.
+    fn reads_on(&self, link: &Link) -> bool {
+        !self.is_stopping() || link.in_flight_bytes() > 0
+    }
+
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {
         link.close(code, reason, &self.pool);
         self.let_leave(link);

@@ -242,6 +242,19 @@ fn a_tether_is_looked_over_while_it_holds_anything_and_again_once_packets_were_h
 }
 
 #[test]
+fn a_gateway_that_stops_reads_a_link_while_something_is_to_be_acknowledged_and_no_longer() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    assert!(registry.reads_on(&link));
+    let packet = registry.pool.copy(&[7; 100]).expect("a buffer");
+    link.push_datagram(&mut link.outbox(), packet, crate::packet::Offload::default());
+    registry.stop_accepting();
+    assert!(registry.reads_on(&link), "what waits behind it needs the acknowledgement");
+    assert!(link.acked(now, link.in_flight_bytes()));
+    assert!(!registry.reads_on(&link));
+}
+
+#[test]
 fn what_is_judged_is_not_given_up() {
     let (registry, now) = (registry(), Instant::now());
     let (link, _peer) = come(&registry, now);
