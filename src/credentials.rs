@@ -122,6 +122,8 @@ pub struct CredentialStore {
 struct Known {
     version: Option<Version>,
     credentials: Vec<Credential>,
+    /// The file was not there at the last of the looks that are taken now and then.
+    was_gone: bool,
 }
 
 /// Tells one version of the file from another.
@@ -165,10 +167,17 @@ impl CredentialStore {
         self.known().credentials.clone()
     }
 
-    /// The version of the file that is known; `None` where there is no file.
+    /// The version of the file that is known; `None` where there is no file. Who follows the file asks now and then: at the
+    /// second time that there is none, none of its credentials holds any more.
     pub fn version(&self) -> Option<Version> {
         self.refresh();
-        self.known().version
+        let mut known = self.known();
+        let is_gone = known.version.is_none() && matches!(self.path.try_exists(), Ok(false));
+        if std::mem::replace(&mut known.was_gone, is_gone) && is_gone && !known.credentials.is_empty() {
+            known.credentials.clear();
+            tracing::error!("{}: is still not there; no credential holds any more", self.path.display());
+        }
+        known.version
     }
 
     /// The ids in the version that is known. The file is not looked at.
@@ -230,21 +239,25 @@ impl CredentialStore {
         Ok(revoked)
     }
 
-    /// Reads the file anew where it changed. A file that is gone revokes all; one that cannot be read leaves what was
-    /// known, and the log says so.
+    /// Reads the file anew where it changed. One that cannot be read leaves what was known, and the log says so; so does one
+    /// that is not there, until [`CredentialStore::version`] finds that it stays away: while somebody replaces it by hand there
+    /// is none for a moment, and whom a gateway refuses then does not come back.
     fn refresh(&self) {
         let version = version_of(&self.path);
         if version == self.known().version {
             return;
         }
-        match read(&self.path) {
-            Ok(fresh) => *self.known() = fresh,
-            Err(error) => {
-                tracing::error!("{error}; the credentials known before still hold");
-                // Told once, not at every look.
-                self.known().version = version;
+        let (version, why) = match read(&self.path) {
+            Ok(fresh) if fresh.version.is_some() => {
+                *self.known() = fresh;
+                return;
             }
-        }
+            Ok(_) => (None, format!("{}: is not there", self.path.display())),
+            Err(error) => (version, error.to_string()),
+        };
+        tracing::error!("{why}; the credentials known before still hold");
+        // Told once, not at every look.
+        self.known().version = version;
     }
 
     /// The writers' lock, on the file's folder, which is made where it is not there.
@@ -306,7 +319,7 @@ fn read_any(path: &Path) -> Result<Known, CredentialError> {
             return Err(malformed(format!("the verifier of \"{id}\" is not {VERIFIER_DIGITS} hexadecimal digits")));
         }
     }
-    Ok(Known { version, credentials: contents.credential })
+    Ok(Known { version, credentials: contents.credential, was_gone: false })
 }
 
 fn version_of(path: &Path) -> Option<Version> {

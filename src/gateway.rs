@@ -278,14 +278,15 @@ impl Gateway {
         &self.metrics
     }
 
-    /// Stops in the data's order: accepts nobody, ends the source, drains, closes every link with 1001, undoes the
-    /// kernel's state. Returns who was late.
+    /// Stops in the data's order: accepts nobody, takes in no more from either end, drains, closes every link with 1001, undoes
+    /// the kernel's state. Returns who was late.
     ///
     /// # Errors
     /// What could not be undone; the state file stays for the next start.
     pub fn stop(mut self) -> Result<Vec<&'static str>, crate::kernel_state::Error> {
         self.metrics.gateway.ready.end("stopping");
         let deadline = Instant::now() + self.stop_deadline;
+        // From now on links are read for acknowledgements alone: the sources of both directions have stopped.
         self.registry.stop_accepting();
         self.stop_source();
         let mut late = self.keeper.drain(deadline);

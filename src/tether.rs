@@ -43,13 +43,23 @@ pub struct Tether {
 /// Who serves a tether.
 #[derive(Clone, Copy, Debug)]
 enum Service {
-    Linked,
+    /// A link that has this number, which its client chose.
+    Linked(u8),
     /// Nobody, since then.
     Unlinked(Instant),
     /// Its user is done: it is to end.
     Finished,
     /// Nobody, for ever.
     Ended,
+}
+
+/// Why a link does not come to serve a tether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotJoined {
+    /// The tether has ended, or is about to.
+    Ended,
+    /// A link of another number serves it, and it has one at a time.
+    Linked,
 }
 
 impl Tether {
@@ -73,14 +83,19 @@ impl Tether {
         LaneId(self.id.0)
     }
 
-    /// A link serves it, in place of all others, which are returned. `None` where the tether has ended.
-    pub fn join(&self, link: &Arc<Link>) -> Option<Vec<Arc<Link>>> {
+    /// A link that its client gave `number` serves it, in place of the one of that number, which is returned.
+    ///
+    /// # Errors
+    /// [`NotJoined`]; nothing is changed then.
+    pub fn join(&self, link: &Arc<Link>, number: u8) -> Result<Vec<Arc<Link>>, NotJoined> {
         let mut service = self.service();
-        if matches!(*service, Service::Finished | Service::Ended) {
-            return None;
+        match *service {
+            Service::Finished | Service::Ended => return Err(NotJoined::Ended),
+            Service::Linked(other) if other != number => return Err(NotJoined::Linked),
+            Service::Linked(_) | Service::Unlinked(_) => {}
         }
-        *service = Service::Linked;
-        Some(self.links.replace(Arc::clone(link)))
+        *service = Service::Linked(number);
+        Ok(self.links.replace(Arc::clone(link)))
     }
 
     /// From now on none of its packets may be larger, either way: what WELCOME says. A client that resumes may say another
@@ -94,7 +109,7 @@ impl Tether {
     pub fn leave(&self, link: &Arc<Link>, now: Instant) -> usize {
         let mut service = self.service();
         let left = self.links.leave(link);
-        if left == 0 && matches!(*service, Service::Linked) {
+        if left == 0 && matches!(*service, Service::Linked(_)) {
             *service = Service::Unlinked(now);
         }
         left
@@ -102,7 +117,7 @@ impl Tether {
 
     /// Whether a link serves it, and its user is not done.
     pub fn is_linked(&self) -> bool {
-        matches!(*self.service(), Service::Linked)
+        matches!(*self.service(), Service::Linked(_))
     }
 
     /// Since when it has had no link, where it waits for its user to come back.
@@ -122,7 +137,7 @@ impl Tether {
     pub fn end(&self, now: Instant, linger: Duration) -> bool {
         let mut service = self.service();
         let is_over = match *service {
-            Service::Linked | Service::Ended => false,
+            Service::Linked(_) | Service::Ended => false,
             Service::Unlinked(since) => now.saturating_duration_since(since) > linger,
             Service::Finished => true,
         };

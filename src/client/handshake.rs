@@ -126,6 +126,7 @@ pub struct Handshake {
     offer: Offer,
     state: State,
     datagram_bytes: usize,
+    credit_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -143,7 +144,7 @@ enum State {
 impl Handshake {
     /// Nothing was said yet.
     pub fn new(offer: Offer) -> Self {
-        Self { offer, state: State::Challenge, datagram_bytes: 0 }
+        Self { offer, state: State::Challenge, datagram_bytes: 0, credit_bytes: 0 }
     }
 
     /// Takes a message in.
@@ -160,6 +161,7 @@ impl Handshake {
         }
         if let Step::Done(terms) = &mut done {
             terms.datagram_bytes = self.datagram_bytes;
+            terms.welcome.credit_bytes = terms.welcome.credit_bytes.max(self.credit_bytes);
         }
         Ok(done)
     }
@@ -184,7 +186,13 @@ impl Handshake {
                 self.state = state;
                 Ok(Step::Wait)
             }
-            (state @ State::Routes(..), Capsule::Ack(_) | Capsule::Credit(_)) => {
+            // Of a session that is gone on with WELCOME may grant nothing, and this is what lets the client send.
+            (state @ State::Routes(..), Capsule::Credit(offset_bytes)) => {
+                self.credit_bytes = self.credit_bytes.max(offset_bytes);
+                self.state = state;
+                Ok(Step::Wait)
+            }
+            (state @ State::Routes(..), Capsule::Ack(_)) => {
                 self.state = state;
                 Ok(Step::Wait)
             }

@@ -166,15 +166,45 @@ fn two_writers_lose_nothing() {
 }
 
 #[test]
-fn a_file_that_is_gone_revokes_all_and_one_that_is_broken_revokes_none() {
+fn a_file_that_is_broken_revokes_none_and_is_not_written_over() {
     let folder = Folder::new();
     let store = CredentialStore::load(&folder.file()).unwrap();
     let credential = add(&store, "Ada").unwrap();
     fs::write(folder.file(), "[[credential").unwrap();
-    assert_eq!(store.find(&credential.id), Some(credential.clone()));
-    assert!(matches!(add(&store, "Bob"), Err(CredentialError::Malformed { .. })), "and it is not written over");
-    fs::remove_file(folder.file()).unwrap();
-    assert_eq!(store.find(&credential.id), None);
+    assert_eq!(store.find(&credential.id), Some(credential));
+    assert!(matches!(add(&store, "Bob"), Err(CredentialError::Malformed { .. })));
+}
+
+#[test]
+fn a_file_that_is_gone_revokes_all_once_it_was_missed_twice_however_often_somebody_is_looked_up_meanwhile() {
+    let folder = Folder::new();
+    let store = CredentialStore::load(&folder.file()).unwrap();
+    let credential = add(&store, "Ada").unwrap();
+    let finds = || [(); 3].map(|()| store.find(&credential.id).is_some());
+    let aside = folder.0.join("aside.toml");
+    fs::rename(folder.file(), &aside).unwrap();
+    assert_eq!((finds(), store.version(), finds()), ([true; 3], None, [true; 3]));
+    fs::rename(&aside, folder.file()).unwrap();
+    assert!(store.version().is_some() && finds() == [true; 3]);
+    fs::rename(folder.file(), &aside).unwrap();
+    assert_eq!((store.version(), finds()), (None, [true; 3]), "what was missed before it came back does not count");
+    assert_eq!((store.version(), finds()), (None, [false; 3]));
+    fs::rename(&aside, folder.file()).unwrap();
+    assert_eq!(finds(), [true; 3], "the file is followed again");
+}
+
+#[test]
+fn a_file_that_nobody_may_see_is_not_taken_for_gone() {
+    let folder = Folder::new();
+    let inner = folder.0.join("inner");
+    fs::create_dir(&inner).unwrap();
+    let store = CredentialStore::load(&inner.join("credentials.toml")).unwrap();
+    let credential = add(&store, "Ada").unwrap();
+    // A file in the folder's place: what is asked for below it is refused, whoever asks.
+    fs::rename(&inner, folder.0.join("aside")).unwrap();
+    fs::write(&inner, "").unwrap();
+    assert_eq!([(); 3].map(|()| store.version()), [None; 3]);
+    assert_eq!(store.find(&credential.id), Some(credential));
 }
 
 #[test]

@@ -156,7 +156,8 @@ impl Poller {
             self.accept_signals.push(entry);
             return;
         }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        // The end of a connection is told once, and found out by reading.
+        if event.is_read_closed() || event.is_error() || event.is_readable() && self.registry.reads_on(&link) {
             self.link_signals.push(entry);
         }
         if event.is_writable()

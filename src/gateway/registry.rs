@@ -24,7 +24,7 @@ use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, o
 use crate::stages::ip_parse::{self, Guard};
 use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
-use crate::tether::{TICKET_BYTES, Tether};
+use crate::tether::{NotJoined, TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
 use crate::tether_links::{TetherLinks, Windows};
 use crate::wire::capsule::{
@@ -200,25 +200,37 @@ impl Registry {
         self.by_ticket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tether that `hello` resumes, or a new one; `link` serves it from now on. A tether has one link for now: those
-    /// before are returned.
+    /// The tether that `hello` resumes, or a new one; `link` serves it from now on. The link whose number it has, and whose
+    /// place it takes, is returned.
     fn tether_for(
         &self,
         now: Instant,
         link: &Arc<Link>,
         hello: &Hello,
     ) -> Result<(Arc<Tether>, Vec<Arc<Link>>), Refusal> {
-        let resumed = <[u8; TICKET_BYTES]>::try_from(hello.ticket.as_slice())
-            .ok()
-            .and_then(|ticket| self.tickets().get(&ticket).copied())
-            .and_then(|lane| self.tethers.get(lane))
-            .filter(|tether| tether.credential == hello.credential)
-            .and_then(|tether| tether.join(link).map(|older| (tether, older)));
-        if resumed.is_some() {
-            self.metrics.tethers_resumed.inc();
-        }
-        let found = resumed.map_or_else(|| Ok((self.new_tether(now, link, hello)?, Vec::new())), Ok);
-        found.inspect(|(tether, _)| tether.set_mtu_bytes(self.mtu_bytes(hello)))
+        let found = match self.tether_of_ticket(hello).map(|tether| (tether.join(link, hello.link), tether)) {
+            Some((Ok(older), tether)) => {
+                self.metrics.tethers_resumed.inc();
+                (tether, older)
+            }
+            Some((Err(NotJoined::Linked), _)) => {
+                return Err(refusal(
+                    RefusalReason::AlreadyConnected,
+                    RETRY_AFTER_MS,
+                    "the session has a link of another number, and one is all that it may have",
+                ));
+            }
+            Some((Err(NotJoined::Ended), _)) | None => (self.new_tether(now, link, hello)?, Vec::new()),
+        };
+        found.0.set_mtu_bytes(self.mtu_bytes(hello));
+        Ok(found)
+    }
+
+    /// The tether that `hello` has the ticket of, where it is the same credential's.
+    fn tether_of_ticket(&self, hello: &Hello) -> Option<Arc<Tether>> {
+        let ticket = <[u8; TICKET_BYTES]>::try_from(hello.ticket.as_slice()).ok()?;
+        let lane = self.tickets().get(&ticket).copied()?;
+        self.tethers.get(lane).filter(|tether| tether.credential == hello.credential)
     }
 
     /// The MTU that is agreed on with who says `hello`.
@@ -257,7 +269,7 @@ impl Registry {
             return Err(no_address());
         };
         let id = TetherId(lane.0);
-        let made = self.make_tether(now, hello, id, memory).filter(|tether| tether.join(link).is_some());
+        let made = self.make_tether(now, hello, id, memory).filter(|tether| tether.join(link, hello.link).is_ok());
         let Some(tether) = made else {
             self.count_out(&hello.credential);
             self.tethers.release(lane);
@@ -519,6 +531,12 @@ impl LinkKeeper for Registry {
 
     fn wake_for_acks(&self) {
         self.acks.wake_for_new();
+    }
+
+    /// Once the gateway stops, only what is to be acknowledged is a reason to read: what waits for the link's window leaves by
+    /// that, and an upload would never let the pipeline come to rest.
+    fn reads_on(&self, link: &Link) -> bool {
+        !self.is_stopping() || link.in_flight_bytes() > 0
     }
 
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str) {

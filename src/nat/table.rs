@@ -1,7 +1,8 @@
 //! A tether's mappings: found by inside key and by external port, and ended without scans.
 //!
 //! Every timer class has a list of its mappings, the longest idle first. As a class has one timeout, that order is the
-//! order of deadlines, and a packet moves its mapping to the end.
+//! order of deadlines, and a packet moves its mapping to the end. A mapping whose deadline moves nearer, because the one
+//! remote closes that held it, goes back to its place among the others.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::stages::ip_parse::{TcpFlags, Transport};
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// A mapping moves in its list once its deadline has moved by this much: a packet then touches no neighbour, and a list
+/// A mapping moves in its list once its deadline is later by this much: a packet then touches no neighbour, and a list
 /// is out of order by no more.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
 
@@ -43,7 +44,8 @@ const PLACES_MIN: usize = 4;
 #[derive(Debug)]
 struct Node {
     mapping: Mapping,
-    /// The list that it is in, and the deadline that it had when it came to the end there.
+    /// The list that it is in, and the deadline that it had when it came to its place there: no later than it is now. A list
+    /// is in the order of these.
     class: TimerClass,
     listed: Instant,
     before: u32,
@@ -260,7 +262,7 @@ impl Table {
                 (self.nodes.len() - 1) as u32
             }
         };
-        self.link(slot);
+        self.link(slot, self.lists[class as usize].last);
         slot
     }
 
@@ -292,25 +294,40 @@ impl Table {
     fn relist(&mut self, slot: u32) {
         let Some(node) = self.node(slot) else { return };
         let Mapping { class, deadline, .. } = node.mapping;
-        if node.class == class && deadline < node.listed + MOVE_AFTER {
+        if node.class == class && deadline >= node.listed && deadline < node.listed + MOVE_AFTER {
             return;
         }
         self.unlink(slot);
         if let Some(node) = self.node_mut(slot) {
             (node.class, node.listed) = (class, deadline);
         }
-        self.link(slot);
+        self.link(slot, self.last_before(class, deadline));
     }
 
-    fn link(&mut self, slot: u32) {
+    /// Behind whom a mapping with this deadline belongs. A timer that has just started ends last, so that is the end of the
+    /// list. Only a mapping whose latest deadline is another remote's again passes others, at most as many as the tether has,
+    /// and to do so anew it has to be brought to the end before.
+    fn last_before(&self, class: TimerClass, deadline: Instant) -> u32 {
+        let mut before = self.lists[class as usize].last;
+        while let Some(node) = self.node(before).filter(|node| node.listed > deadline) {
+            before = node.before;
+        }
+        before
+    }
+
+    /// Puts a mapping into its list behind `before`, or in front of all others.
+    fn link(&mut self, slot: u32, before: u32) {
         let Some(class) = self.node(slot).map(|node| node.class as usize) else { return };
-        let last = std::mem::replace(&mut self.lists[class].last, slot);
-        match self.node_mut(last) {
-            Some(node) => node.after = slot,
-            None => self.lists[class].first = slot,
+        let after = match self.node_mut(before) {
+            Some(node) => std::mem::replace(&mut node.after, slot),
+            None => std::mem::replace(&mut self.lists[class].first, slot),
+        };
+        match self.node_mut(after) {
+            Some(node) => node.before = slot,
+            None => self.lists[class].last = slot,
         }
         if let Some(node) = self.node_mut(slot) {
-            (node.before, node.after) = (last, NONE);
+            (node.before, node.after) = (before, after);
         }
     }
 

@@ -167,6 +167,10 @@ impl<D: Doorkeeper> Handler for Accept<D> {
 
 impl<D: Doorkeeper> Accept<D> {
     fn advance(&self, now: Instant, link: &Arc<Link>, state: &mut State) -> Result<(), Stop> {
+        if let State::Over = state {
+            // Judged or given up since it was found: whoever did that has counted it and closed the link.
+            return Ok(());
+        }
         if let State::Head(head) = state {
             let challenge = self.upgrade(link, head)?;
             *state = State::Hello(challenge);

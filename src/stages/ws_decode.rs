@@ -44,6 +44,11 @@ pub trait LinkKeeper: Send + Sync + 'static {
     /// Wakes whoever sends the acknowledgements that [`LinkKeeper::ack_later`] noted, where nobody was woken for them yet.
     fn wake_for_acks(&self);
 
+    /// Whether a link is read though what was read of it was not all: not for what its peer sends while the pipeline drains.
+    fn reads_on(&self, _link: &Link) -> bool {
+        true
+    }
+
     /// The link is to be closed with this code.
     fn close(&self, link: &Arc<Link>, code: u16, reason: &str);
 
@@ -123,6 +128,7 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
             self.acknowledge(now, &link, &tether);
             match turn {
                 Ok(Turn::Drained) => {}
+                Ok(Turn::More) if !self.keeper.reads_on(&link) => {}
                 Ok(Turn::More) => work.outcomes.push((lane, Outcome { again: true, ..Outcome::default() })),
                 Err(stop) => self.end(&link, &stop),
             }

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Stdio;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tungstenite::client::IntoClientRequest as _;
@@ -14,6 +15,7 @@ use wstether::io::netlink::Prefix;
 use wstether::lab::{Isolation, Namespace, Program, Scratch, veth};
 use wstether::packet::Offload;
 use wstether::wire::capsule::{Capsule, Capsules, CloseReason, Features, RefusalReason, append_close, datagram_header};
+use wstether::wire::frame::{self, Opcode};
 use wstether::wire::token::Token;
 
 use crate::world::{BINARY, PATIENCE};
@@ -30,6 +32,15 @@ const IDLE: usize = 9_000;
 
 /// What one of them may cost in resident memory.
 const IDLE_BYTES_MAX: u64 = 16_384;
+
+/// Uploads that keep a gateway busy on a small machine, and what each sends in a message: packets, and bytes of each.
+const UPLOADS: usize = 3;
+const UPLOADED_AT_ONCE: usize = 40;
+const UPLOADED_BYTES: usize = 1_300;
+/// Somebody on the internet, who is not there.
+const ANYWHERE: [u8; 4] = [198, 41, 0, 4];
+/// An IP protocol without ports.
+const GRE: u8 = 47;
 
 /// A gateway in a namespace of its own, and who comes from the same host.
 struct Gateway {
@@ -177,6 +188,20 @@ impl Client {
         }
     }
 
+    /// Sends as much as the gateway reads, whatever its credit, until the gateway hangs up; by two threads, one to write and
+    /// one to read.
+    fn uploads(self) -> [JoinHandle<()>; 2] {
+        let packet = packet_out(self.lease);
+        let datagram = [&datagram_header(packet.len(), Offload::default())[..], &packet].concat();
+        let mut message = Vec::new();
+        frame::append(Opcode::Binary, &datagram.repeat(UPLOADED_AT_ONCE), Some([1, 2, 3, 4]), &mut message);
+        let (mut to, mut from) = (self.socket.get_ref().try_clone().unwrap(), self.socket);
+        // Its end is an error where the gateway hangs up over what is under way.
+        let write = std::thread::spawn(move || while to.write_all(&message).is_ok() {});
+        let read = std::thread::spawn(move || drop(std::io::copy(from.get_mut(), &mut std::io::sink())));
+        [write, read]
+    }
+
     fn leave(mut self) {
         let mut message = Vec::new();
         append_close(CloseReason::Done, "", &mut message);
@@ -184,6 +209,18 @@ impl Client {
         // Until the gateway has closed too.
         while self.socket.read().is_ok() {}
     }
+}
+
+/// A packet to a host on the internet, of a protocol that nobody there speaks.
+fn packet_out(from: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0; UPLOADED_BYTES];
+    let [high, low] = (UPLOADED_BYTES as u16).to_be_bytes();
+    packet[..10].copy_from_slice(&[0x45, 0, high, low, 0, 1, 0, 0, 64, GRE]);
+    packet[12..16].copy_from_slice(&from.octets());
+    packet[16..20].copy_from_slice(&ANYWHERE);
+    let sum = wstether::checksum::of(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
 }
 
 /// An ICMP echo request to the gateway's inner address.
@@ -251,6 +288,22 @@ fn when_every_place_at_the_door_is_taken_the_next_is_told_503_and_when_to_come()
     drop(silent);
     gateway.until("wstether_accept_handshakes", |handshakes| handshakes == 0);
     gateway.open().expect("a place again").leave();
+}
+
+#[test]
+fn a_gateway_that_stops_under_an_upload_that_never_ends_is_done_long_before_its_deadline_and_nobody_is_late() {
+    const DEADLINE_S: u64 = 10;
+    let gateway = Gateway::start(&[&format!("runtime.stop_deadline={DEADLINE_S}s")]);
+    let uploads: Vec<_> = (0..UPLOADS).map(|_| gateway.open().expect("a tether").uploads()).collect();
+    let (name, enough) = ("wstether_stage_packets_in_total{stage=\"ws-decode\",direction=\"uplink\"}", 50_000);
+    gateway.until(name, |packets| packets > enough);
+    let Gateway { program, .. } = gateway;
+    let (log, start) = (program.log_path().to_owned(), Instant::now());
+    assert!(program.end().unwrap().success());
+    let (took, log) = (start.elapsed(), std::fs::read_to_string(log).unwrap());
+    assert!(took < Duration::from_secs(DEADLINE_S / 2), "it took {took:?}\n{log}");
+    assert!(!log.contains("late at the stop deadline"), "{log}");
+    uploads.into_iter().flatten().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::Offload;
-use crate::wire::capsule::{Prefix, SessionId, append_address_assign, append_close, append_routes, datagram_header};
+use crate::wire::capsule::{
+    Prefix, SessionId, append_address_assign, append_close, append_credit, append_routes, datagram_header,
+};
 use crate::wire::proof::Verifier;
 
 const LEASE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
@@ -104,6 +106,18 @@ fn packets_that_share_the_last_message_count_as_received() {
     let message = [welcome, Gateway::lease(), Gateway::routes(), datagram.clone()].concat();
     let Step::Done(terms) = handshake.take_in(&message).unwrap() else { panic!("not done") };
     assert_eq!(terms.datagram_bytes, datagram.len());
+}
+
+#[test]
+fn credit_that_shares_the_last_message_counts_where_it_is_more_than_the_welcomes() {
+    for (credit_bytes, counts) in [(2 << 20, 2 << 20), (1, 1 << 20)] {
+        let (mut handshake, gateway) = pair();
+        let welcome = gateway.welcome(&hello_of(&mut handshake));
+        let mut message = [welcome, Gateway::lease(), Gateway::routes()].concat();
+        append_credit(credit_bytes, &mut message);
+        let Step::Done(terms) = handshake.take_in(&message).unwrap() else { panic!("not done") };
+        assert_eq!(terms.welcome.credit_bytes, counts);
+    }
 }
 
 #[test]

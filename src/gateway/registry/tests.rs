@@ -139,6 +139,27 @@ fn who_resumes_is_granted_what_the_packets_of_its_old_link_leave_of_its_credit()
 }
 
 #[test]
+fn a_tether_has_one_link_and_one_of_another_number_is_refused_while_that_one_lives() {
+    let (registry, now) = (registry(), Instant::now());
+    let ((first, _a), (second, _b), (third, _c)) = (come(&registry, now), come(&registry, now), come(&registry, now));
+    let numbered = |link, ticket: &[u8]| Hello { link, ..hello(ticket) };
+    let (tether, _) = registry.tether_for(now, &first, &numbered(7, &[])).expect("a tether");
+    let another = Hello { mtu: 1_300, ..numbered(8, &tether.ticket) };
+    let refusal = registry.tether_for(now, &second, &another).expect_err("it has a link");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::AlreadyConnected, RETRY_AFTER_MS));
+    assert!(Arc::ptr_eq(&tether.links.all()[0], &first), "the link stays");
+    assert_eq!(tether.nat.lock().expect("no panic").mtu_bytes(), 1_400, "and its terms do");
+    assert_eq!((registry.metrics.tethers.get(), registry.metrics.tethers_resumed.get()), (1, 0));
+    let (_, older) = registry.tether_for(now, &third, &numbered(7, &tether.ticket)).expect("in its place");
+    assert!(Arc::ptr_eq(&older[0], &first));
+    registry.leave(&tether, &first, now);
+    assert!(registry.tether_for(now, &second, &another).is_err(), "the newer one lives");
+    registry.leave(&tether, &third, now);
+    let (same, older) = registry.tether_for(now, &second, &another).expect("no link is left");
+    assert!(Arc::ptr_eq(&same, &tether) && older.is_empty());
+}
+
+#[test]
 fn a_tether_has_the_mtu_of_its_newest_hello_and_never_more_than_the_gateways() {
     let (registry, now) = (registry(), Instant::now());
     let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
@@ -233,6 +254,19 @@ fn a_tether_is_looked_over_while_it_holds_anything_and_again_once_packets_were_h
     assert_eq!(registry.metrics.nat_mappings.udp.get(), 0);
     tether.links.stir();
     assert!(awake(over + second) && !awake(over + 2 * second));
+}
+
+#[test]
+fn a_gateway_that_stops_reads_a_link_while_something_is_to_be_acknowledged_and_no_longer() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    assert!(registry.reads_on(&link));
+    let packet = registry.pool.copy(&[7; 100]).expect("a buffer");
+    link.push_datagram(&mut link.outbox(), packet, crate::packet::Offload::default());
+    registry.stop_accepting();
+    assert!(registry.reads_on(&link), "what waits behind it needs the acknowledgement");
+    assert!(link.acked(now, link.in_flight_bytes()));
+    assert!(!registry.reads_on(&link));
 }
 
 #[test]

@@ -180,16 +180,26 @@ impl Registry {
 
     /// Ends tethers whose users are done, and those that had no link for too long.
     fn end_tethers(&self, now: Instant) {
-        let mut waiting = std::mem::take(&mut self.tidying().may_be_over);
-        waiting.retain(|&lane| {
-            let Some(tether) = self.tethers.get(lane) else { return false };
-            let is_over = tether.end(now, self.terms.linger);
-            if is_over {
-                self.forget_tether(now, &tether);
+        // A copy: who comes meanwhile and finds no room looks for a tether among those that wait.
+        let lanes: Vec<LaneId> = self.tidying().may_be_over.iter().copied().collect();
+        for lane in lanes {
+            let tether = self.tethers.get(lane);
+            if let Some(tether) = tether.as_ref().filter(|tether| tether.end(now, self.terms.linger)) {
+                self.forget_tether(now, tether);
+            } else if tether.is_some_and(|tether| !tether.is_linked()) {
+                continue;
             }
-            !is_over && !tether.is_linked()
-        });
-        self.tidying().may_be_over.extend(waiting);
+            self.wait_no_more(lane);
+        }
+    }
+
+    /// Nobody waits at `lane` for its user to come back, unless a link has left since that was found.
+    fn wait_no_more(&self, lane: LaneId) {
+        let mut tidying = self.tidying();
+        // Looked at under the lock, which whoever leaves takes afterwards.
+        if self.tethers.get(lane).is_none_or(|tether| tether.is_linked()) {
+            tidying.may_be_over.remove(&lane);
+        }
     }
 
     /// Asks silent links for a sign of life, and closes those that gave none.

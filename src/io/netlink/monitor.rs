@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -19,9 +19,11 @@ const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 27];
 pub enum Change {
     /// A neighbour's entry is now so.
     Neighbour(Neighbour),
-    /// A link, an address, a route or a rule changed, or notifications were lost: whoever remembers something about
-    /// them asks again.
+    /// A link, an address, a route or a rule changed: whoever remembers something about them asks again.
     Routing,
+    /// Notifications were lost, whatever they were about: whoever remembers neighbours asks again. [`Change::Routing`] comes
+    /// with it, for it may have been among them.
+    Lost,
 }
 
 /// A non-blocking source of changes; its descriptor can be polled.
@@ -58,21 +60,24 @@ impl Monitor {
             datagram.clear();
             datagram.reserve(DATAGRAM_BYTES_MAX);
             match self.0.recv(&mut datagram, 0) {
-                Ok(_) => Messages(&datagram).filter_map(change).for_each(&mut each),
+                Ok(_) => Messages(&datagram).for_each(|message| match message {
+                    Ok(message) => change(message).into_iter().for_each(&mut each),
+                    // Nobody knows what it was about.
+                    Err(_) => LOST.into_iter().for_each(&mut each),
+                }),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // ENOBUFS: the kernel had to drop notifications.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => each(Change::Routing),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => LOST.into_iter().for_each(&mut each),
                 Err(_) => return,
             }
         }
     }
 }
 
-type Notification = Result<netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>, netlink_packet_core::DecodeError>;
+/// What is told of notifications that were not received.
+const LOST: [Change; 2] = [Change::Lost, Change::Routing];
 
-fn change(message: Notification) -> Option<Change> {
-    // What cannot be read may have been about a route.
-    let Ok(message) = message else { return Some(Change::Routing) };
+fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
     let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
     if matches!(message, RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_)) {
         return new_neighbour(message).map(Change::Neighbour);

@@ -206,3 +206,18 @@ fn who_leaves_before_or_after_the_upgrade_is_counted_as_gone() {
     let mut world = self::world();
     assert_eq!(world.after_upgrade(Opcode::Close, &[]), [Told::TurnedAway(Reason::PeerLeft)]);
 }
+
+#[test]
+fn a_handshake_that_was_given_up_is_not_turned_away_again_by_a_signal_that_was_on_its_way() {
+    for was_upgraded in [false, true] {
+        let mut world = world();
+        if was_upgraded {
+            world.upgrade();
+        }
+        // What tidying does with one that takes too long, but for taking it out of the table.
+        assert!(world.accept.pending.get(LINK).is_some_and(|pending| pending.give_up()));
+        world.link.close(close_code::NORMAL, "", &world.accept.pool);
+        world.handle();
+        assert_eq!(world.keeper.told(), [], "upgraded: {was_upgraded}");
+    }
+}

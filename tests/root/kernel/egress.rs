@@ -14,7 +14,7 @@ use wstether::offload::Merger;
 use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
 use wstether::stages::Reason as _;
 
-use super::support::{LEFT, RIGHT, flow, in_24, pair, payloads, received, udp};
+use super::support::{LEFT, RIGHT, flow, in_24, overflow_monitors, pair, payloads, received, udp};
 
 const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
@@ -152,6 +152,26 @@ fn a_new_route_is_used_at_once() {
     assert_eq!(sender.send_batch(&mut batch).sent_packets, 1);
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 3);
+}
+
+#[test]
+fn a_neighbour_whose_change_was_not_told_is_listed_anew() {
+    let (left, right) = pair();
+    let (sender, _receiver) = open(&left);
+    let (pool, bytes) = (BufPool::new(1 << 20), udp((LEFT, 20_000), (RIGHT, 9), b"x"));
+    let socket = right.run(|| UdpSocket::bind((RIGHT, 9)).unwrap()).unwrap();
+    // The first goes by the kernel, which asks for the neighbour.
+    assert_eq!(sender.send_batch(&mut [packet(&pool, &bytes)]).sent_packets, 1);
+    received(&socket, 1);
+    sender.send_batch::<Raw>(&mut []);
+    assert!(sender.has_neighbour(&bytes));
+    left.run(overflow_monitors).unwrap();
+    // A link that goes down forgets its neighbours.
+    for up in [false, true] {
+        left.netlink(|netlink| netlink.set_up("eth0", up)).unwrap();
+    }
+    sender.send_batch::<Raw>(&mut []);
+    assert!(!sender.has_neighbour(&bytes));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use wstether::io::netlink::{Change, Error, Monitor, Netlink, PROTOCOL_WSTETHER, Prefix, Route};
 use wstether::lab::Namespace;
 
-use super::support::{LEFT, RIGHT, in_24, pair};
+use super::support::{LEFT, RIGHT, in_24, overflow_monitors, pair};
 
 #[test]
 fn a_namespace_has_a_loopback_and_nothing_else_and_sees_itself_in_sys() {
@@ -110,6 +110,19 @@ fn a_resolved_neighbour_and_a_changed_route_are_announced() {
             monitor.drain(|change| changes.push(change));
             std::thread::yield_now();
         }
+    })
+    .unwrap();
+}
+
+#[test]
+fn notifications_that_were_lost_are_told_as_lost_and_as_a_change_of_routing() {
+    let (left, _right) = pair();
+    left.run(|| {
+        let monitor = Monitor::open().unwrap();
+        overflow_monitors();
+        let mut changes = Vec::new();
+        monitor.drain(|change| changes.push(change));
+        assert!(changes.windows(2).any(|pair| pair == [Change::Lost, Change::Routing]), "{changes:?}");
     })
     .unwrap();
 }

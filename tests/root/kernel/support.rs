@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use wstether::checksum;
-use wstether::io::netlink::Prefix;
+use wstether::io::netlink::{Netlink, Prefix, Route};
 use wstether::lab::{Namespace, veth};
 use wstether::packet::{BufPool, Offload, Packet, Raw};
 
@@ -23,6 +23,17 @@ pub(crate) fn pair() -> (Namespace, Namespace) {
     left.address("eth0", in_24(LEFT)).unwrap();
     right.address("eth0", in_24(RIGHT)).unwrap();
     (left, right)
+}
+
+/// Has routes come and go in this thread's namespace until no monitor that nobody reads has room for more: each of the
+/// notifications takes more than 500 bytes of what a socket keeps (212,992 bytes).
+pub(crate) fn overflow_monitors() {
+    let mut netlink = Netlink::open().unwrap();
+    let route = Route::new(in_24(Ipv4Addr::new(203, 0, 113, 0)), netlink.link("eth0").unwrap().index);
+    for _ in 0..500 {
+        netlink.replace_route(&route).unwrap();
+        netlink.delete_route(&route).unwrap();
+    }
 }
 
 /// An IPv4 packet with a UDP datagram in it, its UDP checksum left out (RFC 768 allows it).

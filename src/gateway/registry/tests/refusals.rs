@@ -5,6 +5,7 @@ use crate::gateway::registry::testing::{TIMEOUT, registry, registry_of};
 use crate::link::testing::connected;
 use crate::overload::Rung;
 use crate::wire::proof::{CredentialId, Nonce, Proof};
+use crate::wire::token::Token;
 
 fn refused(registry: &Registry, reason: accept::Reason) -> u64 {
     registry.metrics.connections_refused.at(reason.index()).expect("a counter").get()
@@ -138,7 +139,7 @@ fn a_token_with_as_many_tethers_as_it_may_have_gets_one_more_for_the_one_that_ha
     registry.leave(&first, &links[0], now + later(2));
     come(&links[2], now + later(3)).expect("in place of the second");
     assert!(registry.tethers.get(second.lane()).is_none() && registry.tethers.get(first.lane()).is_some());
-    assert!(second.join(&links[1]).is_none(), "it has ended");
+    assert!(second.join(&links[1], 0).is_err(), "it has ended");
     come(&links[3], now + later(3)).expect("in place of the first");
     assert_eq!((registry.metrics.tethers.get(), registry.metrics.tethers_opened.get()), (2, 4));
 }
@@ -163,6 +164,33 @@ fn a_full_gateway_ends_the_tether_that_has_had_no_link_for_longest_and_has_room_
     registry.tidy(soon + tidying::PLACE_REST);
     let tether = come(soon + tidying::PLACE_REST, &links[4]).expect("its place");
     assert_eq!((tether.lane(), registry.metrics.tethers.get()), (tethers[2].lane(), 4));
+}
+
+#[test]
+fn who_finds_no_room_while_it_is_tidied_up_still_gets_the_place_of_a_tether_without_a_link() {
+    const ROUNDS: u32 = 2_000;
+    let registry = registry(|terms| terms.tethers_per_credential_max = 1);
+    let (start, (link, _peer)) = (Instant::now(), connected());
+    let is_over = AtomicBool::new(false);
+    let refusals = std::thread::scope(|scope| {
+        // Nobody lingers too long by this clock, so that none ends but to make room.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                registry.tidy(start);
+            }
+        });
+        let refusals: Vec<_> = (0..ROUNDS)
+            .filter_map(|round| {
+                // Each ends the one before it, whose place has rested by the next.
+                let now = start + round * tidying::PLACE_REST;
+                registry.tidy(now);
+                registry.new_tether(now, &link, &hello()).map(|tether| registry.leave(&tether, &link, now)).err()
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        refusals
+    });
+    assert_eq!((refusals.len(), refusals.first()), (0, None));
 }
 
 #[test]
@@ -199,8 +227,37 @@ fn a_revoked_token_ends_its_tethers_once_the_file_has_stood_for_a_look_and_no_ot
     assert_eq!(are_closed(), [false, false], "the file may be on its way");
     registry.tidy(now);
     assert_eq!(are_closed(), [false, true]);
-    assert!(tethers[1].join(&links[1]).is_none(), "nobody resumes it");
+    assert!(tethers[1].join(&links[1], 0).is_err(), "nobody resumes it");
     registry.tidy(now);
     assert_eq!(registry.metrics.tethers.get(), 1);
     std::fs::remove_file(&file).expect("it is there");
+}
+
+#[test]
+fn who_comes_while_the_file_of_credentials_is_being_replaced_is_let_in_and_once_it_stays_away_nobody_is() {
+    let file = std::env::temp_dir().join(format!("wstether-replaced-{}.toml", std::process::id()));
+    let mut token = None;
+    let show = |shown: &str| {
+        token = shown.parse::<Token>().ok();
+        Ok(())
+    };
+    let store = CredentialStore::load(&file).expect("no file yet");
+    store.add("Ada", crate::gateway::fresh, show).expect("a credential");
+    let (token, registry) = (token.expect("a token"), registry_of(store, |_| {}));
+    let come = || {
+        let ((link, _peer), challenge) = (connected(), Challenge { nonce: Nonce([1; 32]) });
+        let mut hello = Hello { credential: token.id, ..hello() };
+        hello.proof = token.secret.prove(&hello.auth_message(&challenge));
+        registry.admit(Instant::now(), &link, &challenge, &hello).map_err(|refusal| refusal.reason)
+    };
+    let text = std::fs::read(&file).expect("the file");
+    std::fs::remove_file(&file).expect("it is there");
+    assert_eq!([come(), come()], [Ok(()); 2]);
+    registry.tidy(Instant::now());
+    assert_eq!(come(), Ok(()));
+    std::fs::write(&file, text).expect("written");
+    assert_eq!(come(), Ok(()));
+    std::fs::remove_file(&file).expect("it is there");
+    (0..2).for_each(|_| registry.tidy(Instant::now()));
+    assert_eq!(come(), Err(RefusalReason::BadCredential));
 }

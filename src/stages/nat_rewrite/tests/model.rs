@@ -167,3 +167,117 @@ proptest! {
         prop_assert_eq!(world.nats[0].mappings(), 0);
     }
 }
+
+/// What may happen to one of a few inside ports and one of its two remotes.
+#[derive(Clone, Copy, Debug)]
+enum TcpStep {
+    /// Both sides say SYN.
+    Open {
+        port: u16,
+        remote: usize,
+    },
+    /// Data from inside.
+    Send {
+        port: u16,
+        remote: usize,
+    },
+    /// A RST from inside.
+    Reset {
+        port: u16,
+        remote: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
+}
+
+const REMOTES: [&str; 2] = ["192.0.2.80:443", "192.0.2.81:443"];
+
+fn tcp_step() -> impl Strategy<Value = TcpStep> {
+    let end = || (1..8_u16, 0..REMOTES.len());
+    prop_oneof![
+        3 => end().prop_map(|(port, remote)| TcpStep::Open { port, remote }),
+        2 => end().prop_map(|(port, remote)| TcpStep::Send { port, remote }),
+        3 => end().prop_map(|(port, remote)| TcpStep::Reset { port, remote }),
+        // Some of the time that connections have, closed or not.
+        4 => prop_oneof![0..120_u64, 0..4_000_u64].prop_map(|seconds| TcpStep::Wait { seconds }),
+    ]
+}
+
+/// What the RFCs say of TCP, said plainly: a port is mapped until the last of its connections is over, 7440 s after its last
+/// packet or 240 s after its RST.
+#[derive(Default)]
+struct TcpModel(std::collections::BTreeMap<u16, [Option<Connection>; REMOTES.len()]>);
+
+#[derive(Clone, Copy)]
+struct Connection {
+    is_reset: bool,
+    ends: Instant,
+}
+
+impl TcpModel {
+    fn live_count(&self, now: Instant) -> usize {
+        self.0.keys().filter(|&&port| self.is_live(port, now)).count()
+    }
+
+    fn is_live(&self, port: u16, now: Instant) -> bool {
+        self.0.get(&port).is_some_and(|ends| ends.iter().flatten().any(|connection| connection.ends > now))
+    }
+
+    fn lives_on(&mut self, port: u16, remote: usize, now: Instant) {
+        let ends = now + Duration::from_secs(7_440);
+        self.0.entry(port).or_default()[remote] = Some(Connection { is_reset: false, ends });
+    }
+
+    fn is_reset(&mut self, port: u16, remote: usize, now: Instant) {
+        let connection = &mut self.0.entry(port).or_default()[remote];
+        if !connection.is_some_and(|connection| connection.is_reset) {
+            *connection = Some(Connection { is_reset: true, ends: now + Duration::from_secs(240) });
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn connections_that_close_and_live_on_beside_each_other_leave_no_mapping_longer_than_the_last_of_them(
+        steps in prop::collection::vec(tcp_step(), 1..60),
+    ) {
+        // A list may be out of order by this much.
+        let slack = Duration::from_secs(1);
+        let (mut world, mut model) = (world(), TcpModel::default());
+        for step in steps {
+            let now = world.now;
+            model.0.retain(|_, connections| connections.iter().flatten().any(|connection| connection.ends > now));
+            let mut send = |port: u16, remote: usize, flags| {
+                world.send(tcp(&format!("{LEASE}:{port}"), REMOTES[remote], flags).packet())
+            };
+            match step {
+                TcpStep::Open { port, remote } => {
+                    let external = external_end(&forwarded(send(port, remote, SYN)));
+                    world.came(&tcp(REMOTES[remote], &external, SYN_ACK));
+                    model.lives_on(port, remote, now);
+                }
+                TcpStep::Send { port, remote } => {
+                    let was_sent = matches!(send(port, remote, ACK), Verdict::Forward(_));
+                    prop_assert_eq!(was_sent, model.is_live(port, now));
+                    if was_sent {
+                        model.lives_on(port, remote, now);
+                    }
+                }
+                TcpStep::Reset { port, remote } => {
+                    let was_sent = matches!(send(port, remote, RST), Verdict::Forward(_));
+                    prop_assert_eq!(was_sent, model.is_live(port, now));
+                    if was_sent {
+                        model.is_reset(port, remote, now);
+                    }
+                }
+                TcpStep::Wait { seconds } => world.wait(seconds),
+            }
+            let now = world.now;
+            world.nats[0].expire(now, usize::MAX);
+            let (mappings, live) = (world.nats[0].mappings(), model.live_count(now));
+            prop_assert!(mappings >= live, "{} of {} are left", mappings, live);
+            prop_assert!(mappings <= model.live_count(now - slack), "{} where {} live", mappings, live);
+        }
+    }
+}

@@ -80,6 +80,28 @@ fn an_established_connection_outlives_another_from_the_same_port_that_closes() {
 }
 
 #[test]
+fn a_mapping_whose_last_connection_closes_ends_with_the_one_before_it_in_front_of_those_that_live() {
+    let mut world = world();
+    let open = |world: &mut World, client: &str, server: &str| {
+        let external = world.external(&tcp(client, server, SYN));
+        world.came(&tcp(server, &external, SYN_ACK));
+    };
+    let another = "192.0.2.81:443";
+    open(&mut world, CLIENT, SERVER);
+    world.wait(3_000);
+    open(&mut world, "100.64.0.2:4001", SERVER);
+    world.wait(4_000);
+    open(&mut world, CLIENT, another);
+    open(&mut world, "100.64.0.2:4002", SERVER);
+    world.sent(&tcp(CLIENT, another, RST));
+    let ended = |world: &mut World, seconds| {
+        world.wait(seconds);
+        world.nats[0].expire(world.now, 10)
+    };
+    assert_eq!([439, 1, 2_999, 1, 3_999, 1].map(|seconds| ended(&mut world, seconds)), [0, 1, 0, 1, 0, 1]);
+}
+
+#[test]
 fn a_tcp_segment_that_opens_nothing_makes_no_mapping() {
     let mut world = world();
     for flags in [ACK, FIN, RST, SYN | RST] {
