@@ -115,7 +115,7 @@ impl Network {
     }
 
     /// Whether links, addresses or routes have changed since the last call.
-    pub fn has_changed(&self) -> bool {
+    pub fn has_changed(&mut self) -> bool {
         let mut has_changed = false;
         self.monitor.drain(|change| has_changed |= change == Change::Routing);
         has_changed

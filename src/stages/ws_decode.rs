@@ -263,8 +263,8 @@ impl<K: LinkKeeper> WsDecode<K> {
             }
             Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
             Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),
-            // Terms that change while the tether lives are taken up at the next handshake.
-            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) if !is_gateway => {}
+            // Terms that change while the tether lives are taken up at the next handshake, which comes at once then.
+            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) if !is_gateway => return Err(Stop::Close(None)),
             Capsule::AddressRequest(_) if is_gateway => {}
             Capsule::Credit(_)
             | Capsule::AddressAssign(_)

@@ -27,11 +27,15 @@ pub enum Change {
 }
 
 /// A non-blocking source of changes; its descriptor can be polled.
-pub struct Monitor(Socket);
+pub struct Monitor {
+    socket: Socket,
+    /// What is read to, kept: somebody looks before each batch that is sent.
+    datagram: Vec<u8>,
+}
 
 impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Monitor").field(&self.0.as_raw_fd()).finish()
+        f.debug_tuple("Monitor").field(&self.socket.as_raw_fd()).finish()
     }
 }
 
@@ -49,18 +53,17 @@ impl Monitor {
             Ok(socket)
         };
         listen()
-            .map(Self)
+            .map(|socket| Self { socket, datagram: Vec::with_capacity(DATAGRAM_BYTES_MAX) })
             .map_err(|source| Error::Refused { action: "listening to routing changes".to_owned(), source })
     }
 
     /// Calls `each` for every change since the last call.
-    pub fn drain(&self, mut each: impl FnMut(Change)) {
-        let mut datagram: Vec<u8> = Vec::new();
+    pub fn drain(&mut self, mut each: impl FnMut(Change)) {
+        let Self { socket, datagram } = self;
         loop {
             datagram.clear();
-            datagram.reserve(DATAGRAM_BYTES_MAX);
-            match self.0.recv(&mut datagram, 0) {
-                Ok(_) => Messages(&datagram).for_each(|message| match message {
+            match socket.recv(datagram, 0) {
+                Ok(_) => Messages(datagram).for_each(|message| match message {
                     Ok(message) => change(message).into_iter().for_each(&mut each),
                     // Nobody knows what it was about.
                     Err(_) => LOST.into_iter().for_each(&mut each),
@@ -87,12 +90,12 @@ fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
 
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }

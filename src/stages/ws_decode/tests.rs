@@ -5,8 +5,8 @@ use crate::packet::{Checksum, Offload};
 use crate::packet_builder::udp;
 use crate::tether_links::Windows;
 use crate::wire::capsule::{
-    AssignedAddress, CONTEXT_SUPER_PACKET, Challenge, CloseReason, Features, Prefix, append_ack,
-    append_address_request, append_close, append_credit, datagram_header,
+    AssignedAddress, CONTEXT_SUPER_PACKET, Challenge, CloseReason, Features, Prefix, append_ack, append_address_assign,
+    append_address_request, append_close, append_credit, append_routes, datagram_header,
 };
 use crate::wire::frame::{self, Opcode};
 
@@ -360,4 +360,17 @@ fn a_request_for_addresses_breaks_no_rule_but_a_client_that_grants_credit_does()
     assert_eq!((world.work.out.len(), world.link.is_open()), (1, true));
     let credit = framed(Opcode::Binary, &written(|out| append_credit(5, out)), KEY);
     assert_ends("credit from a client", &credit, &Told::Close(1002), 1002);
+}
+
+#[test]
+fn a_client_that_is_told_other_terms_ends_the_link_to_take_them_up_by_the_next_handshake() {
+    let lease = written(|out| {
+        append_address_assign(&[AssignedAddress { request_id: 0, prefix: Prefix::host([100, 64, 0, 9].into()) }], out);
+    });
+    for terms in [lease, written(|out| append_routes(&[], out))] {
+        let mut world = world_with(Windows { send_bytes_max: 1 << 20, credit_bytes: None }, BufPool::new(1 << 24));
+        world.peer.send(Opcode::Binary, &[datagram(&packet()), terms].concat());
+        assert_eq!(world.receive_until_told().last(), Some(&Told::Closed(None)));
+        assert_eq!(world.work.out.len(), 1, "what came before them goes on");
+    }
 }

@@ -94,7 +94,7 @@ fn an_error_names_what_was_tried() {
 fn a_resolved_neighbour_and_a_changed_route_are_announced() {
     let (left, _right) = pair();
     left.run(|| {
-        let (monitor, mut netlink) = (Monitor::open().unwrap(), Netlink::open().unwrap());
+        let (mut monitor, mut netlink) = (Monitor::open().unwrap(), Netlink::open().unwrap());
         let index = netlink.link("eth0").unwrap().index;
         netlink.use_neighbour(index, RIGHT.into()).unwrap();
         let mut changes = Vec::new();
@@ -118,7 +118,7 @@ fn a_resolved_neighbour_and_a_changed_route_are_announced() {
 fn notifications_that_were_lost_are_told_as_lost_and_as_a_change_of_routing() {
     let (left, _right) = pair();
     left.run(|| {
-        let monitor = Monitor::open().unwrap();
+        let mut monitor = Monitor::open().unwrap();
         overflow_monitors();
         let mut changes = Vec::new();
         monitor.drain(|change| changes.push(change));
