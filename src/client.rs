@@ -54,6 +54,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// ten times a second.
 const MEND_EVERY: Duration = Duration::from_secs(1);
 
+/// What was sent is acknowledged within some milliseconds and the path's round trip. Where nothing is for so long, the phone's
+/// screen may be off: the browser answers pings for a page that it has put to sleep.
+const STALLED: Duration = Duration::from_secs(10);
+
 /// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
@@ -166,11 +170,20 @@ struct Client<'a> {
     figures: Figures,
     session: Option<Session>,
     has_told_of_ipv6: bool,
+    stall: Option<Stall>,
     /// This machine's network may not be as the session needs it.
     network_is_stale: bool,
     /// When the device last got back what it had lost, or should have.
     mended: Option<Instant>,
     events: (Sender<Event>, Receiver<Event>),
+}
+
+/// Bytes that are on their way, and none of them acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    acked_bytes: u64,
+    since: Instant,
+    is_told: bool,
 }
 
 /// What the client counts.
@@ -252,6 +265,7 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
         figures,
         session,
         has_told_of_ipv6: false,
+        stall: None,
         network_is_stale: false,
         mended: None,
         events,
@@ -466,11 +480,39 @@ impl Client<'_> {
         Ok(())
     }
 
-    fn tidy(&self) {
-        if let Some(session) = &self.session {
-            let keep_alive = Duration::from_millis(session.terms.welcome.keep_alive_ms.into());
-            if !keep_alive.is_zero() {
-                session.engine.links.tidy(Instant::now(), keep_alive);
+    fn tidy(&mut self) {
+        let Some(session) = &self.session else { return };
+        let (now, keep_alive) = (Instant::now(), Duration::from_millis(session.terms.welcome.keep_alive_ms.into()));
+        if !keep_alive.is_zero() {
+            session.engine.links.tidy(now, keep_alive);
+        }
+        let link = session.engine.links.tether().to_send();
+        let stalled = link.filter(|link| link.in_flight_bytes() > 0).map(|link| link.acked_bytes());
+        self.look_at_stall(now, stalled);
+    }
+
+    /// Tells once that nothing that was sent arrives, and once that it does again. `acked_bytes` arrived, where more is on its way.
+    fn look_at_stall(&mut self, now: Instant, acked_bytes: Option<u64>) {
+        let is_the_same = |stall: &Stall| acked_bytes == Some(stall.acked_bytes);
+        let Some(stall) = self.stall.as_mut().filter(|stall| is_the_same(stall)) else {
+            let before = std::mem::replace(
+                &mut self.stall,
+                acked_bytes.map(|acked_bytes| Stall { acked_bytes, since: now, is_told: false }),
+            );
+            if before.is_some_and(|before| before.is_told) && self.is_linked() {
+                info!("what is sent arrives again");
+            }
+            return;
+        };
+        if !stall.is_told && now.saturating_duration_since(stall.since) >= STALLED {
+            stall.is_told = true;
+            let seconds = STALLED.as_secs();
+            match &self.way {
+                Way::Direct(_) => warn!("nothing that was sent to the gateway has arrived for {seconds} s"),
+                Way::Phone(_) => warn!(
+                    "nothing that was sent through the phone has arrived for {seconds} s; is its screen on, and wstether's \
+                     page in front?"
+                ),
             }
         }
     }

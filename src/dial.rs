@@ -37,6 +37,10 @@ const TLS_RECORDS: [u8; 2] = [21, 22];
 
 /// Service Unavailable (RFC 9110, 15.6.4).
 const BUSY: u16 = 503;
+/// Upgrade Required, Bad Gateway and Gateway Timeout (RFC 9110, 15.5.22, 15.6.3, 15.6.5).
+const UPGRADE_REQUIRED: u16 = 426;
+const BAD_GATEWAY: u16 = 502;
+const GATEWAY_TIMEOUT: u16 = 504;
 
 /// What is done to a socket before it connects: a mark, an interface.
 pub type BeforeConnect<'a> = &'a dyn Fn(&Socket) -> io::Result<()>;
@@ -169,6 +173,24 @@ pub enum DialError {
         /// What came instead.
         source: UpgradeError,
     },
+    /// A web server stands in front, and does not pass the upgrade on (Upgrade Required, RFC 9110, 15.5.22).
+    #[error(
+        "the web server in front of {url} does not pass on Upgrade and Connection; the README has the lines that it needs"
+    )]
+    UpgradeLost {
+        /// What was asked for.
+        url: String,
+    },
+    /// A web server stands in front, and gets no answer.
+    #[error(
+        "the web server in front of {url} gets no answer (HTTP status {status}); is the gateway behind it running?"
+    )]
+    NobodyBehind {
+        /// What was asked for.
+        url: String,
+        /// What it says.
+        status: u16,
+    },
     /// The word to stop came first.
     #[error("stopped while connecting")]
     Stopped,
@@ -190,6 +212,8 @@ impl DialError {
             | Self::SpeaksTls { .. }
             | Self::HungUp { .. }
             | Self::NotWstether { .. }
+            | Self::UpgradeLost { .. }
+            | Self::NobodyBehind { .. }
             | Self::Stopped => None,
         }
     }
@@ -451,7 +475,14 @@ impl Dial<'_> {
         if let UpgradeError::Status { status: BUSY, retry_after_s } = source {
             return DialError::Busy { retry_after_s };
         }
-        DialError::NotWstether { url: self.url.to_string(), source }
+        let url = self.url.to_string();
+        match source {
+            UpgradeError::Status { status: UPGRADE_REQUIRED, .. } => DialError::UpgradeLost { url },
+            UpgradeError::Status { status: status @ (BAD_GATEWAY | GATEWAY_TIMEOUT), .. } => {
+                DialError::NobodyBehind { url, status }
+            }
+            source => DialError::NotWstether { url, source },
+        }
     }
 
     /// Waits for a descriptor; `false` where the deadline or the word to stop came first.

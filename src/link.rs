@@ -259,6 +259,11 @@ impl Link {
         self.counts.sent.load(Ordering::Relaxed).saturating_sub(self.counts.sent_acked.load(Ordering::Relaxed))
     }
 
+    /// Bytes that the peer has acknowledged.
+    pub fn acked_bytes(&self) -> u64 {
+        self.counts.sent_acked.load(Ordering::Relaxed)
+    }
+
     /// Bytes of packets that may be sent now: what the window and the peer's credit leave, and no more than one message should
     /// have.
     pub fn sendable_bytes(&self) -> u64 {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::cli::{Token, TokenAction};
 use crate::credentials::{Credential, CredentialError, CredentialStore, Fresh};
+use crate::wire::token::PREFIX;
 
 /// Why a token was not made, listed or revoked.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub fn run(
         }
         TokenAction::List { json: false } => list(&CredentialStore::load(&args.file)?.list(), out)?,
         TokenAction::Revoke { id } => {
+            // Whoever has lost a token, or found one, has the token and not its id; and what is secret of it is never shown.
+            let id = id.trim().strip_prefix(PREFIX).and_then(|rest| rest.split('_').next()).unwrap_or(id);
             let Credential { id, name, .. } = CredentialStore::unread(&args.file).revoke(id)?;
             writeln!(out, "revoked {id} {name}")?;
         }
@@ -88,7 +91,9 @@ mod tests {
 
         let revoked = token(&file, TokenAction::Revoke { id: id.clone() }).unwrap();
         assert_eq!(revoked, format!("revoked {id} Ada's laptop\n"));
-        assert!(token(&file, TokenAction::Revoke { id }).is_err());
+        let gone = token(&file, TokenAction::Revoke { id }).unwrap_err();
+        let gone_by_token = token(&file, TokenAction::Revoke { id: made.trim().to_owned() }).unwrap_err();
+        assert_eq!(gone_by_token.to_string(), gone.to_string(), "a token is taken for its id, and not shown");
         assert!(token(&file, TokenAction::List { json: false }).unwrap().contains("no credentials"));
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -139,6 +139,7 @@ settings! {
     /// Even then nobody without the credential gets in.
     pub struct TlsKeys {
         /// The file with the certificate chain (PEM), the gateway's own certificate first.
+        /// Both files are read at the start: restart the gateway once the certificate is renewed.
         certificate: Option<PathBuf> = "",
         /// The file with its private key (PEM).
         key: Option<PathBuf> = "",

@@ -12,6 +12,8 @@ const MAPPED: std::ops::RangeInclusive<u16> = 4900..=4915;
 const MAPPED_BY: u16 = 3900;
 
 const STOPPED: u16 = 1000;
+/// By the browser itself: what the other side closed with comes moved up.
+const PAGE_LEFT: u16 = 1001;
 const UNREACHABLE: u16 = 4920;
 const OVERRUN: u16 = 4921;
 const SILENT: u16 = 4922;
@@ -22,6 +24,8 @@ const SUBPROTOCOL: u16 = 4923;
 pub enum Ended {
     /// By a person who pressed Stop, or the other side is done.
     Stopped,
+    /// The page was closed, or another one opened in its place.
+    PageLeft,
     /// The page could not reach the gateway.
     GatewayUnreachable,
     /// The laptop sent more than the page holds before the gateway was there.
@@ -38,6 +42,7 @@ impl From<u16> for Ended {
     fn from(code: u16) -> Self {
         match code {
             STOPPED => Self::Stopped,
+            PAGE_LEFT => Self::PageLeft,
             UNREACHABLE => Self::GatewayUnreachable,
             OVERRUN => Self::Overrun,
             SILENT => Self::GatewaySilent,
@@ -53,6 +58,7 @@ impl Ended {
     pub fn code(self) -> u16 {
         match self {
             Self::Stopped => STOPPED,
+            Self::PageLeft => PAGE_LEFT,
             Self::GatewayUnreachable => UNREACHABLE,
             Self::Overrun => OVERRUN,
             Self::GatewaySilent => SILENT,
@@ -67,6 +73,7 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => write!(f, "the phone's page was stopped"),
+            Self::PageLeft => write!(f, "the phone's page was closed or reloaded"),
             Self::GatewayUnreachable => write!(f, "the phone cannot reach the gateway"),
             Self::Overrun => write!(f, "more was sent than the phone holds while it dials the gateway"),
             Self::GatewaySilent => write!(f, "the phone reached the gateway, which said nothing"),

@@ -8,7 +8,7 @@ use ::base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::proof::{CredentialId, Secret};
 
-const PREFIX: &str = "wst1_";
+pub(crate) const PREFIX: &str = "wst1_";
 
 /// Characters of 32 bytes in base64 without padding.
 const SECRET_CHARS: usize = 43;

@@ -35,6 +35,11 @@ const FAILURES = {
     "The page came over https, so the gateway's URL must start with wss://. Correct it on the laptop: {gateway}"],
   gatewayUnreachable: ["The laptop is here, but the gateway cannot be reached.",
     "Is mobile data on, and does another site load in this browser? If so, check on the laptop that this is a running gateway: {gateway}"],
+  gatewayUnreachableTls: ["The laptop is here, but the gateway cannot be reached.",
+    "Is mobile data on, and does another site load in this browser? If so, open {https} here: where the browser warns of the certificate, " +
+    "that is the trouble, and the phone has to trust it first. If not, check on the laptop that this is a running gateway: {gateway}"],
+  gatewayToken: ["The gateway does not accept the laptop's token.",
+    "Make a new one at the gateway (wstether token new), give it to the laptop, and start wstether client again."],
   gatewaySilent: ["The gateway was reached but says nothing.",
     "Something between may hold its messages back. The next try uses plain text; or try another network."],
   gatewayForeign: ["What answers is not a wstether gateway.", "Check the gateway's URL on the laptop: {gateway}"],
@@ -63,6 +68,8 @@ const TICK_MS = 500;
 // Close codes (RFC 6455 section 7.4). A page may send 1000 and 3000 to 4999 alone, so what one side ended with
 // goes to the other as it is where allowed, and as 4900 + (code - 1000) where not: 1001 as 4901, 1006 as 4906.
 const CLOSE = { stopped: 1000, mapped: 4900, unreachable: 4920, overrun: 4921, silent: 4922, subprotocol: 4923 };
+const POLICY = 1008;                // by the gateway, with one of these reasons where it is the token's
+const TOKEN_REASONS = ["bad_credential", "the token was revoked"];
 const REPLACED = 4000;              // by laptop or gateway: a newer link has this one's place
 const REASON_BYTES_MAX = 123;
 
@@ -72,6 +79,11 @@ function codeToPassOn(code) {
 
 function sizeOf(data) {
   return typeof data === "string" ? data.length : data.byteLength; // text is base64: a byte a character
+}
+
+// A browser does not say that it was the certificate.
+function unreachable(gatewayUrl) {
+  return gatewayUrl.startsWith("wss:") ? "gatewayUnreachableTls" : "gatewayUnreachable";
 }
 
 function cutReason(reason) {
@@ -109,7 +121,7 @@ class Session {
     ws.onmessage = (event) => this.over || this.pass(side, event.data);
     ws.onclose = (event) => this.over || this.closed(side, event);
     this[side] = ws;
-    const late = side === "laptop" ? "laptopUnreachable" : "gatewayUnreachable";
+    const late = side === "laptop" ? "laptopUnreachable" : unreachable(this.gatewayUrl);
     this.expect(CONNECT_MS_MAX, late, CLOSE.unreachable, "no answer in time");
     page.show();
   }
@@ -165,7 +177,9 @@ class Session {
       ? "replaced"
       : side === "laptop"
         ? (wasOpen ? "laptopLost" : "laptopRefused")
-        : (wasOpen ? "gatewayLost" : "gatewayUnreachable");
+        : event.code === POLICY && TOKEN_REASONS.includes(event.reason)
+          ? "gatewayToken"
+          : (wasOpen ? "gatewayLost" : unreachable(this.gatewayUrl));
     this.lastClose = { side, code: event.code, reason: event.reason };
     this.end(failure, wasOpen ? codeToPassOn(event.code) : CLOSE.unreachable, event.reason || (wasOpen ? "" : "not reached"));
   }
@@ -413,7 +427,7 @@ const page = {
     const [what, todo] = FAILURES[failure];
     const reason = ["gatewayLost", "laptopLost"].includes(failure) && keeper.lastClose && keeper.lastClose.reason;
     setText($("what"), what);
-    setText($("todo"), fill(todo, { gateway: keeper.gatewayUrl }) + (reason ? `\n${fill(TEXTS.said, { reason })}` : ""));
+    setText($("todo"), fill(todo, { gateway: keeper.gatewayUrl, https: keeper.gatewayUrl.replace(/^wss:/, "https:") }) + (reason ? `\n${fill(TEXTS.said, { reason })}` : ""));
   },
 
   progress(whole, session) {

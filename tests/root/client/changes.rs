@@ -155,3 +155,21 @@ fn a_session_that_carries_less_than_the_one_before_leaves_nothing_of_that_ones_r
     assert_eq!(client.stop(), Some(0));
     world.is_as_before(&before);
 }
+
+#[test]
+fn a_phone_whose_page_sleeps_is_told_and_that_it_has_woken_up() {
+    let world = World::new("sleeps");
+    let (token, verifier) = credential();
+    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
+    let client = world.through_a_phone(&token.reveal().to_string());
+    client.says("waiting for the phone");
+    let relay = world.relay();
+    client.says("connected: ");
+    relay.signal("STOP");
+    assert!(!world.ping(ANYWHERE));
+    client.says("nothing that was sent through the phone has arrived for 10 s; is its screen on");
+    relay.signal("CONT");
+    client.says("what is sent arrives again");
+    assert!(world.ping(ANYWHERE));
+    assert_eq!(client.stop(), Some(0));
+}
