@@ -472,17 +472,16 @@ impl Dial<'_> {
     }
 
     fn refused(&self, source: UpgradeError) -> DialError {
-        if let UpgradeError::Status { status: BUSY, retry_after_s } = source {
-            return DialError::Busy { retry_after_s };
-        }
         let url = self.url.to_string();
-        match source {
-            UpgradeError::Status { status: UPGRADE_REQUIRED, .. } => DialError::UpgradeLost { url },
-            UpgradeError::Status { status: status @ (BAD_GATEWAY | GATEWAY_TIMEOUT), .. } => {
-                DialError::NobodyBehind { url, status }
+        if let UpgradeError::Status { status, retry_after_s } = source {
+            match status {
+                BUSY => return DialError::Busy { retry_after_s },
+                UPGRADE_REQUIRED => return DialError::UpgradeLost { url },
+                BAD_GATEWAY | GATEWAY_TIMEOUT => return DialError::NobodyBehind { url, status },
+                _ => {}
             }
-            source => DialError::NotWstether { url, source },
         }
+        DialError::NotWstether { url, source }
     }
 
     /// Waits for a descriptor; `false` where the deadline or the word to stop came first.
