@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(Ended::from(4901), Ended::OtherSide(1001));
         assert_eq!(Ended::from(4906), Ended::OtherSide(1006));
         assert_eq!(Ended::from(4321), Ended::OtherSide(4321));
+        assert_eq!(Ended::from(1001), Ended::PageLeft, "by the browser itself");
     }
 
     #[test]

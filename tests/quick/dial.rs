@@ -164,13 +164,19 @@ fn a_name_without_an_address_is_told() {
 }
 
 #[test]
-fn what_is_not_a_gateway_is_told_from_a_busy_one() {
+fn what_is_not_a_gateway_is_told_from_a_busy_one_and_from_a_web_server_in_front() {
     let error = answered("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     assert!(error.to_string().contains("try again in 7 s"), "{error}");
     let error = answered("HTTP/1.1 404 Not Found\r\n\r\n");
     assert!(error.to_string().contains("status 404"), "{error}");
     assert!(matches!(error, DialError::NotWstether { .. }));
+    let error = answered("HTTP/1.1 426 Upgrade Required\r\n\r\n");
+    assert!(error.to_string().contains("does not pass on Upgrade"), "{error}");
+    for response in ["HTTP/1.1 502 Bad Gateway\r\n\r\n", "HTTP/1.1 504 Gateway Timeout\r\n\r\n"] {
+        let error = answered(response);
+        assert!(error.to_string().contains("is the gateway behind it running?"), "{error}");
+    }
     let error = answered("SSH-2.0-OpenSSH\r\n");
     assert!(matches!(error, DialError::NotWstether { .. }), "{error}");
     let error = answered("");

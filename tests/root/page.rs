@@ -208,6 +208,21 @@ fn when_the_gateway_closes_the_laptop_is_told_and_the_page_says_so_and_dials_aga
 }
 
 #[test]
+fn a_gateway_that_does_not_accept_the_token_is_told_as_that() {
+    let gateway = Server::gateway(&Subprotocol::ALL);
+    let laptop = Server::laptop(gateway.address, false);
+    let mut chromium = browser(&laptop);
+    for reason in ["bad_credential", "the token was revoked"] {
+        let mut joined = Joined::accept(&laptop, &gateway);
+        wait_connected(&mut chromium);
+        close(&mut joined.gateway, 1008, reason);
+        assert_eq!(closing(&mut joined.laptop), (4908, reason.to_owned()));
+        chromium.wait("#problem", "data-failure", "gatewayToken");
+    }
+    assert!(chromium.text("#todo").contains("wstether token new"));
+}
+
+#[test]
 fn a_page_whose_place_another_has_taken_says_so_and_stays_away_until_start_is_pressed() {
     let gateway = Server::gateway(&Subprotocol::ALL);
     let laptop = Server::laptop(gateway.address, false);
