@@ -376,7 +376,7 @@ pub enum TokenAction {
     },
     /// Take a credential away; its tethers end within seconds
     Revoke {
-        /// The credential's id, as "token list" shows it
+        /// The credential's id, as "token list" shows it, or its whole token
         id: String,
     },
 }

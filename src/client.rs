@@ -101,6 +101,11 @@ pub enum ClientError {
     },
 }
 
+/// Every place for a link is taken by one that is ending.
+#[derive(Debug, thiserror::Error)]
+#[error("too many connections at once; the newest is given up")]
+struct TooManyLinks;
+
 /// What happens to a client.
 #[derive(Debug)]
 pub enum Event {
@@ -213,6 +218,8 @@ struct Session {
     mtu_bytes: u16,
     /// The other end of the newest link's connection.
     peer: IpAddr,
+    /// This machine's network is as the terms ask for.
+    is_set_up: bool,
     engine: Engine,
 }
 
@@ -334,17 +341,17 @@ impl Client<'_> {
     fn carry(&mut self, opened: Opened) -> Result<(), ClientError> {
         let Opened { link, terms, peer } = opened;
         let Some(lane) = self.table.reserve() else {
-            warn!("too many connections at once; the newest is given up");
+            self.retry(&TooManyLinks, None);
             return Ok(());
         };
-        let link = Arc::new(link.at(lane));
+        let (link, has_session) = (Arc::new(link.at(lane)), self.session.is_some());
         let set_up = self.set_up(&link, terms, peer);
         if set_up.is_err() {
             self.table.release(lane);
         }
         match set_up {
             // The network changes at this moment, as it may where a connection has just come back.
-            Err(ClientError::Network(error @ NetworkError::Netlink(_))) if self.session.is_some() => {
+            Err(ClientError::Network(error @ NetworkError::Netlink(_))) if has_session => {
                 self.retry(&error, None);
                 Ok(())
             }
@@ -400,7 +407,7 @@ impl Client<'_> {
         };
         session.engine.set_lease(terms.lease);
         let set_up = self.network.set_up(self.config, &terms, mtu_bytes, peer);
-        self.session = Some(Session { terms, mtu_bytes, peer, ..session });
+        self.session = Some(Session { terms, mtu_bytes, peer, is_set_up: set_up.is_ok(), ..session });
         Ok(set_up?)
     }
 
@@ -412,7 +419,7 @@ impl Client<'_> {
             events: self.events.0.clone(),
         };
         let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;
-        Ok(Session { terms: terms.clone(), mtu_bytes, peer, engine })
+        Ok(Session { terms: terms.clone(), mtu_bytes, peer, is_set_up: false, engine })
     }
 
     fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
@@ -543,7 +550,8 @@ impl Session {
 
     /// Whether new terms leave this machine's network as it is.
     fn is_same(&self, terms: &Terms, mtu_bytes: u16) -> bool {
-        self.has_same_device(terms)
+        self.is_set_up
+            && self.has_same_device(terms)
             && self.mtu_bytes == mtu_bytes
             && self.terms.lease == terms.lease
             && self.terms.routes == terms.routes

@@ -99,6 +99,8 @@ enum Stop {
     Unexpected(&'static str),
     /// The peer said goodbye.
     Close(Option<CloseReason>),
+    /// The gateway has other terms for the tether, which are taken up by the handshake of the next link.
+    OtherTerms,
 }
 
 impl From<LinkError> for Stop {
@@ -263,8 +265,7 @@ impl<K: LinkKeeper> WsDecode<K> {
             }
             Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
             Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),
-            // Terms that change while the tether lives are taken up at the next handshake, which comes at once then.
-            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) if !is_gateway => return Err(Stop::Close(None)),
+            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) if !is_gateway => return Err(Stop::OtherTerms),
             Capsule::AddressRequest(_) if is_gateway => {}
             Capsule::Credit(_)
             | Capsule::AddressAssign(_)
@@ -316,6 +317,7 @@ impl<K: LinkKeeper> WsDecode<K> {
             Stop::Capsule(error) => self.break_off(link, &error.to_string()),
             Stop::Unexpected(what) => self.break_off(link, what),
             Stop::Close(reason) => self.keeper.closed(link, *reason),
+            Stop::OtherTerms => self.keeper.close(link, close_code::NORMAL, "the gateway has other terms"),
         }
     }
 

@@ -370,7 +370,7 @@ fn a_client_that_is_told_other_terms_ends_the_link_to_take_them_up_by_the_next_h
     for terms in [lease, written(|out| append_routes(&[], out))] {
         let mut world = world_with(Windows { send_bytes_max: 1 << 20, credit_bytes: None }, BufPool::new(1 << 24));
         world.peer.send(Opcode::Binary, &[datagram(&packet()), terms].concat());
-        assert_eq!(world.receive_until_told().last(), Some(&Told::Closed(None)));
+        assert_eq!(world.receive_until_told().last(), Some(&Told::Close(1000)));
         assert_eq!(world.work.out.len(), 1, "what came before them goes on");
     }
 }

@@ -159,10 +159,7 @@ fn a_session_that_carries_less_than_the_one_before_leaves_nothing_of_that_ones_r
 #[test]
 fn a_phone_whose_page_sleeps_is_told_and_that_it_has_woken_up() {
     let world = World::new("sleeps");
-    let (token, verifier) = credential();
-    let _gateway = world.serve(verifier, Features::SUPER_PACKETS);
-    let client = world.through_a_phone(&token.reveal().to_string());
-    client.says("waiting for the phone");
+    let (_gateway, client) = world.begin_behind_a_phone();
     let relay = world.relay();
     client.says("connected: ");
     relay.signal("STOP");

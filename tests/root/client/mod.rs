@@ -147,6 +147,15 @@ impl World {
         Program::start(self.command(&["--gateway", &url, "--token-file", &token_file, "--set", &interface]))
     }
 
+    /// A gateway, and a client that waits for its relay.
+    fn begin_behind_a_phone(&self) -> (Gateway, Program) {
+        let (token, verifier) = credential();
+        let gateway = self.serve(verifier, Features::SUPER_PACKETS);
+        let client = self.through_a_phone(&token.reveal().to_string());
+        client.says("waiting for the phone");
+        (gateway, client)
+    }
+
     /// A relay in the place of the router, which here is the phone.
     fn relay(&self) -> Program {
         let mut command = self.gateway.command(env!("CARGO_BIN_EXE_wstether"), Isolation::default()).unwrap();
@@ -438,10 +447,7 @@ fn a_name_for_the_device_that_another_interface_has_is_told() {
 fn a_relay_joins_client_and_gateway_and_a_newer_one_takes_over() {
     let world = World::new("phone");
     let before = world.routes();
-    let (token, verifier) = credential();
-    let gateway = world.serve(verifier, Features::SUPER_PACKETS);
-    let client = world.through_a_phone(&token.reveal().to_string());
-    client.says("waiting for the phone");
+    let (gateway, client) = world.begin_behind_a_phone();
     let first = world.relay();
     let line = client.says("connected: ");
     assert!(line.contains(&format!("through the phone ({ROUTER})")), "{line}");
