@@ -312,12 +312,14 @@ fn bulk_through_the_raw_egress(offloads: Offloads) -> usize {
             std::io::Write::write_all(&mut std::net::TcpStream::connect((server, 443)).unwrap(), &stream).unwrap()
         })
         .unwrap();
+        left
     });
     let (mut accepted, _) = listener.accept().unwrap();
     accepted.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut arrived = Vec::new();
     accepted.read_to_end(&mut arrived).unwrap();
-    sending.join().unwrap();
+    // Its interface goes with it, and with that the other end of the cable is down.
+    let _left = sending.join().unwrap();
     done.send(()).unwrap();
     assert!(arrived.len() == STREAM_BYTES && arrived.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8));
     middle_of_the_way.join().unwrap()
