@@ -1,73 +1,152 @@
-//! How much a tether may have inside the gateway: a credit that follows how long its packets wait there.
+//! How much a tether may have inside the gateway: a credit that follows what it sends, and how long that waits.
 //!
 //! Credit covers what is on its way to the gateway as well as what waits inside, and of a long and fast path the former
-//! alone is some megabytes. Under overload all of it would come to wait inside, for a second. So the credit is halved as
-//! long as the tether's packets wait too long, and grows back once they do not. Observations in, a verdict out, time
-//! injected. See docs/decisions/0004-credit.md.
+//! alone is some megabytes. What was granted cannot be taken back: had each of a thousand tethers as much, all of it could come
+//! at once, and would wait for a minute. So a tether that sends little is granted little, and one that sends much what its
+//! path can hold. It is halved as long as its packets wait too long, unread or inside, and grows back once they do not.
+//! Observations in, a verdict out, time injected. See docs/decisions/0004-credit.md.
 
 use std::time::{Duration, Instant};
 
-/// How long a tether's packets may wait inside: as long as what a window lets wait on a short path
-/// ([`window`](crate::window)), since an overloaded gateway is a slow path.
+/// How long a tether's packets may wait: as long as what a window lets wait on a short path ([`window`](crate::window)), since
+/// an overloaded gateway is a slow path.
 const WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// Between two looks: what the last one did must be seen, and a thread that waited for a core be forgotten.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Looks in a row at which packets must wait too long before the credit is cut: 100 ms. A thread that the machine held up, or
-/// connections that begin all at once, are over by then, and a cut would cost their senders losses.
-const LOOKS_TO_CUT: u32 = 5;
+/// How long packets must wait too long before the credit is cut. A thread that the machine held up, or connections that begin
+/// all at once, are over by then, and a cut would cost their senders losses.
+const CUT_AFTER: Duration = Duration::from_millis(100);
 
-/// The least that is granted where more is configured. A packet that begins within the credit may end beyond it, so no
-/// packet is too large for it, and what more is granted for then is worth a message.
-const BYTES_MIN: u64 = 32_768;
+/// The credit of who sends little: the first flight of a TCP connection (RFC 6928, 10 segments), or a hundred small packets.
+const BYTES_START: u64 = 16_384;
+
+/// What all together have of it, where they are many: of the smallest packets as many as a gateway handles in 0.1 s.
+const BYTES_START_OF_ALL: u64 = 1 << 20;
+
+/// The least that is granted where more is configured: what one turn of reading takes
+/// ([`READ_TURN_BYTES_MIN`](crate::link::READ_TURN_BYTES_MIN)). A packet that begins within the credit may end beyond it, so no
+/// packet is too large for it.
+const BYTES_MIN: u64 = 2_048;
+
+/// The credit is [`ROUND_FACTOR`] times what came within such a time. So a sender on a path of up to this round trip twice over
+/// (by satellite: 600 ms) is not held up by it, and before it is known how much it sends, its credit has doubled.
+const ROUND: Duration = Duration::from_millis(300);
+const ROUND_FACTOR: u64 = 2;
+
+/// What is seen of a tether.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// How many tethers there are.
+    pub tethers: u64,
+    /// Bytes of its packets that wait inside.
+    pub inside_bytes: u64,
+    /// Bytes that have left, all in all.
+    pub left_bytes: u64,
+}
 
 /// The credit of one tether.
 #[derive(Debug)]
 pub struct Credit {
     bytes_max: u64,
-    bytes: u64,
+    /// When the present round began, and what had come by then.
+    round: Option<(Instant, u64)>,
+    /// What came in the last one.
+    last_round_bytes: u64,
+    /// What is to be granted for what came, before it is cut.
+    follows_bytes: u64,
+    /// How often it is halved.
+    cuts: u32,
     /// When it was last looked at, and what had left by then.
     looked: Option<(Instant, u64)>,
-    looks_over: u32,
+    /// Since when packets wait too long.
+    over_since: Option<Instant>,
+    /// Since when something waits that was left unread.
+    unread_since: Option<Instant>,
+    /// The longest that something waited unread, since the last look.
+    waited: Duration,
 }
 
 impl Credit {
-    /// All of `bytes_max`, until packets wait too long.
+    /// At most `bytes_max`; little, until more comes.
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: bytes_max, looked: None, looks_over: 0 }
+        Self {
+            bytes_max,
+            round: None,
+            last_round_bytes: 0,
+            follows_bytes: BYTES_START.min(bytes_max),
+            cuts: 0,
+            looked: None,
+            over_since: None,
+            unread_since: None,
+            waited: Duration::ZERO,
+        }
     }
 
     /// The credit now.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        (self.follows_bytes >> self.cuts).max(BYTES_MIN.min(self.bytes_max))
     }
 
-    /// Whether it is less than it may be.
+    /// Whether it is less than it would be if nothing waited.
     pub fn is_cut(&self) -> bool {
-        self.bytes < self.bytes_max
+        self.cuts > 0
     }
 
-    /// The credit from now on, where `inside_bytes` wait and all in all `left_bytes` have left.
-    pub fn look(&mut self, now: Instant, inside_bytes: u64, left_bytes: u64) -> u64 {
+    /// A link of the tether was read. What came had waited since `signalled`, where readiness told of it; some is left unread
+    /// where it `leaves_more`.
+    pub fn read(&mut self, now: Instant, signalled: Option<Instant>, leaves_more: bool) {
+        let since = [signalled, self.unread_since].into_iter().flatten().min();
+        self.waited = self.waited.max(since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
+        self.unread_since = leaves_more.then_some(now);
+    }
+
+    /// The credit from now on.
+    pub fn look(&mut self, now: Instant, seen: Observation) -> u64 {
+        let Observation { inside_bytes, left_bytes, .. } = seen;
+        self.follow(now, seen);
         let (then, left_then) = *self.looked.get_or_insert((now, left_bytes));
         let elapsed = now.saturating_duration_since(then);
         if elapsed < LOOK_EVERY {
-            return self.bytes;
+            return self.bytes();
         }
         self.looked = Some((now, left_bytes));
+        let unread = std::mem::take(&mut self.waited);
         // By Little's law what is inside waits as long as it takes so much to leave.
         let leaves_within = |wait: Duration| {
             let left = left_bytes.saturating_sub(left_then) as f64;
             (left * wait.as_secs_f64() / elapsed.as_secs_f64()) as u64
         };
-        self.looks_over = if inside_bytes > leaves_within(WAIT_MAX) { self.looks_over + 1 } else { 0 };
-        if self.looks_over >= LOOKS_TO_CUT {
-            self.bytes = (self.bytes / 2).max(BYTES_MIN.min(self.bytes_max));
-        } else if inside_bytes <= leaves_within(WAIT_MAX / 2) {
-            self.bytes = (self.bytes * 2).min(self.bytes_max);
+        let waits_within = |wait: Duration| unread <= wait && inside_bytes <= leaves_within(wait);
+        if !waits_within(WAIT_MAX) {
+            let since = *self.over_since.get_or_insert(now);
+            // One cut more would change nothing.
+            if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > BYTES_MIN {
+                self.cuts += 1;
+            }
+            return self.bytes();
         }
-        self.bytes
+        self.over_since = None;
+        if waits_within(WAIT_MAX / 2) {
+            self.cuts = self.cuts.saturating_sub(1);
+        }
+        self.bytes()
+    }
+
+    /// Takes note of what has come.
+    fn follow(&mut self, now: Instant, seen: Observation) {
+        let came_bytes = seen.inside_bytes + seen.left_bytes;
+        let start_bytes = (BYTES_START_OF_ALL / seen.tethers.max(1)).clamp(BYTES_MIN, BYTES_START);
+        let (began, came_then) = *self.round.get_or_insert((now, came_bytes));
+        let (elapsed, bytes) = (now.saturating_duration_since(began), came_bytes.saturating_sub(came_then));
+        let most_bytes = bytes.max(self.last_round_bytes);
+        self.follows_bytes = (ROUND_FACTOR * most_bytes).max(start_bytes).min(self.bytes_max);
+        if elapsed >= ROUND {
+            self.round = Some((now, came_bytes));
+            // Of a round that was longer, since nothing came, as much as of one of its length.
+            self.last_round_bytes = (bytes as f64 * ROUND.as_secs_f64() / elapsed.as_secs_f64()) as u64;
+        }
     }
 }
 
@@ -76,57 +155,140 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const NOTHING: Observation = Observation { tethers: 1, inside_bytes: 0, left_bytes: 0 };
 
-    /// A tether that uses all of its credit, and of which so many bytes leave in a look; the credits of so many looks.
-    fn busy(credit: &mut Credit, start: Instant, leave_bytes: u64, looks: u32) -> Vec<u64> {
-        let look = |at: u32| {
-            let inside = credit.bytes();
-            credit.look(start + at * LOOK_EVERY, inside, u64::from(at) * leave_bytes)
-        };
-        (0..looks).map(look).collect()
+    /// A tether of which so many bytes wait and so many leave between two looks.
+    struct Bench {
+        credit: Credit,
+        now: Instant,
+        left_bytes: u64,
+    }
+
+    impl Bench {
+        fn new(bytes_max: u64) -> Self {
+            Self { credit: Credit::new(bytes_max), now: Instant::now(), left_bytes: 0 }
+        }
+
+        fn look(&mut self, inside_bytes: u64, leave_bytes: u64) -> u64 {
+            self.now += LOOK_EVERY;
+            self.left_bytes += leave_bytes;
+            self.credit.look(self.now, Observation { tethers: 1, inside_bytes, left_bytes: self.left_bytes })
+        }
+
+        /// Sends for a second what is granted, all of which leaves at once.
+        fn grown(bytes_max: u64) -> Self {
+            let mut bench = Self::new(bytes_max);
+            bench.look(0, 0);
+            (0..50).for_each(|_| _ = bench.look(0, bench.credit.bytes()));
+            bench
+        }
     }
 
     #[test]
-    fn it_is_halved_while_what_is_inside_would_wait_too_long_and_not_below_some_messages() {
-        let mut credit = Credit::new(4 * MIB);
-        let credits = busy(&mut credit, Instant::now(), 1_000, 14);
-        assert_eq!(credits[..8], [4, 4, 4, 4, 4, 2, 1, 0].map(|mib| if mib == 0 { MIB / 2 } else { mib * MIB }));
-        assert_eq!(credits[11..], [BYTES_MIN; 3]);
-        assert!(credit.is_cut());
+    fn who_sends_little_is_granted_little_however_long_it_does() {
+        let mut bench = Bench::new(4 * MIB);
+        assert_eq!(bench.credit.bytes(), BYTES_START);
+        // 25 KiB a second, so that less than half of the credit comes in a round.
+        assert!((0..1_000).all(|_| bench.look(0, 512) == BYTES_START));
+        assert!(!bench.credit.is_cut(), "less than the most that it could be is not cut");
+    }
+
+    #[test]
+    fn the_more_tethers_there_are_the_less_each_begins_with() {
+        let begins_with = |tethers| Credit::new(4 * MIB).look(Instant::now(), Observation { tethers, ..NOTHING });
+        assert_eq!(
+            [0, 1, 64, 128, 512, 10_000].map(begins_with),
+            [16_384, 16_384, 16_384, 8_192, BYTES_MIN, BYTES_MIN]
+        );
+    }
+
+    #[test]
+    fn who_uses_its_credit_has_twice_of_it_next_up_to_all_that_is_configured() {
+        let mut bench = Bench::new(MIB);
+        bench.look(0, 0);
+        let grants: Vec<_> = (0..6).map(|_| bench.look(0, bench.credit.bytes()) / BYTES_START).collect();
+        assert_eq!(grants, [2, 6, 18, 54, 64, 64], "what came so far in the round counts");
+    }
+
+    #[test]
+    fn it_goes_back_with_what_comes_within_some_rounds() {
+        let mut bench = Bench::grown(4 * MIB);
+        assert_eq!(bench.credit.bytes(), 4 * MIB);
+        let looks_a_round = ROUND.as_millis() / LOOK_EVERY.as_millis();
+        (0..3 * looks_a_round).for_each(|_| _ = bench.look(0, 4_096));
+        assert_eq!(bench.credit.bytes(), ROUND_FACTOR * 4_096 * looks_a_round as u64);
+        bench.now += 100 * ROUND;
+        bench.look(0, 0);
+        assert_eq!(bench.look(0, 0), BYTES_START, "a long silence is less than a round's");
+    }
+
+    #[test]
+    fn it_is_halved_while_what_is_inside_waits_too_long_and_not_below_a_turn_of_reading() {
+        let mut bench = Bench::grown(4 * MIB);
+        let looks = (CUT_AFTER.as_millis() / LOOK_EVERY.as_millis()) as usize;
+        let credits: Vec<_> = (0..40).map(|_| bench.look(bench.credit.bytes(), 100)).collect();
+        assert!(credits[..looks].iter().all(|&credit| credit == 4 * MIB), "a moment's wait cuts nothing: {credits:?}");
+        assert_eq!(credits[looks..looks + 3], [2 * MIB, MIB, MIB / 2]);
+        assert_eq!(*credits.last().expect("some"), BYTES_MIN);
+        assert!(bench.credit.is_cut());
+    }
+
+    #[test]
+    fn it_is_halved_while_what_has_come_waits_unread_too_long() {
+        let mut bench = Bench::new(4 * MIB);
+        // Each turn of reading comes 30 ms after the last, which left something.
+        let turn = |bench: &mut Bench| {
+            bench.now += Duration::from_millis(30);
+            bench.credit.read(bench.now, None, true);
+            bench.credit.look(bench.now, NOTHING)
+        };
+        let credits: Vec<_> = (0..12).map(|_| turn(&mut bench)).collect();
+        assert_eq!(credits[..5], [BYTES_START; 5], "the first look that finds a wait, and 100 ms");
+        assert_eq!(credits[5..9], [8_192, 4_096, BYTES_MIN, BYTES_MIN]);
+        // Readiness tells since when something waits, too; the longest wait of all turns since the last look counts.
+        let mut signalled = Bench::new(4 * MIB);
+        for _ in 0..7 {
+            signalled.now += 2 * LOOK_EVERY;
+            signalled.credit.read(signalled.now, Some(signalled.now - 2 * WAIT_MAX), false);
+            signalled.credit.read(signalled.now, Some(signalled.now), false);
+            signalled.credit.look(signalled.now, NOTHING);
+        }
+        assert!(signalled.credit.is_cut());
     }
 
     #[test]
     fn it_comes_to_rest_where_its_packets_wait_a_little() {
-        let mut credit = Credit::new(4 * MIB);
+        let mut bench = Bench::grown(4 * MIB);
         // 600 KiB leave in 20 ms: 1 MiB would wait for longer, and a half of it for less, but for more than half as long.
-        let credits = busy(&mut credit, Instant::now(), 600 << 10, 40);
+        let credits: Vec<_> = (0..40).map(|_| bench.look(bench.credit.bytes(), 600 << 10)).collect();
         assert_eq!(credits[8..], [MIB / 2; 32]);
     }
 
     #[test]
-    fn it_grows_back_once_little_waits_whatever_is_on_its_way() {
-        let mut credit = Credit::new(4 * MIB);
-        let start = Instant::now();
-        busy(&mut credit, start, 1_000, 9);
-        let grown: Vec<_> = (9..14).map(|at| credit.look(start + at * LOOK_EVERY, 0, 8_000)).collect();
-        assert_eq!(grown, [MIB / 2, MIB, 2 * MIB, 4 * MIB, 4 * MIB], "nothing came, and so nothing left");
-        assert!(!credit.is_cut());
+    fn it_grows_back_once_little_waits() {
+        let mut bench = Bench::new(4 * MIB);
+        (0..20).for_each(|_| _ = bench.look(4_096, 0));
+        assert_eq!(bench.credit.bytes(), BYTES_MIN);
+        let grown: Vec<_> = (0..4).map(|_| bench.look(0, 0)).collect();
+        assert_eq!(grown, [4_096, 8_192, BYTES_START, BYTES_START]);
+        assert!(!bench.credit.is_cut());
     }
 
     #[test]
     fn what_waits_for_a_moment_cuts_nothing() {
-        let mut credit = Credit::new(4 * MIB);
-        let start = Instant::now();
-        let looks = (0..40).map(|at| credit.look(start + at * LOOK_EVERY, if at % 5 == 4 { 0 } else { 4 * MIB }, 0));
-        assert_eq!(looks.min(), Some(4 * MIB));
+        let mut bench = Bench::grown(4 * MIB);
+        let looks = (0..40).map(|at| bench.look(if at % 5 == 4 { 0 } else { MIB }, 300 << 10)).collect::<Vec<_>>();
+        assert_eq!(looks.iter().min(), Some(&(4 * MIB)));
     }
 
     #[test]
-    fn looks_in_between_change_nothing_and_a_credit_that_is_configured_lower_stays() {
+    fn looks_in_between_judge_no_wait_and_a_credit_that_is_configured_lower_stays() {
         let start = Instant::now();
         let mut credit = Credit::new(4 * MIB);
-        assert!((0..100).all(|at| credit.look(start + at * LOOK_EVERY / 101, 4 * MIB, 0) == 4 * MIB));
-        let mut small = Credit::new(BYTES_MIN / 2);
-        assert_eq!(busy(&mut small, start, 0, 5), [BYTES_MIN / 2; 5]);
+        let waiting = Observation { inside_bytes: 4_096, ..NOTHING };
+        assert!((0..100).all(|at| credit.look(start + at * LOOK_EVERY / 101, waiting) == BYTES_START));
+        assert!(!credit.is_cut());
+        let mut small = Bench::new(BYTES_MIN / 2);
+        assert!((0..20).all(|_| small.look(4_096, 0) == BYTES_MIN / 2));
     }
 }

@@ -33,8 +33,11 @@ pub use outbox::Outbox;
 /// system call for them, and little enough that a tether cannot keep a thread for long (0.2 ms at 10 Gbit/s).
 pub const BATCH_BYTES_MAX: u64 = 262_144;
 
-/// The most that a thread reads from a link before the next one has its turn.
+/// The most that a thread reads from links before the next ones have their turn.
 pub const READ_BUDGET_BYTES: usize = 262_144;
+
+/// The least of it that one link's turn brings: a large packet, or a dozen small ones, so that the system call is worth it.
+pub const READ_TURN_BYTES_MIN: usize = 2_048;
 
 /// The same where no other is there to have a turn: to leave the rest to another thread costs more than to go on, and
 /// it is not for long (0.8 ms at 10 Gbit/s).
@@ -71,6 +74,8 @@ pub struct Link {
     /// Microseconds after `born` from which on the peer may be told at once again what has come.
     ack_from_us: AtomicU64,
     ack_is_scheduled: AtomicBool,
+    /// Somebody comes back to it when it may have credit to give.
+    credit_is_put_off: AtomicBool,
     /// How often the scheduled acknowledgement was put off.
     ack_turns: AtomicU32,
     _memory: Option<Share>,
@@ -131,6 +136,7 @@ impl Link {
             asked_ms: AtomicU64::new(0),
             ack_from_us: AtomicU64::new(0),
             ack_is_scheduled: AtomicBool::new(false),
+            credit_is_put_off: AtomicBool::new(false),
             ack_turns: AtomicU32::new(0),
             _memory: None,
         }

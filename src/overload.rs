@@ -75,6 +75,7 @@ pub struct Overload(Arc<Word>);
 struct Word {
     rung: AtomicU8,
     large_bytes: AtomicU64,
+    tethers: AtomicU64,
 }
 
 impl Overload {
@@ -88,6 +89,16 @@ impl Overload {
     pub fn set(&self, rung: Rung, large_bytes: u64) {
         self.0.large_bytes.store(large_bytes, Ordering::Relaxed);
         self.0.rung.store(rung as u8, Ordering::Relaxed);
+    }
+
+    /// So many tethers are here now.
+    pub fn set_tethers(&self, tethers: u64) {
+        self.0.tethers.store(tethers, Ordering::Relaxed);
+    }
+
+    /// How many tethers are here.
+    pub fn tethers(&self) -> u64 {
+        self.0.tethers.load(Ordering::Relaxed)
     }
 
     /// Whether nobody new is let in.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::credit::Credit;
+use crate::credit::{Credit, Observation};
 use crate::lane_set::LaneSet;
 use crate::link::Link;
 use crate::overload::Squeeze;
@@ -114,12 +114,21 @@ impl TetherLinks {
         self.locked().iter().find(|link| link.is_open()).cloned()
     }
 
+    /// A link of the tether was read: see [`Credit::read`].
+    pub fn was_read(&self, now: Instant, signalled: Option<Instant>, leaves_more: bool) {
+        if let Some(credit) = &self.credit {
+            locked(credit).read(now, signalled, leaves_more);
+        }
+    }
+
     /// Up to where the peer may send on `link`: what it has sent and what is free of its credit.
     pub fn grant(&self, now: Instant, link: &Link) -> Option<u64> {
         // In this order: what is counted as received by now is inside or has left.
         let received = link.received_bytes();
         let inside = self.account.inside_bytes();
-        locked(self.credit.as_ref()?).look(now, inside, self.account.left_bytes());
+        let tethers = self.squeeze.as_ref().map_or(1, |squeeze| squeeze.overload.tethers());
+        let seen = Observation { tethers, inside_bytes: inside, left_bytes: self.account.left_bytes() };
+        locked(self.credit.as_ref()?).look(now, seen);
         // Of bytes and of memory, whichever is more: small packets hold several times their bytes.
         Some(received + self.credit_bytes()?.saturating_sub(inside.max(self.account.held_bytes())))
     }

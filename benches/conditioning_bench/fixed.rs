@@ -179,13 +179,13 @@ fn recovery(site: &Site, peak_pps: f64, half_p99_ms: f64, lasts: Duration) -> Ou
     Ok(if slow_ms + window_ms >= ends_ms { Value::Null } else { json!(recovered_ms) })
 }
 
-/// From the tethers, at twice the peak: goodput as a part of the best, by number of tethers.
+/// From the tethers, at 20 times the peak: goodput as a part of the best, by number of tethers.
 pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
     let Peak { ballast, peak_pps, .. } = known_peak(run)?;
     let site = Site::start(MANY, ballast, Pinned::Apart, EgressMode::Raw, &[])?;
     let mut delivered = Vec::new();
     for tethers in [1, 10, 100, MANY] {
-        let report = load(&site, "up", tethers, 2.0 * peak_pps / f64::from(tethers), run.lasts(UPLINK), &[])?;
+        let report = load(&site, "up", tethers, OVERLOAD * peak_pps / f64::from(tethers), run.lasts(UPLINK), &[])?;
         delivered.push((tethers, number(&report, "/up/delivered_pps")?));
     }
     let best = delivered.iter().map(|(_, pps)| *pps).fold(1.0, f64::max);

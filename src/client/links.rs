@@ -229,19 +229,20 @@ impl Links {
                 error!(%error, "the links' readiness wait failed");
                 return;
             }
+            let since = Instant::now();
             for event in events.iter().filter(|event| event.token() != WAKE) {
                 let lane = LaneId(u32::try_from(event.token().0).unwrap_or(u32::MAX));
                 if event.is_read_closed() || event.is_error() {
                     self.table.get(lane).inspect(|link| link.peer_ends());
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    signals.push(Entry { origin: lane, lane, item: Signal });
+                    signals.push(Entry { origin: lane, lane, item: Signal { since } });
                 }
                 if event.is_writable() && self.table.get(lane).is_some_and(|link| link.is_blocked()) {
                     self.has_control(TETHER);
                 }
             }
-            readable.push(Instant::now(), false, &mut signals);
+            readable.push(since, false, &mut signals);
             self.send_due_acks();
         }
     }

@@ -164,8 +164,8 @@ settings! {
         max_per_credential: usize = 0 in 0..=100000,
         /// How long a tether whose last link broke keeps its address and its connections.
         linger: Duration = "5m" in "0s"..="1d",
-        /// How many bytes a client may send ahead of what the gateway has passed on, at most: fewer while they wait there
-        /// for long. Not less than message_max.
+        /// How many bytes a client may send ahead of what the gateway has passed on, at most: twice of what it sent in the
+        /// last 0.3 s, and fewer while they wait there for long. Not less than message_max.
         credit_window: Bytes = "4MiB" in "128KiB"..="64MiB",
         /// How many bytes the gateway sends ahead of what the client has acknowledged, at most. It follows the link: what
         /// the path holds, and a few milliseconds of queue. Not less than message_max.

@@ -1,32 +1,54 @@
-//! Links that owe an acknowledgement which may wait a moment, and the wait of the thread that sends them.
+//! Links that owe an acknowledgement which may wait a moment, or credit which is there only once something has left; and the
+//! wait of the thread that sends them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::link::{ACK_DELAY_MS, Link};
 
-/// Links that owe an acknowledgement.
+/// How long a link that owes credit, and has none to give, is left alone: of a thousand such, what is inside leaves in tenths of
+/// a second, and to look at each of them every 2 ms would take a quarter of a core.
+const PUT_OFF: Duration = Duration::from_millis(32);
+
+/// Links that owe something.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
-    due: Mutex<Vec<Arc<Link>>>,
+    owing: Mutex<Owing>,
     came: Condvar,
     /// The first ones have come, and nobody was woken for them yet.
     are_new: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Owing {
+    /// An acknowledgement.
+    acks: Vec<Arc<Link>>,
+    /// Credit, of which there is none.
+    credit: Vec<Arc<Link>>,
+    /// When those are to be looked at.
+    credit_at: Option<Instant>,
+}
+
 impl Acks {
-    fn due(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owing(&self) -> MutexGuard<'_, Owing> {
+        self.owing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that `link` owes one. Nobody is woken before [`Acks::wake_for_new`].
+    /// Notes that `link` owes an acknowledgement. Nobody is woken before [`Acks::wake_for_new`].
     pub(super) fn note(&self, link: &Arc<Link>) {
-        let mut due = self.due();
-        due.push(Arc::clone(link));
-        if due.len() == 1 {
+        let mut owing = self.owing();
+        owing.acks.push(Arc::clone(link));
+        if owing.acks.len() == 1 {
             self.are_new.store(true, Ordering::Release);
         }
+    }
+
+    /// Notes that `link` owes credit and has none to give. Nobody is woken for it.
+    pub(super) fn put_off(&self, now: Instant, link: Arc<Link>) {
+        let mut owing = self.owing();
+        owing.credit.push(link);
+        owing.credit_at.get_or_insert(now + PUT_OFF);
     }
 
     /// Wakes who waits, where some were noted that nobody was woken for.
@@ -39,20 +61,25 @@ impl Acks {
     /// Has who waits look whether it is over.
     pub(super) fn wake(&self) {
         // Under the lock, or it could come between the look and the wait.
-        let _due = self.due();
+        let _owing = self.owing();
         self.came.notify_all();
     }
 
-    /// Those that are due, once they have waited as long as they may. Waits up to `limit` for one, or until `is_over`.
-    pub(super) fn wait(&self, limit: Duration, is_over: impl Fn() -> bool) -> Vec<Arc<Link>> {
-        let waits = |due: &mut Vec<_>| due.is_empty() && !is_over();
-        let (due, _) = self.came.wait_timeout_while(self.due(), limit, waits).unwrap_or_else(PoisonError::into_inner);
-        if due.is_empty() {
-            return Vec::new();
+    /// Those that owe an acknowledgement, once they have waited as long as they may, and those that were put off, once their
+    /// time has come. Waits up to `limit` for one, or until `is_over`.
+    pub(super) fn wait(&self, limit: Duration, is_over: impl Fn() -> bool) -> (Vec<Arc<Link>>, Vec<Arc<Link>>) {
+        let owing = self.owing();
+        let limit = owing.credit_at.map_or(limit, |at| limit.min(at.saturating_duration_since(Instant::now())));
+        let waits = |owing: &mut Owing| owing.acks.is_empty() && !is_over();
+        let (mut owing, _) = self.came.wait_timeout_while(owing, limit, waits).unwrap_or_else(PoisonError::into_inner);
+        if !owing.acks.is_empty() {
+            drop(owing);
+            std::thread::sleep(Duration::from_millis(ACK_DELAY_MS));
+            owing = self.owing();
         }
-        drop(due);
-        std::thread::sleep(Duration::from_millis(ACK_DELAY_MS));
-        std::mem::take(&mut *self.due())
+        let has_come = owing.credit_at.take_if(|at| *at <= Instant::now()).is_some();
+        let credit = if has_come { std::mem::take(&mut owing.credit) } else { Vec::new() };
+        (std::mem::take(&mut owing.acks), credit)
     }
 }
 
@@ -75,7 +102,7 @@ mod tests {
         let waits = Arc::clone(&acks);
         let thread = std::thread::spawn(move || {
             for _ in 0..2 {
-                told.send(waits.wait(PATIENCE, || false).len()).expect("a test that waits");
+                told.send(waits.wait(PATIENCE, || false).0.len()).expect("a test that waits");
             }
         });
         assert_eq!(due.recv_timeout(PATIENCE), Ok(2), "what is there needs no waking");
@@ -88,5 +115,23 @@ mod tests {
         acks.note(&link);
         acks.wake_for_new();
         assert!(!acks.are_new.load(Ordering::Relaxed), "woken once for both");
+    }
+
+    #[test]
+    fn a_link_that_has_no_credit_to_give_is_left_alone_for_a_while_and_then_told_once() {
+        let (acks, (link, _peer)) = (Acks::default(), connected());
+        let (begun, mut waits) = (Instant::now(), 0);
+        acks.put_off(begun, link);
+        let told = loop {
+            waits += 1;
+            let (none, told) = acks.wait(PATIENCE, || false);
+            assert!(none.is_empty() && waits <= 2, "nothing but it is waited for");
+            if !told.is_empty() {
+                break told;
+            }
+        };
+        assert_eq!(told.len(), 1);
+        assert!(begun.elapsed() >= PUT_OFF);
+        assert!(acks.wait(Duration::ZERO, || true).1.is_empty());
     }
 }

@@ -32,6 +32,13 @@ const ACCEPTS_A_TURN: usize = 32;
 /// How long a listener rests after an error that trying again at once would only repeat (no file descriptors).
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
 
+/// While more links than this wait to be read, who becomes ready is told of a little later: it would wait as long behind them,
+/// and where each of a thousand sends now and then, to wake for each of their packets costs more than to read them.
+const LINKS_TO_REST: u64 = 64;
+
+/// So much later: less than it takes to read [`LINKS_TO_REST`] links and to send on what they brought.
+const REST_BEHIND_LINKS: Duration = Duration::from_micros(500);
+
 /// Under overload so many times fewer handshakes may be under way at once.
 const OVERLOAD_HANDSHAKES_DIVISOR: usize = 4;
 
@@ -129,26 +136,30 @@ impl Poller {
             if self.registry.is_stopping() {
                 self.listeners.clear();
             }
+            let now = Instant::now();
             for event in &events {
                 match event.token() {
                     WAKER => {}
                     Token(token) if token >= LISTENERS => self.accept_all(token - LISTENERS),
-                    Token(token) => self.signal(LaneId(token as u32), event),
+                    Token(token) => self.signal(now, LaneId(token as u32), event),
                 }
             }
-            let now = Instant::now();
             if self.rests_until.take_if(|until| *until <= now).is_some() {
                 (0..self.listeners.len()).for_each(|index| self.come_back(index));
             }
             let behind = self.link_signals.len() + self.accept_signals.len() > 1;
+            let has_come = !self.link_signals.is_empty();
             self.ws_decode.push(now, behind, &mut self.link_signals);
             self.accept.push(now, true, &mut self.accept_signals);
+            if has_come && self.ws_decode.waiting() > LINKS_TO_REST {
+                std::thread::sleep(REST_BEHIND_LINKS);
+            }
         }
     }
 
-    fn signal(&mut self, lane: LaneId, event: &mio::event::Event) {
+    fn signal(&mut self, since: Instant, lane: LaneId, event: &mio::event::Event) {
         let Some(link) = self.registry.links.get(lane) else { return };
-        let entry = Entry { origin: lane, lane, item: Signal };
+        let entry = Entry { origin: lane, lane, item: Signal { since } };
         if event.is_read_closed() || event.is_error() {
             link.peer_ends();
         }

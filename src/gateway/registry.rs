@@ -280,6 +280,7 @@ impl Registry {
         self.tethers.put(lane, Arc::clone(&tether));
         self.metrics.tethers_opened.inc();
         self.metrics.tethers.add(1);
+        self.overload.set_tethers(self.metrics.tethers.get());
         self.metrics.nat_blocks_in_use.add(self.blocks_of(id));
         info!(tether = id.0, credential = %hello.credential, "tether opened");
         Ok(tether)
@@ -418,6 +419,7 @@ impl Registry {
         }
         self.count_made(&mut tether.nat.lock().unwrap_or_else(PoisonError::into_inner));
         self.metrics.tethers.sub(1);
+        self.overload.set_tethers(self.metrics.tethers.get());
         self.metrics.nat_blocks_in_use.sub(self.blocks_of(tether.id));
         self.count_out(&tether.credential);
         self.tidying().rests(now, lane);
@@ -460,18 +462,34 @@ impl Registry {
         }
     }
 
-    /// Sends the acknowledgements that waited long enough. Waits up to `limit` for one to be due, or until `is_over`.
+    /// Sends the acknowledgements that waited long enough, and credit to those that may wait for it. Waits up to `limit` for
+    /// one to be due, or until `is_over`.
     pub fn send_acks(&self, limit: Duration, is_over: impl Fn() -> bool) {
-        for link in self.acks.wait(limit, is_over) {
+        let (acks, put_off) = self.acks.wait(limit, is_over);
+        let now = Instant::now();
+        for link in acks {
             let owner = link.owner().filter(|_| link.is_open());
             if !link.ack_is_due(owner.is_none_or(|owner| owner.owes_credit(&link))) {
                 self.ack_later(&link);
-                continue;
+            } else if let Some(owner) = owner {
+                self.tell_received(now, owner, &link);
             }
-            let Some(owner) = owner else { continue };
-            if link.unacknowledged_bytes() > 0 || owner.owes_credit(&link) {
-                self.has_control(owner.lane());
+        }
+        for link in put_off {
+            link.takes_up_credit();
+            if let Some(owner) = link.owner().filter(|_| link.is_open()) {
+                self.tell_received(now, owner, &link);
             }
+        }
+    }
+
+    /// Has the peer told what there is to tell. A link that owes credit and has none to give is come back to.
+    fn tell_received(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
+        let owes_credit = owner.owes_credit(link);
+        if link.unacknowledged_bytes() > 0 || owes_credit && owner.grant(now, link) > Some(link.credit_told_bytes()) {
+            self.has_control(owner.lane());
+        } else if owes_credit && link.puts_off_credit() {
+            self.acks.put_off(now, Arc::clone(link));
         }
     }
 

@@ -75,6 +75,16 @@ impl Link {
         true
     }
 
+    /// Marks that it is come back to for the credit that it owes; `false` where it is already.
+    pub fn puts_off_credit(&self) -> bool {
+        !self.credit_is_put_off.swap(true, Ordering::AcqRel)
+    }
+
+    /// It has been come back to.
+    pub fn takes_up_credit(&self) {
+        self.credit_is_put_off.store(false, Ordering::Release);
+    }
+
     /// Has the peer told of the acknowledgement, and of the credit where this end grants any, where they say something new.
     /// They leave with the next flush that finds room in the socket, and need no buffer for it.
     pub fn tell_received(&self, now: Instant, outbox: &mut Outbox, granted: Option<u64>) {

@@ -208,7 +208,8 @@ impl Link {
         while read_bytes < budget_bytes && messages_left > 0 {
             let (start, place_bytes) = (inbox.tail.len(), inbox.place.as_ref().map_or(0, Place::missing_bytes));
             buffer[..start].copy_from_slice(&inbox.tail);
-            let end = buffer.len().min(start + if inbox.is_bulk { AHEAD_BYTES } else { READ_BYTES });
+            let ahead_bytes = if inbox.is_bulk { AHEAD_BYTES } else { READ_BYTES.min(budget_bytes - read_bytes) };
+            let end = buffer.len().min(start + ahead_bytes);
             let place = inbox.place.as_mut().map_or(&mut [][..], Place::missing_mut);
             let count = match self.transport.read_both(place, &mut buffer[start..end]) {
                 Ok(0) => return Err(LinkError::Ended.into()),
@@ -231,7 +232,8 @@ impl Link {
             }
             // To read again would tell no more: readiness is told of what comes after this (epoll(7), question 9). Behind
             // much there is more by now, and it is worth more in one batch.
-            let is_drained = count < LITTLE_BYTES && self.transport.ends_reads_short();
+            let is_short = count < LITTLE_BYTES.min(place_bytes + end - start);
+            let is_drained = is_short && self.transport.ends_reads_short();
             if is_drained && messages_left > 0 && !self.peer_ends.load(Ordering::Acquire) {
                 return Ok(Turn::Drained);
             }

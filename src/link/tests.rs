@@ -81,6 +81,35 @@ fn a_little_is_taken_for_all_that_there_is_until_readiness_has_told_of_the_end_b
 }
 
 #[test]
+fn a_turn_brings_no_more_than_its_budget_and_says_that_more_is_there() {
+    const MESSAGES: usize = 100;
+    let (link, mut peer) = pair();
+    link.upgraded(Subprotocol::Binary, 65_536, &[]);
+    let mut frames = Vec::new();
+    (0..MESSAGES).for_each(|_| frame::append(Opcode::Binary, &[7; 200], Some(MASK), &mut frames));
+    peer.write_all(&frames).expect("room");
+    let (mut buffer, mut messages, mut turns) = (vec![0; read_buffer_bytes(65_536)], 0, 0);
+    let begun = Instant::now();
+    while messages < MESSAGES {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{messages} came");
+        let before = messages;
+        let reader =
+            Reader { buffer: &mut buffer, pool: None, budget_bytes: READ_TURN_BYTES_MIN, messages_max: usize::MAX };
+        let turn = link.receive::<LinkError>(Instant::now(), reader, |event| {
+            messages += usize::from(matches!(event, Event::Message(message) if message.bytes() == [7; 200]));
+            Ok(())
+        });
+        let brought = messages - before;
+        assert!(brought * 200 <= READ_TURN_BYTES_MIN, "{brought} in one turn");
+        // What fills the budget is no sign that nothing else is there, and readiness does not tell again.
+        let is_full = turn.expect("a turn") == Turn::More;
+        turns += usize::from(is_full);
+        assert!(is_full || brought == 0 || messages == MESSAGES, "{messages} came, and no more was said to be there");
+    }
+    assert!(turns >= frames.len() / READ_TURN_BYTES_MIN - 1, "{turns} turns");
+}
+
+#[test]
 fn messages_are_the_same_whatever_pieces_they_come_in_and_large_ones_have_buffers_of_their_own() {
     let seed = getrandom::u64().expect("random numbers");
     let mut random = Random::new(seed);

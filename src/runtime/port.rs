@@ -31,6 +31,16 @@ pub trait Port<T>: Send + Sync {
     /// could bring to others would wait, too; elsewhere it is nothing.
     fn serve(&self, _limit: Duration) {}
 
+    /// Segments, or signals, that wait here.
+    fn waiting(&self) -> u64 {
+        0
+    }
+
+    /// Segments that find room.
+    fn room(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Makes `upstream` known, to be resumed when there is room again.
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream;
 }

@@ -171,7 +171,10 @@ impl<T: Weigh> Queue for Fifo<T> {
 /// A signal that a lane has something to do, such as a readable link. A second one before the first was taken says
 /// nothing new, so a lane holds at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signal;
+pub struct Signal {
+    /// Since when there is something to do.
+    pub since: Instant,
+}
 
 impl Weigh for Signal {
     fn segments(&self) -> u32 {
@@ -197,16 +200,16 @@ impl Queue for Latch {
 
     const COALESCES: bool = true;
 
-    fn push(&mut self, _shared: &mut (), now: Instant, _signal: Signal) {
-        self.0.get_or_insert(now);
+    fn push(&mut self, _shared: &mut (), _now: Instant, signal: Signal) {
+        self.0.get_or_insert(signal.since);
     }
 
     fn pop(&mut self, _shared: &mut (), _now: Instant, _shed: &mut Shed<Signal>) -> Option<(Instant, Signal)> {
-        self.0.take().map(|at| (at, Signal))
+        self.0.take().map(|since| (since, Signal { since }))
     }
 
     fn clear(&mut self, _shared: &mut (), out: &mut Vec<Signal>) {
-        out.extend(self.0.take().map(|_| Signal));
+        out.extend(self.0.take().map(|since| Signal { since }));
     }
 
     fn is_empty(&self) -> bool {

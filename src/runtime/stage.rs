@@ -404,11 +404,15 @@ impl<H: Handler> Stage<H> {
         if scratch.work.batch.settling.is_empty() {
             return;
         }
+        // What there is room for, and a batch at most: to offer hundreds for each bit of room, and to take them back, would take
+        // the time in which room is made.
+        let lanes = scratch.work.batch.settling.len() as u64;
+        let share = self.next.as_ref().map_or(0, |(next, _)| next.room() / lanes);
+        let share = share.clamp(1, self.settings.quota.segments.max(1).into()) as i64;
         let mut leftovers = lock(&self.leftovers);
         for &lane in &scratch.work.batch.settling {
             let Some(rest) = leftovers.get_mut(&lane) else { continue };
-            // A batch at most: to offer thousands for each bit of room would take the time in which room is made.
-            let mut left = i64::from(self.settings.quota.segments.max(1));
+            let mut left = share;
             while left > 0
                 && let Some(entry) = rest.pop_front()
             {

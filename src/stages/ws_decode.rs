@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::{
-    Event, Link, LinkError, Message, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, Reader, Turn, read_buffer_bytes,
+    Event, Link, LinkError, Message, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, READ_TURN_BYTES_MIN, Reader, Turn,
+    read_buffer_bytes,
 };
 use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
@@ -86,6 +87,16 @@ pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, t
 /// had to cut, of about twice the bytes where segments are as short as the headers that each of them repeats.
 const SLACK_BYTES: u64 = 2 * PACKET_BYTES_MAX as u64;
 
+/// What each of so many links may bring in its turn. Together they bring what one thread reads before others have theirs: where
+/// all of what has come of a link were read, each round over many of them would take longer than the one before while more
+/// comes than leaves, and whose turn was last would have got twice what the others have.
+fn turn_bytes(links: usize) -> usize {
+    match links {
+        0 | 1 => READ_BUDGET_ALONE_BYTES,
+        several => (READ_BUDGET_BYTES / several).max(READ_TURN_BYTES_MIN),
+    }
+}
+
 thread_local! {
     /// The read buffer: one a thread, so that an idle link holds none.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -116,10 +127,12 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
     const COUNTS_ITEMS: bool = false;
 
     fn handle(&self, now: Instant, work: &mut WorkOf<Self>) {
-        work.batch.items.clear();
-        let budget_bytes = if work.batch.lanes.len() > 1 { READ_BUDGET_BYTES } else { READ_BUDGET_ALONE_BYTES };
+        let mut signals = work.batch.items.drain(..).peekable();
+        let budget_bytes = turn_bytes(work.batch.lanes.len());
         for index in 0..work.batch.lanes.len() {
             let lane = work.batch.lanes[index];
+            let signalled =
+                std::iter::from_fn(|| signals.next_if(|entry| entry.lane == lane)).map(|entry| entry.item.since).min();
             let Some(link) = self.links.get(lane) else { continue };
             let Some(tether) = link.owner().cloned().filter(|_| !link.is_closed()) else { continue };
             let before = work.out.len();
@@ -127,6 +140,7 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
             if work.out.len() > before {
                 tether.stir();
             }
+            tether.was_read(now, signalled, matches!(turn, Ok(Turn::More)));
             self.acknowledge(now, &link, &tether);
             match turn {
                 Ok(Turn::Drained) => {}

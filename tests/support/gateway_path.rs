@@ -447,7 +447,7 @@ impl GatewayPath {
         let end = Instant::now() + PATIENCE;
         loop {
             let now = Instant::now();
-            self.signals.push(Entry { origin: lane, lane, item: Signal });
+            self.signals.push(Entry { origin: lane, lane, item: Signal { since: now } });
             self.uplink.push(now, false, &mut self.signals);
             if self.sent_up.packets_out.get() >= self.expected.0 {
                 return;

@@ -129,13 +129,39 @@ fn who_resumes_is_granted_what_the_packets_of_its_old_link_leave_of_its_credit()
     let ((first, _a), (second, _b)) = (come(&registry, now), come(&registry, now));
     let (tether, _) = registry.tether_for(now, &first, &hello(&[])).expect("a tether");
     let credit = |link| registry.welcome(now, (&tether, link), &hello(&[]), b"asked", &Verifier::NOBODY).credit_bytes;
-    assert_eq!(credit(&first), registry.terms.credit_bytes, "nothing is inside");
-    let mut inside = BufPool::new(1 << 20).copy(&[7; 60_000]).expect("a buffer");
-    inside.charge(tether.links.account(), 60_004);
+    let full = credit(&first);
+    assert_eq!(tether.links.credit_bytes(), Some(full), "nothing is inside");
+    assert!(full < registry.terms.credit_bytes, "more is granted to who sends more");
+    let mut inside = BufPool::new(1 << 20).copy(&[7; 6_000]).expect("a buffer");
+    inside.charge(tether.links.account(), 6_004);
     let held_bytes = inside.held_bytes() as u64;
     registry.tether_for(now, &second, &hello(&tether.ticket)).expect("the tether");
-    assert_eq!(credit(&second), registry.terms.credit_bytes - held_bytes);
+    assert_eq!(credit(&second), full - held_bytes);
     assert!(tether.links.owes_credit(&second), "it is told of the rest once that has left");
+}
+
+#[test]
+fn who_waits_for_credit_is_told_when_something_has_left_and_nobody_looks_for_it_all_the_time() {
+    let (registry, now) = (registry(), Instant::now());
+    let (link, _peer) = come(&registry, now);
+    let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+    link.opened(Arc::clone(&tether.links), Features::default(), 65_536, None);
+    let mut inside = BufPool::new(1 << 20).copy(&[7; 60_000]).expect("a buffer");
+    inside.charge(tether.links.account(), 60_004);
+    assert!(tether.links.owes_credit(&link) && link.schedule_ack());
+    registry.ack_later(&link);
+    registry.send_acks(LINGER, || false);
+    assert!(link.schedule_ack(), "what comes meanwhile is acknowledged as ever");
+    assert!(!link.puts_off_credit(), "it is come back to");
+    // While all is inside it stays so.
+    registry.send_acks(LINGER, || false);
+    assert!(!link.puts_off_credit());
+    drop(inside);
+    let begun = Instant::now();
+    while !link.puts_off_credit() {
+        assert!(begun.elapsed() < LINGER, "there is credit, and nobody has taken it up");
+        registry.send_acks(LINGER, || false);
+    }
 }
 
 #[test]

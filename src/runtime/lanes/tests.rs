@@ -484,8 +484,9 @@ fn a_cleared_lane_is_empty_and_its_next_owner_begins_afresh() {
 #[test]
 fn a_signal_is_never_refused_and_waits_once() {
     let mut lanes = Lanes::<Latch>::new(3, Limits { segments: 1, held_bytes: 1 });
-    let mut offered: Vec<Entry<Signal>> =
-        [0, 1, 0, 2, 1].map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).into();
+    let mut offered: Vec<Entry<Signal>> = [0, 1, 0, 2, 1]
+        .map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal { since: Instant::now() } })
+        .into();
     let (mut batch, mut refused) = (Batch::default(), Vec::new());
     lanes.offer(Instant::now(), HandOver::Queue, &mut offered, &mut batch, &mut refused, &mut Shed::default());
     assert_eq!((lanes.load().segments, refused.len()), (3, 0));

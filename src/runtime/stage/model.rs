@@ -34,8 +34,9 @@ impl Chain {
         let source = stage("source", settings, made, Some(Arc::clone(&first) as _), None);
         let chain = Self { source, first, sink };
         chain.stages().into_iter().for_each(Kept::start);
-        let mut signals =
-            (0..LANES).map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).collect();
+        let mut signals = (0..LANES)
+            .map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal { since: Instant::now() } })
+            .collect();
         Inlet::new(Arc::clone(&chain.source) as _, Cores::new(2)).push(Instant::now(), true, &mut signals);
         chain
     }

@@ -36,8 +36,9 @@ impl Chain {
 
     fn start(&self) {
         self.keeper.start().unwrap();
-        let mut signals =
-            (0..LANES).map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).collect();
+        let mut signals = (0..LANES)
+            .map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal { since: Instant::now() } })
+            .collect();
         Inlet::new(Arc::clone(&self.source) as _, Cores::new(4)).push(Instant::now(), true, &mut signals);
     }
 
@@ -269,7 +270,9 @@ fn what_turns_round_enters_full_queues_without_a_deadlock_and_all_is_counted() {
     ];
     let keeper = Keeper::new(stages, Cores::new(2));
     keeper.start().unwrap();
-    let mut signals = (0..LANES).map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal }).collect();
+    let mut signals = (0..LANES)
+        .map(|lane| Entry { origin: LaneId(lane), lane: LaneId(lane), item: Signal { since: Instant::now() } })
+        .collect();
     Inlet::new(source as _, Cores::new(2)).push(Instant::now(), true, &mut signals);
     let mut downlink = Inlet::new(Arc::clone(&nat_in) as _, Cores::new(2));
     for round in 0..200 {
@@ -432,6 +435,58 @@ fn what_lanes_left_over_goes_on_by_and_by_and_in_their_order() {
     assert_eq!((seen.total(), seen.disorder()), (4 * SWARM as usize, 0));
     assert_eq!((first.metrics().packets_out.get(), sink.metrics().packets_in.get()), (4_000, 4_000));
     assert_eq!(lock(&first.leftovers).len(), 0);
+}
+
+/// A port with room for a few; notes how much it was offered each time.
+struct Narrow {
+    room: u64,
+    offered: Mutex<Vec<usize>>,
+}
+
+impl Port<Item> for Narrow {
+    fn offer(
+        &self,
+        _now: Instant,
+        _offer: Offer,
+        items: &mut Vec<Entry<Item>>,
+        _entered: &mut Batch<Item>,
+        refused: &mut Vec<Entry<Item>>,
+    ) -> Dropped {
+        lock(&self.offered).push(items.len());
+        refused.extend(items.drain(..).skip(self.room as usize));
+        Dropped::default()
+    }
+
+    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Item>) -> Dropped {
+        Dropped::default()
+    }
+
+    fn room(&self) -> u64 {
+        self.room
+    }
+
+    fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
+        Upstream(0)
+    }
+}
+
+#[test]
+fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_most() {
+    let settings = settings(4, 16, Rule::Never, WhenFull::Park);
+    for (room, offered) in [(0, 1), (3, 3), (1_000, settings.quota.segments as usize)] {
+        let narrow = Arc::new(Narrow { room, offered: Mutex::default() });
+        let first = stage("first", settings, Does(swarm), Some(Arc::clone(&narrow) as _), None);
+        // More than fits at first, so that something is left over whatever the room.
+        let mut items = (0..2).map(|number| entry(1, 1, number)).collect();
+        Inlet::new(Arc::clone(&first) as _, Cores::new(2)).push(Instant::now(), true, &mut items);
+        assert!(first.take_and_process(lock(&first.inner)));
+        first.resume(LaneId(1));
+        assert!(first.take_and_process(lock(&first.inner)));
+        assert_eq!(*lock(&narrow.offered), [2 * SWARM as usize, offered], "room for {room}");
+        let left_over = lock(&first.leftovers).get(&LaneId(1)).map_or(0, VecDeque::len);
+        let gone = narrow.room.min(2 * u64::from(SWARM)) + narrow.room.min(offered as u64);
+        assert_eq!(left_over as u64 + gone, 2 * u64::from(SWARM));
+    }
 }
 
 type Slow = Stage<Does<fn(&mut Work<Item, Item, Item>)>>;

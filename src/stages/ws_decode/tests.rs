@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use super::*;
 use crate::link::ACK_EVERY_BYTES;
 use crate::link::testing::*;
 use crate::packet::{Checksum, Offload};
 use crate::packet_builder::udp;
+use crate::runtime::queue::Signal;
 use crate::tether_links::Windows;
 use crate::wire::capsule::{
     AssignedAddress, CONTEXT_SUPER_PACKET, Challenge, CloseReason, Features, Prefix, append_ack, append_address_assign,
@@ -373,4 +376,39 @@ fn a_client_that_is_told_other_terms_ends_the_link_to_take_them_up_by_the_next_h
         assert_eq!(world.receive_until_told().last(), Some(&Told::Close(1000)));
         assert_eq!(world.work.out.len(), 1, "what came before them goes on");
     }
+}
+
+#[test]
+fn the_more_links_are_read_the_less_each_of_them_brings_in_its_turn() {
+    assert_eq!([1, 2, 8, 1_000].map(turn_bytes), [READ_BUDGET_ALONE_BYTES, 131_072, 32_768, READ_TURN_BYTES_MIN]);
+    assert_eq!((2..=128).map(|links| links * turn_bytes(links)).max(), Some(READ_BUDGET_BYTES));
+}
+
+#[test]
+fn what_waits_unread_for_long_costs_its_tether_credit() {
+    let mut world = world();
+    let credit = world.tether.credit_bytes().expect("a gateway grants credit");
+    // For half a second each turn finds what was there 100 ms before.
+    let mut now = Instant::now();
+    for _ in 0..5 {
+        now += Duration::from_millis(100);
+        let since = now - Duration::from_millis(100);
+        world.peer.send(Opcode::Binary, &datagram(&packet()));
+        let before = world.work.tally.received.segments;
+        let World { decode, work, .. } = &mut world;
+        let came = std::cell::Cell::new(before);
+        until(
+            || {
+                work.batch.lanes = vec![LINK];
+                work.batch.items = vec![Entry { origin: LINK, lane: LINK, item: Signal { since } }];
+                decode.handle(now, work);
+                came.set(work.tally.received.segments);
+            },
+            || came.get() > before,
+        );
+        world.work.out.clear();
+        world.tether.grant(now, &world.link);
+    }
+    assert!(world.tether.is_credit_cut());
+    assert!(world.tether.credit_bytes().is_some_and(|cut| cut < credit), "of {credit}");
 }
