@@ -27,7 +27,8 @@ const BYTES_START_OF_ALL: u64 = 1 << 20;
 
 /// The least that is granted where more is configured: what one turn of reading takes
 /// ([`READ_TURN_BYTES_MIN`](crate::link::READ_TURN_BYTES_MIN)). A packet that begins within the credit may end beyond it, so no
-/// packet is too large for it.
+/// packet is too large for it. Nor is less granted than what leaves in a round trip and [`WAIT_MAX`]: what waits beyond that is
+/// not the tether's doing, but that of others or of its own downlink, whose acknowledgements it would hold back.
 const BYTES_MIN: u64 = 2_048;
 
 /// The credit is [`ROUND_FACTOR`] times what came within such a time. So a sender on a path of up to this round trip twice over
@@ -44,6 +45,8 @@ pub struct Observation {
     pub inside_bytes: u64,
     /// Bytes that have left, all in all.
     pub left_bytes: u64,
+    /// The smallest round trip of its link of late; zero where none is known.
+    pub round_trip: Duration,
 }
 
 /// The credit of one tether.
@@ -56,6 +59,8 @@ pub struct Credit {
     last_round_bytes: u64,
     /// What is to be granted for what came, before it is cut.
     follows_bytes: u64,
+    /// What left in a round trip and [`WAIT_MAX`], by the last two looks.
+    least_of: (u64, u64),
     /// How often it is halved.
     cuts: u32,
     /// When it was last looked at, and what had left by then.
@@ -76,6 +81,7 @@ impl Credit {
             round: None,
             last_round_bytes: 0,
             follows_bytes: BYTES_START.min(bytes_max),
+            least_of: (0, 0),
             cuts: 0,
             looked: None,
             over_since: None,
@@ -86,7 +92,11 @@ impl Credit {
 
     /// The credit now.
     pub fn bytes(&self) -> u64 {
-        (self.follows_bytes >> self.cuts).max(BYTES_MIN.min(self.bytes_max))
+        (self.follows_bytes >> self.cuts).max(self.least_bytes())
+    }
+
+    fn least_bytes(&self) -> u64 {
+        self.least_of.0.max(self.least_of.1).max(BYTES_MIN).min(self.follows_bytes)
     }
 
     /// Whether it is less than it would be if nothing waited.
@@ -119,10 +129,13 @@ impl Credit {
             (left * wait.as_secs_f64() / elapsed.as_secs_f64()) as u64
         };
         let waits_within = |wait: Duration| unread <= wait && inside_bytes <= leaves_within(wait);
+        // Of two looks, since in one of them nothing may leave by chance.
+        let (newer, older) = (leaves_within(seen.round_trip + WAIT_MAX), self.least_of.0);
+        self.least_of = (newer, older);
         if !waits_within(WAIT_MAX) {
             let since = *self.over_since.get_or_insert(now);
             // One cut more would change nothing.
-            if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > BYTES_MIN {
+            if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
                 self.cuts += 1;
             }
             return self.bytes();
@@ -155,24 +168,28 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const NOTHING: Observation = Observation { tethers: 1, inside_bytes: 0, left_bytes: 0 };
+    const NOTHING: Observation = Observation { tethers: 1, inside_bytes: 0, left_bytes: 0, round_trip: Duration::ZERO };
 
     /// A tether of which so many bytes wait and so many leave between two looks.
     struct Bench {
         credit: Credit,
         now: Instant,
         left_bytes: u64,
+        round_trip: Duration,
     }
 
     impl Bench {
         fn new(bytes_max: u64) -> Self {
-            Self { credit: Credit::new(bytes_max), now: Instant::now(), left_bytes: 0 }
+            Self { credit: Credit::new(bytes_max), now: Instant::now(), left_bytes: 0, round_trip: Duration::ZERO }
         }
 
         fn look(&mut self, inside_bytes: u64, leave_bytes: u64) -> u64 {
             self.now += LOOK_EVERY;
             self.left_bytes += leave_bytes;
-            self.credit.look(self.now, Observation { tethers: 1, inside_bytes, left_bytes: self.left_bytes })
+            self.credit.look(
+                self.now,
+                Observation { inside_bytes, left_bytes: self.left_bytes, round_trip: self.round_trip, ..NOTHING },
+            )
         }
 
         /// Sends for a second what is granted, all of which leaves at once.
@@ -257,11 +274,32 @@ mod tests {
     }
 
     #[test]
+    fn it_is_not_cut_below_what_leaves_in_a_round_trip_and_as_long_as_it_may_wait() {
+        for (round_trip, least) in [(0, 20_000), (60, 80_000)] {
+            let mut bench = Bench::new(4 * MIB);
+            bench.round_trip = Duration::from_millis(round_trip);
+            // 1 MB a second, of which none waits for long inside; but each turn of reading is late.
+            for _ in 0..100 {
+                bench.credit.read(bench.now + LOOK_EVERY, Some(bench.now - WAIT_MAX), false);
+                bench.look(0, 20_000);
+            }
+            let rounds = (least..=least * 11 / 10).contains(&bench.credit.bytes());
+            assert!(rounds, "{} at {round_trip} ms", bench.credit.bytes());
+            // Once it sends less, it may be granted less.
+            (0..100).for_each(|_| {
+                bench.credit.read(bench.now + LOOK_EVERY, Some(bench.now - WAIT_MAX), false);
+                bench.look(0, 100);
+            });
+            assert_eq!(bench.credit.bytes(), BYTES_MIN, "at {round_trip} ms");
+        }
+    }
+
+    #[test]
     fn it_comes_to_rest_where_its_packets_wait_a_little() {
         let mut bench = Bench::grown(4 * MIB);
-        // 600 KiB leave in 20 ms: 1 MiB would wait for longer, and a half of it for less, but for more than half as long.
+        // 600 KiB leave in 20 ms, so that more than those would wait for longer.
         let credits: Vec<_> = (0..40).map(|_| bench.look(bench.credit.bytes(), 600 << 10)).collect();
-        assert_eq!(credits[8..], [MIB / 2; 32]);
+        assert_eq!(credits[8..], [600 << 10; 32]);
     }
 
     #[test]

@@ -289,6 +289,11 @@ impl Link {
         self.window.get().map_or(0, |window| locked(window).bytes())
     }
 
+    /// The smallest round trip of late, where one is known.
+    pub fn smallest_round_trip(&self) -> Option<Duration> {
+        locked(self.window.get()?).smallest()
+    }
+
     /// The most bytes that a super-packet should have; `None` where the link is fast, or not known yet.
     pub fn cut_bytes(&self) -> Option<u64> {
         locked(self.window.get()?).cut_bytes()

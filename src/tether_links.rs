@@ -127,7 +127,8 @@ impl TetherLinks {
         let received = link.received_bytes();
         let inside = self.account.inside_bytes();
         let tethers = self.squeeze.as_ref().map_or(1, |squeeze| squeeze.overload.tethers());
-        let seen = Observation { tethers, inside_bytes: inside, left_bytes: self.account.left_bytes() };
+        let round_trip = link.smallest_round_trip().unwrap_or_default();
+        let seen = Observation { tethers, inside_bytes: inside, left_bytes: self.account.left_bytes(), round_trip };
         locked(self.credit.as_ref()?).look(now, seen);
         // Of bytes and of memory, whichever is more: small packets hold several times their bytes.
         Some(received + self.credit_bytes()?.saturating_sub(inside.max(self.account.held_bytes())))
