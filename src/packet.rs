@@ -338,7 +338,8 @@ impl Buf {
         self.charge = Some(Charge { account: Arc::clone(account), bytes });
     }
 
-    fn discharge(&mut self) {
+    /// Nobody is charged for this buffer any more: what turned round waits for another tether than the one that sent it.
+    pub fn discharge(&mut self) {
         if let Some(charge) = self.charge.take() {
             charge.account.held.fetch_sub(self.data.len() as u64, Ordering::Relaxed);
             charge.account.left.fetch_add(charge.bytes, Ordering::Relaxed);
@@ -562,6 +563,13 @@ mod tests {
         assert_eq!(account.held_bytes(), CLASS_BYTES[0] as u64);
         drop(buf);
         assert_eq!((account.inside_bytes(), account.left_bytes(), account.held_bytes()), (0, 103, 0));
+        // One that turned round is nobody's, though it waits on.
+        let mut turned = pool.copy(b"hello").unwrap();
+        turned.charge(&account, 8);
+        turned.discharge();
+        assert_eq!((account.inside_bytes(), account.left_bytes(), account.held_bytes()), (0, 111, 0));
+        drop(turned);
+        assert_eq!(account.left_bytes(), 111, "once");
     }
 
     #[test]

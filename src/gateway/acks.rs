@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::link::{ACK_DELAY_MS, Link};
 
-/// How long a link that owes credit, and has none to give, is left alone: of a thousand such, what is inside leaves in tenths of
-/// a second, and to look at each of them every 2 ms would take a quarter of a core.
-const PUT_OFF: Duration = Duration::from_millis(32);
+/// How long a link that owes credit, and has none to give, is left alone: the longer the more there are. Of a thousand such, what
+/// is inside leaves in tenths of a second, and to look at each of them every 2 ms would take a quarter of a core.
+const PUT_OFF_A_LINK: Duration = Duration::from_micros(32);
+const PUT_OFF_MIN: Duration = Duration::from_millis(4);
+const PUT_OFF_MAX: Duration = Duration::from_millis(32);
 
 /// Links that owe something.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ struct Owing {
     credit: Vec<Arc<Link>>,
     /// When those are to be looked at.
     credit_at: Option<Instant>,
+    /// How many there were the last time.
+    credit_count: u32,
 }
 
 impl Acks {
@@ -45,10 +49,11 @@ impl Acks {
     }
 
     /// Notes that `link` owes credit and has none to give. Nobody is woken for it.
-    pub(super) fn put_off(&self, now: Instant, link: Arc<Link>) {
+    pub(super) fn put_off(&self, link: Arc<Link>) {
         let mut owing = self.owing();
         owing.credit.push(link);
-        owing.credit_at.get_or_insert(now + PUT_OFF);
+        let put_off = (PUT_OFF_A_LINK * owing.credit_count).clamp(PUT_OFF_MIN, PUT_OFF_MAX);
+        owing.credit_at.get_or_insert_with(|| Instant::now() + put_off);
     }
 
     /// Wakes who waits, where some were noted that nobody was woken for.
@@ -79,6 +84,9 @@ impl Acks {
         }
         let has_come = owing.credit_at.take_if(|at| *at <= Instant::now()).is_some();
         let credit = if has_come { std::mem::take(&mut owing.credit) } else { Vec::new() };
+        if has_come {
+            owing.credit_count = credit.len() as u32;
+        }
         (std::mem::take(&mut owing.acks), credit)
     }
 }
@@ -121,7 +129,7 @@ mod tests {
     fn a_link_that_has_no_credit_to_give_is_left_alone_for_a_while_and_then_told_once() {
         let (acks, (link, _peer)) = (Acks::default(), connected());
         let (begun, mut waits) = (Instant::now(), 0);
-        acks.put_off(begun, link);
+        acks.put_off(link);
         let told = loop {
             waits += 1;
             let (none, told) = acks.wait(PATIENCE, || false);
@@ -131,7 +139,7 @@ mod tests {
             }
         };
         assert_eq!(told.len(), 1);
-        assert!(begun.elapsed() >= PUT_OFF);
+        assert!(begun.elapsed() >= PUT_OFF_MIN);
         assert!(acks.wait(Duration::ZERO, || true).1.is_empty());
     }
 }

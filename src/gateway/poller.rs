@@ -151,7 +151,8 @@ impl Poller {
             let has_come = !self.link_signals.is_empty();
             self.ws_decode.push(now, behind, &mut self.link_signals);
             self.accept.push(now, true, &mut self.accept_signals);
-            if has_come && self.ws_decode.waiting() > LINKS_TO_REST {
+            let are_all = events.iter().count() < EVENTS;
+            if has_come && are_all && self.ws_decode.waiting() > LINKS_TO_REST {
                 std::thread::sleep(REST_BEHIND_LINKS);
             }
         }

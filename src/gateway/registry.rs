@@ -489,7 +489,7 @@ impl Registry {
         if link.unacknowledged_bytes() > 0 || owes_credit && owner.grant(now, link) > Some(link.credit_told_bytes()) {
             self.has_control(owner.lane());
         } else if owes_credit && link.puts_off_credit() {
-            self.acks.put_off(now, Arc::clone(link));
+            self.acks.put_off(Arc::clone(link));
         }
     }
 

@@ -208,7 +208,9 @@ impl Link {
         while read_bytes < budget_bytes && messages_left > 0 {
             let (start, place_bytes) = (inbox.tail.len(), inbox.place.as_ref().map_or(0, Place::missing_bytes));
             buffer[..start].copy_from_slice(&inbox.tail);
-            let ahead_bytes = if inbox.is_bulk { AHEAD_BYTES } else { READ_BYTES.min(budget_bytes - read_bytes) };
+            // As much as waits for its rest at least: the tail is copied for each read.
+            let asked_bytes = READ_BYTES.min((budget_bytes - read_bytes).max(start));
+            let ahead_bytes = if inbox.is_bulk { AHEAD_BYTES } else { asked_bytes };
             let end = buffer.len().min(start + ahead_bytes);
             let place = inbox.place.as_mut().map_or(&mut [][..], Place::missing_mut);
             let count = match self.transport.read_both(place, &mut buffer[start..end]) {

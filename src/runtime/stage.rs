@@ -407,7 +407,8 @@ impl<H: Handler> Stage<H> {
         // What there is room for, and a batch at most: to offer hundreds for each bit of room, and to take them back, would take
         // the time in which room is made.
         let lanes = scratch.work.batch.settling.len() as u64;
-        let share = self.next.as_ref().map_or(0, |(next, _)| next.room() / lanes);
+        let room = self.next.as_ref().map_or(0, |(next, _)| next.room());
+        let share = room.saturating_sub(Count::of(&scratch.work.out).segments) / lanes;
         let share = share.clamp(1, self.settings.quota.segments.max(1).into()) as i64;
         let mut leftovers = lock(&self.leftovers);
         for &lane in &scratch.work.batch.settling {
@@ -467,12 +468,13 @@ impl<H: Handler> Stage<H> {
         let Scratch { work, parked, unsettled, .. } = scratch;
         // Sorted before the lock is taken, so that none of a thousand lanes is searched for under it.
         work.outcomes.sort_unstable_by_key(|(lane, _)| *lane);
+        unsettled.sort_unstable();
         let mut inner = lock(&self.inner);
         for lane in work.batch.lanes.drain(..).chain(work.batch.settling.drain(..)) {
             let named = work.outcomes.binary_search_by_key(&lane, |(lane, _)| *lane).map(|at| work.outcomes[at].1);
             let mut outcome = named.unwrap_or_default();
             let has_no_room = parked.binary_search(&lane).is_ok();
-            let settles_on = !has_no_room && unsettled.contains(&lane);
+            let settles_on = !has_no_room && unsettled.binary_search(&lane).is_ok();
             outcome.park |= has_no_room || settles_on;
             inner.lanes.done(lane, outcome);
             if settles_on {

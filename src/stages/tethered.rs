@@ -69,7 +69,10 @@ where
                 let turned = |item| Entry { origin: lane, lane: to(&item).unwrap_or(lane), item };
                 match (self.function)(state, entry.item, now) {
                     Verdict::Forward(item) => work.out.push(Entry { origin: lane, lane, item }),
-                    Verdict::Turn(item) => work.turned.push(turned(item)),
+                    Verdict::Turn(mut item) => {
+                        item.buf_mut().discharge();
+                        work.turned.push(turned(item));
+                    }
                     Verdict::Reply(reason, item) => {
                         work.tally.drop_segments(reason.index(), segments, bytes);
                         work.made.push(turned(item));
