@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn who_uses_its_credit_has_twice_of_it_next_up_to_all_that_is_configured() {
+    fn who_uses_its_credit_has_twice_of_all_that_came_next_and_at_most_what_is_configured() {
         let mut bench = Bench::new(MIB);
         bench.look(0, 0);
         let grants: Vec<_> = (0..6).map(|_| bench.look(0, bench.credit.bytes()) / BYTES_START).collect();

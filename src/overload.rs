@@ -117,7 +117,7 @@ impl Overload {
     }
 }
 
-/// Credit never falls below this, so that a whole message's largest packet always fits in its half.
+/// Short memory never brings credit below this: a message's largest packet fits in its half. Who sends little has less anyway.
 pub const CREDIT_BYTES_MIN: u64 = 131_072 + 64;
 
 /// How much credit a tether gets of what it would get at rest: less as memory runs short.

@@ -32,13 +32,6 @@ const ACCEPTS_A_TURN: usize = 32;
 /// How long a listener rests after an error that trying again at once would only repeat (no file descriptors).
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// While more links than this wait to be read, who becomes ready is told of a little later: it would wait as long behind them,
-/// and where each of a thousand sends now and then, to wake for each of their packets costs more than to read them.
-const LINKS_TO_REST: u64 = 64;
-
-/// So much later: less than it takes to read [`LINKS_TO_REST`] links and to send on what they brought.
-const REST_BEHIND_LINKS: Duration = Duration::from_micros(500);
-
 /// Under overload so many times fewer handshakes may be under way at once.
 const OVERLOAD_HANDSHAKES_DIVISOR: usize = 4;
 
@@ -148,13 +141,8 @@ impl Poller {
                 (0..self.listeners.len()).for_each(|index| self.come_back(index));
             }
             let behind = self.link_signals.len() + self.accept_signals.len() > 1;
-            let has_come = !self.link_signals.is_empty();
             self.ws_decode.push(now, behind, &mut self.link_signals);
             self.accept.push(now, true, &mut self.accept_signals);
-            let are_all = events.iter().count() < EVENTS;
-            if has_come && are_all && self.ws_decode.waiting() > LINKS_TO_REST {
-                std::thread::sleep(REST_BEHIND_LINKS);
-            }
         }
     }
 

@@ -472,19 +472,19 @@ impl Registry {
             if !link.ack_is_due(owner.is_none_or(|owner| owner.owes_credit(&link))) {
                 self.ack_later(&link);
             } else if let Some(owner) = owner {
-                self.tell_received(now, owner, &link);
+                self.tell_or_put_off(now, owner, &link);
             }
         }
         for link in put_off {
             link.takes_up_credit();
             if let Some(owner) = link.owner().filter(|_| link.is_open()) {
-                self.tell_received(now, owner, &link);
+                self.tell_or_put_off(now, owner, &link);
             }
         }
     }
 
     /// Has the peer told what there is to tell. A link that owes credit and has none to give is come back to.
-    fn tell_received(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
+    fn tell_or_put_off(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
         let owes_credit = owner.owes_credit(link);
         if link.unacknowledged_bytes() > 0 || owes_credit && owner.grant(now, link) > Some(link.credit_told_bytes()) {
             self.has_control(owner.lane());

@@ -75,11 +75,6 @@ impl<T> Inlet<T> {
         pushed
     }
 
-    /// See [`Port::waiting`].
-    pub fn waiting(&self) -> u64 {
-        self.next.waiting()
-    }
-
     /// See [`Port::serve`].
     pub fn serve(&self, limit: Duration) {
         self.next.serve(limit);

@@ -31,11 +31,6 @@ pub trait Port<T>: Send + Sync {
     /// could bring to others would wait, too; elsewhere it is nothing.
     fn serve(&self, _limit: Duration) {}
 
-    /// Segments, or signals, that wait here.
-    fn waiting(&self) -> u64 {
-        0
-    }
-
     /// Segments that find room.
     fn room(&self) -> u64 {
         u64::MAX

@@ -94,10 +94,6 @@ where
         }
     }
 
-    fn waiting(&self) -> u64 {
-        lock(&self.inner).lanes.load().segments
-    }
-
     fn room(&self) -> u64 {
         let inner = lock(&self.inner);
         inner.lanes.limits().segments.saturating_sub(inner.lanes.load().segments)
