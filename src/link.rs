@@ -24,7 +24,7 @@ mod outbox;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use acknowledge::{ACK_DELAY_MS, ACK_EVERY_BYTES};
+pub use acknowledge::{ACK_DELAY_MS, ACK_EVERY_BYTES, ACK_SMALL_BYTES, ACK_TURNS_MAX};
 use inbox::Inbox;
 pub use inbox::{Event, Message, Reader, Turn, read_buffer_bytes};
 pub use outbox::Outbox;

@@ -27,10 +27,10 @@ pub const ACK_DELAY_MS: u64 = 2;
 
 /// Received bytes below which an acknowledgement waits for [`ACK_TURNS_MAX`] of these delays: alone, in a message, frame
 /// and segment of its own, it would be as long as what it is about, and take of what the link has for the other direction.
-pub(super) const ACK_SMALL_BYTES: u64 = crate::window::PACKET_BYTES;
+pub const ACK_SMALL_BYTES: u64 = crate::window::PACKET_BYTES;
 
 /// How often the delay of an acknowledgement of little begins anew: 10 ms in all, which is what a window lets wait anyway.
-pub(super) const ACK_TURNS_MAX: u32 = 5;
+pub const ACK_TURNS_MAX: u32 = 5;
 
 impl Link {
     /// Received bytes that the peer has not been told of.

@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use crate::client::handshake::{Handshake, HandshakeError, Offer, Step as Answer, Terms};
 use crate::http::upgrade::{Asked, UpgradeError, check_upgrade_response, upgrade_request};
 use crate::http::url::WsUrl;
-use crate::link::ACK_EVERY_BYTES;
+use crate::link::{ACK_EVERY_BYTES, ACK_SMALL_BYTES};
 use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::{self, Capsule, Capsules, CloseReason};
 use crate::wire::frame::{Decoder, Opcode, Role, Step, Subprotocol, append, header};
@@ -137,6 +137,11 @@ impl Connection {
     /// Whether so much is owed that it must be told at once.
     pub(super) fn owes_much(&self) -> bool {
         self.is_open() && self.received - self.received_told >= ACK_EVERY_BYTES
+    }
+
+    /// Whether so little is owed that it waits for longer.
+    pub(super) fn owes_little(&self) -> bool {
+        (1..ACK_SMALL_BYTES).contains(&(self.received - self.received_told))
     }
 
     /// Sends DATAGRAM capsules as one message, with what is owed.

@@ -17,7 +17,7 @@ use super::tether::{Tether, payload_from};
 use super::{Error, Options};
 use crate::client::handshake::{Offer, Terms};
 use crate::io::clock::monotonic_ns;
-use crate::link::{ACK_DELAY_MS, read_buffer_bytes};
+use crate::link::{ACK_DELAY_MS, ACK_TURNS_MAX, read_buffer_bytes};
 use crate::wire::capsule::Features;
 
 /// The largest packet that a tether takes, in bytes.
@@ -368,7 +368,13 @@ impl<'a> Generator<'a> {
         while let Some(&(_, number)) = self.acks.front().filter(|(due_ns, _)| *due_ns <= now_ns) {
             self.acks.pop_front();
             let tether = &mut self.tethers[number as usize];
-            tether.ack_is_scheduled = false;
+            // As a client's links do it, or a gateway would have more acknowledgements of little than it ever gets.
+            tether.ack_turns += 1;
+            if tether.ack_turns < ACK_TURNS_MAX && tether.connection.as_ref().is_some_and(Connection::owes_little) {
+                self.acks.push_back((now_ns + ACK_DELAY_MS * MS_NS, number));
+                continue;
+            }
+            (tether.ack_is_scheduled, tether.ack_turns) = (false, 0);
             if tether.connection.as_ref().is_some_and(Connection::owes_ack) {
                 self.send(number as usize, true);
             }

@@ -37,6 +37,8 @@ pub(super) struct Tether {
     /// A slow reader that does not read.
     pub(super) is_paused: bool,
     pub(super) ack_is_scheduled: bool,
+    /// How often its delay began anew.
+    pub(super) ack_turns: u32,
     headers: [u8; HEADERS_BYTES],
     /// The first packet whose time has not come.
     due: u32,
@@ -62,6 +64,7 @@ impl Tether {
             was_welcomed: false,
             is_paused: false,
             ack_is_scheduled: false,
+            ack_turns: 0,
             headers: [0; HEADERS_BYTES],
             due: 0,
             next: 0,
