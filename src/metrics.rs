@@ -107,6 +107,8 @@ pub struct StageMetrics {
     pub handover_run_on: Counter,
     /// Batches that were queued for this stage.
     pub handover_queued: Counter,
+    /// Offers that were to gather.
+    pub handover_gathered: Counter,
     /// The most segments that one batch takes at present.
     pub batch_limit_packets: Gauge,
     /// The controller added a thread.
@@ -150,6 +152,7 @@ impl StageMetrics {
             batch_packets: Histogram::new(&buckets::BATCH),
             handover_run_on: Counter::default(),
             handover_queued: Counter::default(),
+            handover_gathered: Counter::default(),
             batch_limit_packets: Gauge::default(),
             pool_grow: Counter::default(),
             pool_shrink: Counter::default(),

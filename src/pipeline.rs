@@ -44,6 +44,10 @@ pub mod diagram;
 /// flows seldom share one.
 pub const FLOW_LANES: u32 = 64;
 
+/// How long packets may gather for a message, in bounds on a queue's wait: 10 ms by default, in which a thousand tethers that
+/// take all of a core get two or three packets each.
+const GATHER_SOJOURNS: u32 = 2;
+
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -292,6 +296,8 @@ impl Build<'_> {
             when_full: place.when_full,
             // Its lanes wait for their links, which is what its own queue manages.
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
+            // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
+            gather_max: (place.name == StageName::WsEncode).then_some(GATHER_SOJOURNS * config.sojourn_max),
         }
     }
 }

@@ -230,5 +230,6 @@ fn settings(lanes: u32, when_full: WhenFull) -> Settings {
         when_full,
         // Its one tether waits for its own link; there is nobody to be fair to.
         sojourn_max: None,
+        gather_max: None,
     }
 }

@@ -16,6 +16,11 @@ impl Cores {
         Arc::new(Self { count, busy: AtomicUsize::new(0) })
     }
 
+    /// All of them.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Cores that no thread of the pipeline keeps busy.
     pub fn free(&self) -> usize {
         self.count.saturating_sub(self.busy.load(Ordering::Relaxed))

@@ -19,6 +19,10 @@ pub const UNREAD_SERVICE_MAX: Duration = Duration::from_millis(1);
 /// The same while what waits in front of it waits too long: parsing a batch is less, and is needed to know whose it is.
 pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
 
+/// Of what a stage that gathers must take of the machine for it to be of use: what makes its work less does little for a
+/// machine that is busy with something else, and it costs a wait.
+pub const GATHER_SHARE_MIN: f64 = 0.25;
+
 /// The configured rule of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
@@ -40,22 +44,30 @@ pub struct Observation {
     pub cores_free: usize,
     /// How long this stage is expected to take for the batch.
     pub service: Duration,
+    /// Whether a source brings it, so that it is for the first stage.
+    pub is_first: bool,
+    /// What part of the machine this stage kept busy of late; nothing where it has no use for gathering.
+    pub gathering_share: f64,
 }
 
 /// Run on when nothing waits behind (the thread has nothing better to do), when no core is free (another thread could
 /// not run anyway), or when the work is not worth a hand-over. Where what waits behind can be read by this thread alone,
 /// or waits too long, no core need be free: a source that does the stages' work leaves what comes to a ring that nobody
-/// bounds, and nobody shares out.
+/// bounds, and nobody shares out. Where a thread of a stage has more to do and no core is free, what it brings to a stage
+/// with a price for each lane gathers there: it comes back for that.
 pub fn decide(rule: Rule, seen: Observation) -> HandOver {
     let runs_on = match rule {
         Rule::Always => true,
         Rule::Never => false,
         Rule::Auto => match seen.behind {
             Behind::Nothing => true,
+            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => {
+                return HandOver::Gather;
+            }
             Behind::Work => seen.cores_free == 0 || seen.service < HAND_OVER_WORTH,
             Behind::Unread if seen.cores_free == 0 => seen.service < UNREAD_SERVICE_MAX,
             Behind::Unread => seen.service < HAND_OVER_WORTH,
-            Behind::Late => seen.service < LATE_SERVICE_MAX,
+            Behind::Late => seen.is_first && seen.service < LATE_SERVICE_MAX,
         },
     };
     if runs_on { HandOver::RunOn } else { HandOver::Queue }
@@ -66,7 +78,8 @@ mod tests {
     use super::*;
 
     fn seen(behind: Behind, cores_free: usize, service_us: u64) -> Observation {
-        Observation { behind, cores_free, service: Duration::from_micros(service_us) }
+        let service = Duration::from_micros(service_us);
+        Observation { behind, cores_free, service, is_first: true, gathering_share: 0.0 }
     }
 
     #[test]
@@ -86,6 +99,28 @@ mod tests {
             (Behind::Late, 0, 1, HandOver::RunOn),
         ] {
             assert_eq!(decide(Rule::Auto, seen(behind, cores_free, service_us)), expected);
+        }
+    }
+
+    #[test]
+    fn what_waits_too_long_is_parsed_by_its_source_and_nothing_else() {
+        let late = seen(Behind::Late, 0, 99);
+        assert_eq!(decide(Rule::Auto, late), HandOver::RunOn);
+        assert_eq!(decide(Rule::Auto, Observation { is_first: false, ..late }), HandOver::Queue);
+    }
+
+    #[test]
+    fn a_batch_gathers_where_its_thread_has_more_and_no_core_is_free_and_the_stage_takes_much_of_the_machine() {
+        for (behind, cores_free, gathering_share, expected) in [
+            (Behind::Work, 0, 0.25, HandOver::Gather),
+            (Behind::Work, 0, 0.24, HandOver::RunOn),
+            (Behind::Work, 1, 0.9, HandOver::Queue),
+            (Behind::Nothing, 0, 0.9, HandOver::RunOn),
+            (Behind::Unread, 0, 0.9, HandOver::RunOn),
+            (Behind::Late, 0, 0.9, HandOver::Queue),
+        ] {
+            let seen = Observation { gathering_share, ..seen(behind, cores_free, 100) };
+            assert_eq!(decide(Rule::Auto, seen), expected, "{seen:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use shares::Shares;
 
+mod gathering;
 mod shares;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
@@ -99,6 +100,8 @@ pub enum HandOver {
     RunOn,
     /// It queues.
     Queue,
+    /// It queues, and a lane where nothing waited begins to gather.
+    Gather,
 }
 
 /// What a handler says of a lane when it is done with it.
@@ -127,6 +130,8 @@ pub struct Taken {
 enum State {
     /// On no list. Runnable only once something comes in.
     Idle,
+    /// Something waits in it, and it is not ready before more does, or [`Lanes::end_gathering`].
+    Gathering,
     /// On the ready list.
     Ready,
     /// A thread has it.
@@ -155,6 +160,8 @@ struct Lane<Q> {
     /// The offer in which it last entered, and in which it was last refused.
     entered_in: u64,
     refused_in: u64,
+    /// On the list of those that gather, whatever its state.
+    is_listed: bool,
 }
 
 impl<Q: Queue> Lane<Q> {
@@ -172,6 +179,7 @@ impl<Q: Queue> Lane<Q> {
             queued: (0, 0),
             entered_in: 0,
             refused_in: 0,
+            is_listed: false,
         }
     }
 
@@ -210,6 +218,8 @@ pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
     shared: Q::Shared,
     ready: VecDeque<LaneId>,
+    /// Lanes that began to gather, and when, in that order. Some may be ready already.
+    gathering: VecDeque<(Instant, LaneId)>,
     load: Load,
     load_max: Load,
     limits: Limits,
@@ -236,6 +246,7 @@ impl<Q: Queue> Lanes<Q> {
             lanes: (0..count).map(|_| Lane::new()).collect(),
             shared: Q::Shared::default(),
             ready: VecDeque::with_capacity(count as usize),
+            gathering: VecDeque::new(),
             load: Load::default(),
             load_max: Load::default(),
             limits,
@@ -295,7 +306,7 @@ impl<Q: Queue> Lanes<Q> {
                 run_on_segments += u64::from(entry.item.segments());
                 entered.items.push(entry);
             } else if self.has_room(entry.lane, &entry.item) || self.make_room(entry.lane, &entry.item, shed) {
-                self.push(now, entry.lane, entry.item);
+                self.push(now, hand_over, entry.lane, entry.item);
             } else {
                 let lane = &mut self.lanes[entry.lane.index()];
                 lane.refused_in = self.offers;
@@ -362,7 +373,7 @@ impl<Q: Queue> Lanes<Q> {
         self.has_room(id, item)
     }
 
-    fn push(&mut self, now: Instant, id: LaneId, item: Q::Item) {
+    fn push(&mut self, now: Instant, hand_over: HandOver, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
         if self.wait_max.is_some() {
             self.shares.count(&mut lane.queued, item.segments().into());
@@ -375,12 +386,12 @@ impl<Q: Queue> Lanes<Q> {
         self.load += after;
         self.load_max.segments = self.load_max.segments.max(self.load.segments);
         self.load_max.held_bytes = self.load_max.held_bytes.max(self.load.held_bytes);
-        self.make_ready(id);
+        self.gather_or_make_ready(now, hand_over, id);
     }
 
     fn make_ready(&mut self, id: LaneId) {
         let lane = &mut self.lanes[id.index()];
-        if lane.state == State::Idle && lane.is_runnable() {
+        if matches!(lane.state, State::Idle | State::Gathering) && lane.is_runnable() {
             lane.state = State::Ready;
             self.ready.push_back(id);
         }
@@ -403,7 +414,8 @@ impl<Q: Queue> Lanes<Q> {
         // At least one segment and byte, or a lane would run for ever without an item.
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
-        let part = self.ready.len().max(self.backlogged).div_ceil(threads.max(1));
+        let called = self.backlogged.saturating_sub(self.gathering.len());
+        let part = self.ready.len().max(called).div_ceil(threads.max(1));
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(QUANTUM_SEGMENTS_MIN);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
         let (mut unvisited, mut found) = (part, false);

@@ -31,6 +31,14 @@ pub trait Port<T>: Send + Sync {
     /// could bring to others would wait, too; elsewhere it is nothing.
     fn serve(&self, _limit: Duration) {}
 
+    /// Whether something gathers here, for a thread that brought it and is to come back.
+    fn gathers(&self) -> bool {
+        false
+    }
+
+    /// Works for what has gathered, on this thread.
+    fn serve_gathered(&self, _which: Gathered) {}
+
     /// Segments that find room.
     fn room(&self) -> u64 {
         u64::MAX
@@ -58,6 +66,15 @@ impl From<bool> for Behind {
     fn from(is_there: bool) -> Self {
         if is_there { Self::Work } else { Self::Nothing }
     }
+}
+
+/// What of that which has gathered is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathered {
+    /// All that has for long enough.
+    Due,
+    /// A batch of what has for longest: for a thread that has nothing else to do.
+    Oldest,
 }
 
 /// What of an offer was dropped.

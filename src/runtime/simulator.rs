@@ -444,8 +444,10 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         let next = &mut self.stages[stage + 1];
         let segments: u64 = out.iter().map(|entry| u64::from(entry.item.segments)).sum();
         let service = Duration::from_nanos(next.segment_service * segments);
-        let hand_over =
-            hand_over::decide(next.spec.rule, hand_over::Observation { behind: behind.into(), cores_free, service });
+        // A segment costs the same here whatever it comes with, so there is nothing to gather for.
+        let (is_first, gathering_share) = (false, 0.0);
+        let seen = hand_over::Observation { behind: behind.into(), cores_free, service, is_first, gathering_share };
+        let hand_over = hand_over::decide(next.spec.rule, seen);
         let (mut entered, mut refused, mut shed) = (Batch::default(), Vec::new(), Shed::default());
         next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut shed);
         let (when_full, mut parked) = (next.spec.when_full, Vec::new());

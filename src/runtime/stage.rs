@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use super::cores::Cores;
 use super::hand_over::Rule;
 use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
-use super::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
+use super::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock};
 use super::waiting::Waiting;
@@ -55,6 +55,8 @@ pub struct Settings {
     /// How long things may wait in the queue, at the 99th percentile, before it admits less. `None` where the wait is
     /// for something else than a thread of this stage, and managed by the queue itself.
     pub sojourn_max: Option<Duration>,
+    /// How long a lane may gather, where that makes the stage's work less.
+    pub gather_max: Option<Duration>,
 }
 
 struct Inner<Q: Queue> {
@@ -124,6 +126,8 @@ pub struct Stage<H: Handler> {
     /// The largest item so far.
     largest_segments: AtomicU32,
     running: AtomicBool,
+    /// Whether lanes gather.
+    gathers: AtomicBool,
     cores: Arc<Cores>,
     metrics: Arc<StageMetrics>,
 }
@@ -224,6 +228,7 @@ impl<H: Handler> Stage<H> {
             largest_segments: AtomicU32::new(1),
             service_ns_a_segment: AtomicU64::new(0),
             running: AtomicBool::new(false),
+            gathers: AtomicBool::new(false),
             cores,
             metrics,
         })
@@ -339,6 +344,9 @@ impl<H: Handler> Stage<H> {
             && !scratch.onward.is_empty()
         {
             dropped += next.run(now, behind, &mut scratch.onward);
+        }
+        if let Some((next, _)) = &self.next {
+            next.serve_gathered(Gathered::Due);
         }
         self.handler.handed_on();
         dropped
@@ -523,7 +531,9 @@ impl<H: Handler> Stage<H> {
             }
             self.count_shed(&mut scratch.shed);
             self.resume_upstream(&mut scratch.resume);
-            self.process(now, taken.behind.into(), scratch);
+            // What gathers further on is work for this thread, too.
+            let behind = taken.behind || self.next.as_ref().is_some_and(|(next, _)| next.gathers());
+            self.process(now, behind.into(), scratch);
         });
         found
     }

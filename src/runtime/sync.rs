@@ -12,6 +12,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Lets others have this core first, who want it.
+pub(super) fn yield_core() {
+    #[cfg(not(feature = "model"))]
+    std::thread::yield_now();
+    #[cfg(feature = "model")]
+    shuttle::thread::yield_now();
+}
+
 /// Starts a thread of a stage's pool.
 #[cfg(not(feature = "model"))]
 pub(super) fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use crate::metrics::StageMetrics;
 use crate::offload;
 use crate::packet::{BufPool, Packet};
 use crate::runtime::lanes::{Batch, Entry, LaneId};
-use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
 use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::Reason as _;
 use crate::stages::ws_encode::Reason;
@@ -107,6 +107,14 @@ impl<P: Copy + Send + Sync> Port<Packet<P>> for Cut<P> {
 
     fn run(&self, now: Instant, behind: Behind, entered: &mut Batch<Packet<P>>) -> Dropped {
         self.next.run(now, behind, entered)
+    }
+
+    fn gathers(&self) -> bool {
+        self.next.gathers()
+    }
+
+    fn serve_gathered(&self, which: Gathered) {
+        self.next.serve_gathered(which);
     }
 
     fn serve(&self, limit: Duration) {

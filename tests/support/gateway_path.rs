@@ -272,6 +272,7 @@ impl Build {
             hand_over: self.rule,
             // The lanes are kept full on purpose.
             sojourn_max: None,
+            gather_max: None,
             when_full: if direction == UPLINK { WhenFull::Park } else { WhenFull::Drop },
         };
         let stage = Stage::new(name, settings, handler, next, turn, Arc::clone(&self.cores), Arc::clone(&metrics));

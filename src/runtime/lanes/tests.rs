@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::runtime::queue::{Fifo, Latch, Signal};
 
+mod gathering;
 mod model;
 
 /// An item with a name of its own and a weight.

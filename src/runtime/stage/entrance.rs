@@ -1,12 +1,13 @@
 //! The way into a stage: what is offered runs on, queues, goes back or is dropped.
 
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Feeder, ONE_LANE, Stage, WhenFull};
+use super::{Feeder, Inner, ONE_LANE, Stage, WhenFull};
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
-use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
 use crate::runtime::queue::Shed;
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
@@ -31,6 +32,8 @@ where
                 behind: offer.behind,
                 cores_free: self.cores.free(),
                 service: self.expected_service(items),
+                is_first: offer.upstream.is_none(),
+                gathering_share: self.gathering_share(),
             };
             hand_over::decide(self.settings.hand_over, seen)
         } else {
@@ -48,10 +51,20 @@ where
                 }
             }
             self.gauge(&inner);
-            self.wake(&mut inner);
+            self.note_gathering(&inner);
+            // Where something gathers, the thread that brings it serves it.
+            if hand_over != HandOver::Gather || !inner.lanes.is_gathering() {
+                self.wake(&mut inner);
+            }
         }
         self.count_shed(&mut shed);
-        if entered.is_empty() { &self.metrics.handover_queued } else { &self.metrics.handover_run_on }.add(1);
+        let metrics = &self.metrics;
+        match hand_over {
+            HandOver::Gather => &metrics.handover_gathered,
+            HandOver::RunOn | HandOver::Queue if entered.is_empty() => &metrics.handover_queued,
+            HandOver::RunOn | HandOver::Queue => &metrics.handover_run_on,
+        }
+        .add(1);
         let drops = self.settings.when_full == WhenFull::Drop || offer.upstream.is_none();
         if H::COUNTS_ITEMS {
             // What goes back did not come in.
@@ -94,6 +107,28 @@ where
         }
     }
 
+    fn gathers(&self) -> bool {
+        self.gathers.load(Ordering::Relaxed)
+    }
+
+    fn serve_gathered(&self, which: Gathered) {
+        let Some(gather_max) = self.settings.gather_max else { return };
+        while self.gathers() {
+            let mut inner = lock(&self.inner);
+            let wait = if which == Gathered::Due { gather_max } else { Duration::ZERO };
+            let segments = inner.quota.segments;
+            inner.lanes.end_gathering(Instant::now(), wait, segments);
+            self.note_gathering(&inner);
+            if !inner.lanes.has_ready() || inner.stopping {
+                return;
+            }
+            self.take_and_process(inner);
+            if which == Gathered::Oldest {
+                return;
+            }
+        }
+    }
+
     fn room(&self) -> u64 {
         let inner = lock(&self.inner);
         inner.lanes.limits().segments.saturating_sub(inner.lanes.load().segments)
@@ -103,6 +138,19 @@ where
         let mut upstreams = lock(&self.upstreams);
         upstreams.push(upstream);
         Upstream(upstreams.len() - 1)
+    }
+}
+
+impl<H: Handler> Stage<H> {
+    /// What part of the machine this stage kept busy of late, if it can gather.
+    fn gathering_share(&self) -> f64 {
+        let busy_cores = self.metrics.recent_busy_permille.get() as f64 / 1e3;
+        self.settings.gather_max.map_or(0.0, |_| busy_cores / self.cores.count() as f64)
+    }
+
+    /// Has the stages before this one know whether to come back. Told under the lock, so that the last word is the truth.
+    pub(super) fn note_gathering(&self, inner: &Inner<H::Queue>) {
+        self.gathers.store(inner.lanes.is_gathering(), Ordering::Relaxed);
     }
 }
 

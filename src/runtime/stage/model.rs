@@ -102,6 +102,38 @@ fn a_lane_that_is_cleared_while_it_works_holds_up_nobody() {
 }
 
 #[test]
+fn what_gathers_is_forgotten_in_no_schedule() {
+    let run = || {
+        let settings = settings(LANES, 64, Rule::Auto, WhenFull::Park);
+        // It is never due: who brings it serves it, when there is nothing else to do, or nobody does.
+        let of_sink = Settings { gather_max: Some(Duration::MAX), threads: (1, 1), ..settings };
+        let sink = stage("sink", of_sink, Sink::new(None), None, None);
+        sink.metrics().recent_busy_permille.set(1_000);
+        let _busy = [sink.cores.occupy(), sink.cores.occupy()];
+        let of_first = Settings { threads: (2, 2), quota: Quota { segments: 2, ..settings.quota }, ..settings };
+        let first: Arc<Stage<Pass>> = stage("first", of_first, Does(pass as _), Some(Arc::clone(&sink) as _), None);
+        Arc::clone(&sink).start();
+        Arc::clone(&first).start();
+        let pokes = Arc::clone(&sink);
+        let poker = shuttle::thread::spawn(move || pokes.poke(LaneId(1)));
+        for number in 0..ITEMS_A_LANE {
+            let mut items = (0..LANES).map(|lane| entry(lane, lane, number)).collect();
+            let offer = Offer { upstream: None, behind: Behind::Work, may_run_on: false };
+            first.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
+        }
+        sink.handler().seen.wait_for(ALL as usize);
+        poker.join().unwrap();
+        while !(first.is_quiet() && sink.is_quiet()) {
+            yield_now();
+        }
+        first.stop();
+        sink.stop();
+        assert_eq!((sink.handler().seen.disorder(), sink.metrics().unaccounted()), (0, 0));
+    };
+    shuttle::check_random(run, SCHEDULES);
+}
+
+#[test]
 fn a_feeder_that_waits_for_its_lane_is_woken_in_any_schedule_and_forgets_nothing() {
     const ITEMS: u32 = 4;
     let run = || {

@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::{Feeder, Stage};
 use crate::metrics::StageMetrics;
 use crate::metrics::decisions::Decisions;
-use crate::runtime::sync::{lock, spawn};
+use crate::runtime::port::Gathered;
+use crate::runtime::sync::{lock, spawn, yield_core};
 use crate::runtime::work::{Handler, In};
 
 /// A stage as its pipeline's keeper sees it: started, looked at, drained, stopped.
@@ -51,6 +52,19 @@ impl<H: Handler> Stage<H> {
                 drop(busy);
                 debug_assert!(found, "a ready lane gives a batch");
                 inner = lock(&self.inner);
+            } else if let Some((next, _)) = &self.next
+                && next.gathers()
+            {
+                drop(inner);
+                let _busy = self.cores.occupy();
+                // Whoever wants this core may have more to bring.
+                yield_core();
+                inner = lock(&self.inner);
+                if !inner.lanes.has_ready() {
+                    drop(inner);
+                    next.serve_gathered(Gathered::Oldest);
+                    inner = lock(&self.inner);
+                }
             } else {
                 inner.threads_idle += 1;
                 inner = self.work_came.wait(inner).unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -6,25 +6,29 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Call {
-    Offer { run_on: bool, items: Vec<(u32, u32)> },
+    Offer { hand_over: HandOver, items: Vec<(u32, u32)> },
     Take { segments: u32, lane_bytes: u64 },
     Done { which: usize, outcome: (bool, bool, Option<u64>) },
     Resume(u32),
     Poke(u32),
+    EndGathering { after_ms: u64, segments: u32 },
     Clear(u32),
 }
 
 fn call() -> impl Strategy<Value = Call> {
     let lane = 0..LANES;
     let item = (lane.clone(), prop_oneof![Just(1), Just(1), 2..9_u32]);
+    let hand_over = prop_oneof![Just(HandOver::RunOn), Just(HandOver::Queue), Just(HandOver::Gather)];
     let allowance = prop_oneof![3 => Just(None), 1 => (0..500_u64).prop_map(Some)];
     prop_oneof![
-        4 => (any::<bool>(), prop::collection::vec(item, 1..6)).prop_map(|(run_on, items)| Call::Offer { run_on, items }),
+        4 => (hand_over, prop::collection::vec(item, 1..6))
+            .prop_map(|(hand_over, items)| Call::Offer { hand_over, items }),
         3 => (1..20_u32, 1..2_000_u64).prop_map(|(segments, lane_bytes)| Call::Take { segments, lane_bytes }),
         4 => (any::<usize>(), (any::<bool>(), any::<bool>(), allowance))
             .prop_map(|(which, outcome)| Call::Done { which, outcome }),
         2 => lane.clone().prop_map(Call::Resume),
         1 => lane.clone().prop_map(Call::Poke),
+        1 => (0..3_u64, 1..9_u32).prop_map(|(after_ms, segments)| Call::EndGathering { after_ms, segments }),
         1 => lane.prop_map(Call::Clear),
     ]
 }
@@ -66,7 +70,7 @@ impl Model {
 
     fn apply(&mut self, call: Call) {
         match call {
-            Call::Offer { run_on, items } => self.offer(run_on, &items),
+            Call::Offer { hand_over, items } => self.offer(hand_over, &items),
             Call::Take { segments, lane_bytes } => self.take(Quota { segments, lane_bytes }),
             Call::Done { which, outcome } => self.done(which, outcome),
             Call::Resume(id) => self.resume(id),
@@ -74,19 +78,22 @@ impl Model {
                 self.bench.lanes.poke(LaneId(id));
                 self.lanes[id as usize].poked = true;
             }
+            Call::EndGathering { after_ms, segments } => {
+                self.bench.now += Duration::from_millis(1);
+                self.bench.lanes.end_gathering(self.bench.now, Duration::from_millis(after_ms), segments);
+            }
             Call::Clear(id) => self.clear(id),
         }
         self.check();
     }
 
-    fn offer(&mut self, run_on: bool, items: &[(u32, u32)]) {
+    fn offer(&mut self, hand_over: HandOver, items: &[(u32, u32)]) {
         let mut offered = Vec::new();
         for &(lane, segments) in items {
             offered.push(entry(lane, self.named, segments));
             self.named += 1;
         }
         let all: Vec<_> = offered.iter().map(|entry| (entry.lane.0, entry.item.clone())).collect();
-        let hand_over = if run_on { HandOver::RunOn } else { HandOver::Queue };
         let free: Vec<_> =
             self.lanes.iter().map(|lane| lane.runs.is_none() && !lane.is_runnable() && !lane.parked).collect();
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
@@ -99,7 +106,10 @@ impl Model {
             &mut Shed::default(),
         );
         for lane in &entered.lanes {
-            assert!(run_on && free[lane.index()] && self.lanes[lane.index()].waits.is_empty(), "entered over others");
+            assert!(
+                hand_over == HandOver::RunOn && free[lane.index()] && self.lanes[lane.index()].waits.is_empty(),
+                "entered over others"
+            );
             self.lanes[lane.index()].runs = Some(false);
         }
         for (id, lane) in self.lanes.iter_mut().enumerate() {
@@ -119,6 +129,9 @@ impl Model {
 
     fn take(&mut self, quota: Quota) {
         let runnable = self.lanes.iter().any(ModelLane::is_runnable);
+        if !self.bench.lanes.has_ready() {
+            self.bench.lanes.end_gathering(self.bench.now, Duration::ZERO, u32::MAX);
+        }
         let Some(batch) = self.bench.take_some(quota) else {
             assert!(!runnable, "a runnable lane is forgotten");
             return;
@@ -197,7 +210,11 @@ impl Model {
         assert_eq!(lanes.running, self.lanes.iter().filter(|lane| lane.runs.is_some()).count());
         assert_eq!(lanes.backlogged, self.lanes.iter().filter(|lane| !lane.waits.is_empty()).count());
         let runnable = self.lanes.iter().filter(|lane| lane.is_runnable()).count();
-        assert!(lanes.ready() >= runnable, "a runnable lane is on the list");
+        let gathering = lanes.lanes.iter().filter(|lane| lane.state == State::Gathering).count();
+        assert!(lanes.ready() + gathering >= runnable, "a runnable lane is on a list");
+        let listed = lanes.lanes.iter().filter(|lane| lane.is_listed).count();
+        assert_eq!(lanes.gathering.len(), listed, "no lane is listed twice");
+        assert!(lanes.lanes.iter().all(|lane| lane.state != State::Gathering || lane.is_listed));
         let is_quiet = self.lanes.iter().all(|lane| lane.runs.is_none() && !lane.parked && lane.waits.is_empty());
         assert_eq!(lanes.is_quiet(), is_quiet && lanes.ready() == 0);
     }
