@@ -29,7 +29,7 @@ const BYTES_START_OF_ALL: u64 = 1 << 20;
 /// ([`READ_TURN_BYTES_MIN`](crate::link::READ_TURN_BYTES_MIN)). A packet that begins within the credit may end beyond it, so no
 /// packet is too large for it. Nor is less granted than what leaves in a round trip and [`WAIT_MAX`]: what waits beyond that is
 /// not the tether's doing, but that of others or of its own downlink, whose acknowledgements it would hold back.
-const BYTES_MIN: u64 = 2_048;
+pub const BYTES_MIN: u64 = 2_048;
 
 /// The credit is [`ROUND_FACTOR`] times what came within such a time. So a sender on a path of up to this round trip twice over
 /// (by satellite: 600 ms) is not held up by it, and before it is known how much it sends, its credit has doubled.
@@ -71,6 +71,8 @@ pub struct Credit {
     unread_since: Option<Instant>,
     /// The longest that something waited unread, since the last look.
     waited: Duration,
+    /// What a turn of reading brought, and when: it has not waited for anything yet.
+    brought: Option<(Instant, u64)>,
 }
 
 impl Credit {
@@ -87,6 +89,7 @@ impl Credit {
             over_since: None,
             unread_since: None,
             waited: Duration::ZERO,
+            brought: None,
         }
     }
 
@@ -104,12 +107,14 @@ impl Credit {
         self.cuts > 0
     }
 
-    /// A link of the tether was read. What came had waited since `signalled`, where readiness told of it; some is left unread
-    /// where it `leaves_more`.
-    pub fn read(&mut self, now: Instant, signalled: Option<Instant>, leaves_more: bool) {
+    /// A link of the tether was read. So many bytes came, and had waited since `signalled`, where readiness told of it; some is
+    /// left unread where it `leaves_more`.
+    pub fn read(&mut self, now: Instant, bytes: u64, signalled: Option<Instant>, leaves_more: bool) {
         let since = [signalled, self.unread_since].into_iter().flatten().min();
         self.waited = self.waited.max(since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
         self.unread_since = leaves_more.then_some(now);
+        let before = self.brought.filter(|(then, _)| *then == now).map_or(0, |(_, bytes)| bytes);
+        self.brought = Some((now, before + bytes));
     }
 
     /// The credit from now on.
@@ -128,13 +133,20 @@ impl Credit {
             let left = left_bytes.saturating_sub(left_then) as f64;
             (left * wait.as_secs_f64() / elapsed.as_secs_f64()) as u64
         };
-        let waits_within = |wait: Duration| unread <= wait && inside_bytes <= leaves_within(wait);
+        let waits_within = |bytes: u64, wait: Duration| unread <= wait && bytes <= leaves_within(wait);
         // Of two looks, since in one of them nothing may leave by chance. An acknowledgement that told the round trip waited
         // unread as what comes now does.
         let round_trip = seen.round_trip.saturating_sub(unread);
         let (newer, older) = (leaves_within(round_trip + WAIT_MAX), self.least_of.0);
         self.least_of = (newer, older);
-        if !waits_within(WAIT_MAX) {
+        // An upload in bursts has a whole one inside whenever it is looked at in the turn that reads it. That says neither that
+        // it waits nor that it does not.
+        let brought = self.brought.filter(|(then, _)| *then == now).map_or(0, |(_, bytes)| bytes);
+        let waiting_bytes = inside_bytes.saturating_sub(brought);
+        if !waits_within(inside_bytes, WAIT_MAX) && waits_within(waiting_bytes, WAIT_MAX) {
+            return self.bytes();
+        }
+        if !waits_within(inside_bytes, WAIT_MAX) {
             let since = *self.over_since.get_or_insert(now);
             // One cut more would change nothing.
             if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
@@ -143,7 +155,7 @@ impl Credit {
             return self.bytes();
         }
         self.over_since = None;
-        if waits_within(WAIT_MAX / 2) {
+        if waits_within(inside_bytes, WAIT_MAX / 2) {
             self.cuts = self.cuts.saturating_sub(1);
         }
         self.bytes()
@@ -260,7 +272,7 @@ mod tests {
         // Each turn of reading comes 30 ms after the last, which left something.
         let turn = |bench: &mut Bench| {
             bench.now += Duration::from_millis(30);
-            bench.credit.read(bench.now, None, true);
+            bench.credit.read(bench.now, 0, None, true);
             bench.credit.look(bench.now, NOTHING)
         };
         let credits: Vec<_> = (0..12).map(|_| turn(&mut bench)).collect();
@@ -270,8 +282,8 @@ mod tests {
         let mut signalled = Bench::new(4 * MIB);
         for _ in 0..7 {
             signalled.now += 2 * LOOK_EVERY;
-            signalled.credit.read(signalled.now, Some(signalled.now - 2 * WAIT_MAX), false);
-            signalled.credit.read(signalled.now, Some(signalled.now), false);
+            signalled.credit.read(signalled.now, 0, Some(signalled.now - 2 * WAIT_MAX), false);
+            signalled.credit.read(signalled.now, 0, Some(signalled.now), false);
             signalled.credit.look(signalled.now, NOTHING);
         }
         assert!(signalled.credit.is_cut());
@@ -279,24 +291,45 @@ mod tests {
 
     #[test]
     fn it_is_not_cut_below_what_leaves_in_a_round_trip_and_as_long_as_it_may_wait() {
-        for (round_trip, least) in [(0, 20_000), (100, 80_000)] {
+        for (round_trip, least) in [(0, 20_000), (100, 80_000), (300, 280_000)] {
             let mut bench = Bench::new(4 * MIB);
             bench.round_trip = Duration::from_millis(round_trip);
             // 1 MB a second, of which none waits for long inside; but each turn of reading is 40 ms late, as were those that brought
             // the acknowledgements by which the round trip is known.
             for _ in 0..100 {
-                bench.credit.read(bench.now + LOOK_EVERY, Some(bench.now - WAIT_MAX), false);
+                bench.credit.read(bench.now + LOOK_EVERY, 0, Some(bench.now - WAIT_MAX), false);
                 bench.look(0, 20_000);
             }
             let rounds = (least..=least * 11 / 10).contains(&bench.credit.bytes());
             assert!(rounds, "{} at {round_trip} ms", bench.credit.bytes());
             // Once it sends less, it may be granted less.
             (0..100).for_each(|_| {
-                bench.credit.read(bench.now + LOOK_EVERY, Some(bench.now - WAIT_MAX), false);
+                bench.credit.read(bench.now + LOOK_EVERY, 0, Some(bench.now - WAIT_MAX), false);
                 bench.look(0, 100);
             });
             assert_eq!(bench.credit.bytes(), BYTES_MIN, "at {round_trip} ms");
         }
+    }
+
+    #[test]
+    fn an_upload_in_bursts_of_which_nothing_waits_is_never_cut() {
+        const BURST: u64 = 65_536;
+        let mut bench = Bench::grown(4 * MIB);
+        for _ in 0..100 {
+            // The last one has long left, and this one is looked at in the turn that reads it.
+            bench.now += Duration::from_millis(50);
+            let (read, rest) = (BURST / 4, bench.now + LOOK_EVERY);
+            (0..4).for_each(|_| bench.credit.read(rest, read, Some(rest), false));
+            bench.look(BURST, BURST);
+            assert!(!bench.credit.is_cut());
+        }
+        // What a turn before brought has waited for this one.
+        let cut = (0..100).any(|_| {
+            bench.credit.read(bench.now, BURST, Some(bench.now), false);
+            bench.look(BURST, 100);
+            bench.credit.is_cut()
+        });
+        assert!(cut);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::budget::Budget;
+use crate::credit::BYTES_MIN;
 
 /// A rung. Each goes without what the ones below it go without too: first what was never promised to anybody, last what
 /// those who are in hold most of.
@@ -117,9 +118,6 @@ impl Overload {
     }
 }
 
-/// Short memory never brings credit below this: a message's largest packet fits in its half. Who sends little has less anyway.
-pub const CREDIT_BYTES_MIN: u64 = 131_072 + 64;
-
 /// How much credit a tether gets of what it would get at rest: less as memory runs short.
 #[derive(Clone, Debug)]
 pub struct Squeeze {
@@ -138,7 +136,7 @@ impl Squeeze {
         let plenty = (limit / 2).max(1);
         let credit = (u128::from(full_bytes) * u128::from(free.min(plenty)) / u128::from(plenty)) as u64;
         let credit = if self.overload.trims(held_bytes) { credit / 2 } else { credit };
-        credit.max(CREDIT_BYTES_MIN.min(full_bytes))
+        credit.max(BYTES_MIN.min(full_bytes))
     }
 }
 
@@ -176,7 +174,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let squeeze = Squeeze { budget: Budget::undivided(100 * MIB), overload: Overload::default() };
         let mut held = squeeze.budget.share(Part::Messages);
-        for (held_mib, credit) in [(0, 8 * MIB), (50, 8 * MIB), (75, 4 * MIB), (100, CREDIT_BYTES_MIN)] {
+        for (held_mib, credit) in [(0, 8 * MIB), (50, 8 * MIB), (75, 4 * MIB), (100, BYTES_MIN)] {
             assert!(held.set(held_mib * MIB));
             assert_eq!(squeeze.credit_bytes(8 * MIB, 0), credit, "with {held_mib} MiB held");
         }
@@ -184,6 +182,6 @@ mod tests {
         squeeze.overload.set(Rung::TrimLargest, 1_000);
         assert_eq!((squeeze.credit_bytes(8 * MIB, 1_000), squeeze.credit_bytes(8 * MIB, 999)), (2 * MIB, 4 * MIB));
         assert!(held.set(100 * MIB));
-        assert_eq!(squeeze.credit_bytes(100_000, 1_001), 100_000, "no more than at rest");
+        assert_eq!(squeeze.credit_bytes(BYTES_MIN / 2, 1_001), BYTES_MIN / 2, "no more than at rest");
     }
 }

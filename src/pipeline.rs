@@ -7,6 +7,7 @@
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
@@ -47,6 +48,9 @@ pub const FLOW_LANES: u32 = 64;
 /// How long packets may gather for a message, in bounds on a queue's wait: 10 ms by default, in which a thousand tethers that
 /// take all of a core get two or three packets each.
 const GATHER_SOJOURNS: u32 = 2;
+
+/// And at most: half of what CoDel lets packets wait in the same queue, so that it never takes this wait for a queue.
+const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// The running pipeline.
 #[derive(Debug)]
@@ -297,7 +301,8 @@ impl Build<'_> {
             // Its lanes wait for their links, which is what its own queue manages.
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
             // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
-            gather_max: (place.name == StageName::WsEncode).then_some(GATHER_SOJOURNS * config.sojourn_max),
+            gather_max: (place.name == StageName::WsEncode)
+                .then_some((GATHER_SOJOURNS * config.sojourn_max).min(GATHER_MAX)),
         }
     }
 }

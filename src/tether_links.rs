@@ -115,9 +115,9 @@ impl TetherLinks {
     }
 
     /// A link of the tether was read: see [`Credit::read`].
-    pub fn was_read(&self, now: Instant, signalled: Option<Instant>, leaves_more: bool) {
+    pub fn was_read(&self, now: Instant, bytes: u64, signalled: Option<Instant>, leaves_more: bool) {
         if let Some(credit) = &self.credit {
-            locked(credit).read(now, signalled, leaves_more);
+            locked(credit).read(now, bytes, signalled, leaves_more);
         }
     }
 

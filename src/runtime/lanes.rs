@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use shares::Shares;
 
+use gathering::has_gathered;
+
 mod gathering;
 mod shares;
 
@@ -218,6 +220,8 @@ pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
     shared: Q::Shared,
     ready: VecDeque<LaneId>,
+    /// The least that a ready lane gets in its turn.
+    quantum_segments_min: i64,
     /// Lanes that began to gather, and when, in that order. Some may be ready already.
     gathering: VecDeque<(Instant, LaneId)>,
     load: Load,
@@ -246,6 +250,7 @@ impl<Q: Queue> Lanes<Q> {
             lanes: (0..count).map(|_| Lane::new()).collect(),
             shared: Q::Shared::default(),
             ready: VecDeque::with_capacity(count as usize),
+            quantum_segments_min: QUANTUM_SEGMENTS_MIN,
             gathering: VecDeque::new(),
             load: Load::default(),
             load_max: Load::default(),
@@ -283,8 +288,12 @@ impl<Q: Queue> Lanes<Q> {
     ) {
         self.offers += 1;
         // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
-        let runs_on = hand_over == HandOver::RunOn && self.wait_max.is_none();
-        let mut run_on_segments = 0_u64;
+        let (sheds, mut run_on_segments) = (self.wait_max.is_some(), 0_u64);
+        let may_run_on = |item: &Q::Item| match hand_over {
+            HandOver::RunOn => !sheds,
+            HandOver::Gather => !sheds && has_gathered(item.segments().into()),
+            HandOver::Queue => false,
+        };
         for entry in offered.drain(..) {
             let Some(lane) = self.lanes.get_mut(entry.lane.index()) else {
                 refused.push(entry);
@@ -292,7 +301,7 @@ impl<Q: Queue> Lanes<Q> {
             };
             if lane.refused_in == self.offers {
                 refused.push(entry);
-            } else if runs_on
+            } else if may_run_on(&entry.item)
                 && run_on_segments < u64::from(self.run_on_segments_max)
                 && (lane.is_free() || lane.is_entering(self.offers))
             {
@@ -416,7 +425,7 @@ impl<Q: Queue> Lanes<Q> {
         let before = self.load;
         let called = self.backlogged.saturating_sub(self.gathering.len());
         let part = self.ready.len().max(called).div_ceil(threads.max(1));
-        let quantum = i64::from(quota.segments).div_euclid(part as i64).max(QUANTUM_SEGMENTS_MIN);
+        let quantum = i64::from(quota.segments).div_euclid(part as i64).max(self.quantum_segments_min);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
         let (mut unvisited, mut found) = (part, false);
         while left > 0 {
@@ -538,6 +547,10 @@ impl<Q: Queue> Lanes<Q> {
         lane.deficit_segments = 0;
         lane.allowance_bytes = None;
         lane.orphaned = lane.state == State::Running;
+        // What its next owner brings has its own time.
+        if lane.state == State::Gathering {
+            lane.state = State::Idle;
+        }
     }
 
     /// Whether what is brought of a lane could run on: nothing of it waits, and nobody has it.
@@ -558,7 +571,7 @@ impl<Q: Queue> Lanes<Q> {
     /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more
     /// than `threads` of them have work waiting, another thread would take its part when they are given back.
     pub fn ready_for_more(&self, threads: usize) -> usize {
-        self.ready.len().max(self.backlogged.saturating_sub(threads))
+        self.ready.len().max(self.backlogged.saturating_sub(self.gathering.len()).saturating_sub(threads))
     }
 
     /// Lanes that wait for the next stage.

@@ -198,7 +198,10 @@ impl<H: Handler> Stage<H> {
             settings,
             handler,
             inner: Mutex::new(Inner {
-                lanes: Lanes::new(settings.lanes, settings.limits),
+                lanes: match settings.gather_max {
+                    Some(_) => Lanes::that_gather(settings.lanes, settings.limits),
+                    None => Lanes::new(settings.lanes, settings.limits),
+                },
                 waiting: Waiting::default(),
                 takes: 0,
                 takes_looked: 0,
@@ -345,7 +348,8 @@ impl<H: Handler> Stage<H> {
         {
             dropped += next.run(now, behind, &mut scratch.onward);
         }
-        if let Some((next, _)) = &self.next {
+        // Not by a source, for which others wait, nor by who has nothing more to do: that one serves it before it sleeps.
+        if let Some((next, _)) = self.next.as_ref().filter(|_| behind == Behind::Work) {
             next.serve_gathered(Gathered::Due);
         }
         self.handler.handed_on();
@@ -504,12 +508,12 @@ impl<H: Handler> Stage<H> {
         done
     }
 
-    /// Takes the next batch and processes it. `false` when nothing was ready.
-    fn take_and_process<'a>(&'a self, mut inner: MutexGuard<'a, Inner<H::Queue>>) -> bool {
+    /// Takes the next batch, as one of so many threads, and processes it. `false` when nothing was ready.
+    fn take_and_process<'a>(&'a self, mut inner: MutexGuard<'a, Inner<H::Queue>>, threads: usize) -> bool {
         let mut found = false;
         self.with_scratch(|scratch| {
             let now = Instant::now();
-            let (threads, quota) = (inner.threads, inner.quota);
+            let quota = inner.quota;
             let batch = &mut scratch.work.batch;
             let Some(taken) = inner.lanes.take(now, quota, threads, batch, &mut scratch.shed) else {
                 return;

@@ -140,7 +140,9 @@ impl<K: LinkKeeper> Handler for WsDecode<K> {
             if work.out.len() > before {
                 tether.stir();
             }
-            tether.was_read(now, signalled, matches!(turn, Ok(Turn::More)));
+            // What is inside of it: not what was dropped here.
+            let bytes = work.out[before..].iter().map(|entry| entry.item.bytes().len() as u64).sum();
+            tether.was_read(now, bytes, signalled, matches!(turn, Ok(Turn::More)));
             self.acknowledge(now, &link, &tether);
             match turn {
                 Ok(Turn::Drained) => {}

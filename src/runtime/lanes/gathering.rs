@@ -5,20 +5,30 @@
 
 use std::time::{Duration, Instant};
 
-use super::{HandOver, LaneId, Lanes, State};
+use super::{HandOver, LaneId, Lanes, Limits, State};
 use crate::runtime::queue::Queue;
 
 /// Segments with which a lane has gathered enough: what is done once for all of them is then a small part of what is done
 /// for each (a message and a system call are about four packets' work).
 const ENOUGH_SEGMENTS: u64 = 16;
 
+/// Whether so many segments need not wait for more.
+pub(super) fn has_gathered(segments: u64) -> bool {
+    segments >= ENOUGH_SEGMENTS
+}
+
 impl<Q: Queue> Lanes<Q> {
+    /// Lanes of which each is served, in its turn, with all that it has gathered.
+    pub fn that_gather(count: u32, limits: Limits) -> Self {
+        Self { quantum_segments_min: ENOUGH_SEGMENTS as i64, ..Self::new(count, limits) }
+    }
+
     /// After something was queued: the lane is ready, unless it gathers, or begins to.
     pub(super) fn gather_or_make_ready(&mut self, now: Instant, hand_over: HandOver, id: LaneId) {
         let lane = &mut self.lanes[id.index()];
         let begins = hand_over == HandOver::Gather && lane.state == State::Idle && lane.is_runnable();
         let gathers = lane.state == State::Gathering || begins;
-        if !gathers || lane.poked || lane.settling || lane.queue.load().segments >= ENOUGH_SEGMENTS {
+        if !gathers || lane.poked || lane.settling || has_gathered(lane.queue.load().segments) {
             return self.make_ready(id);
         }
         lane.state = State::Gathering;

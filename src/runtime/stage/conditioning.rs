@@ -79,15 +79,16 @@ where
             if inner.takes == inner.takes_looked {
                 inner.let_in(&mut resume);
             }
+            inner.quota.segments = batch_segments;
+            inner.lanes.set_run_on_segments_max(batch::run_on_limit(self.settings.sojourn_max, self.service()));
+            let seen = self.observe(now, sojourn_p99, &mut inner);
             // Whose thread ended before it came back to what it brought.
             if let Some(gather_max) = self.settings.gather_max {
                 inner.lanes.end_gathering(now, gather_max, u32::MAX);
                 self.note_gathering(&inner);
                 self.wake(&mut inner);
             }
-            inner.quota.segments = batch_segments;
-            inner.lanes.set_run_on_segments_max(batch::run_on_limit(self.settings.sojourn_max, self.service()));
-            self.observe(now, sojourn_p99, &mut inner)
+            seen
         };
         self.resume_upstream(&mut resume);
         self.tell_recent(&mut controllers, now, seen.shedding.sojourn_p99);

@@ -12,6 +12,10 @@ use crate::runtime::queue::Shed;
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Count, Handler, In, NOT_ADMITTED, QUEUE_FULL};
 
+/// Batches of what is due that a thread serves before it goes on with its own: twice what it brought in one, so that it keeps
+/// up, and no more, so that it comes back.
+const DUE_BATCHES_MAX: usize = 2;
+
 impl<H: Handler> Port<In<H>> for Stage<H>
 where
     In<H>: Send + 'static,
@@ -103,29 +107,38 @@ where
         }
         if inner.lanes.has_ready() && !inner.stopping {
             let _busy = self.cores.occupy();
-            self.take_and_process(inner);
+            let threads = inner.threads;
+            self.take_and_process(inner, threads);
         }
     }
 
     fn gathers(&self) -> bool {
-        self.gathers.load(Ordering::Relaxed)
+        self.gathers.load(Ordering::Relaxed) || self.next.as_ref().is_some_and(|(next, _)| next.gathers())
     }
 
     fn serve_gathered(&self, which: Gathered) {
-        let Some(gather_max) = self.settings.gather_max else { return };
-        while self.gathers() {
-            let mut inner = lock(&self.inner);
-            let wait = if which == Gathered::Due { gather_max } else { Duration::ZERO };
-            let segments = inner.quota.segments;
-            inner.lanes.end_gathering(Instant::now(), wait, segments);
-            self.note_gathering(&inner);
-            if !inner.lanes.has_ready() || inner.stopping {
-                return;
+        if let Some(gather_max) = self.settings.gather_max {
+            let (wait, batches) = match which {
+                Gathered::Due => (gather_max, DUE_BATCHES_MAX),
+                Gathered::Oldest => (Duration::ZERO, 1),
+            };
+            for _ in 0..batches {
+                if !self.gathers.load(Ordering::Relaxed) {
+                    break;
+                }
+                let mut inner = lock(&self.inner);
+                let segments = inner.quota.segments;
+                inner.lanes.end_gathering(Instant::now(), wait, segments);
+                self.note_gathering(&inner);
+                if !inner.lanes.has_ready() || inner.stopping {
+                    break;
+                }
+                // This thread alone: the stage's own have no core.
+                self.take_and_process(inner, 1);
             }
-            self.take_and_process(inner);
-            if which == Gathered::Oldest {
-                return;
-            }
+        }
+        if let Some((next, _)) = &self.next {
+            next.serve_gathered(which);
         }
     }
 

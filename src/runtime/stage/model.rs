@@ -110,22 +110,26 @@ fn what_gathers_is_forgotten_in_no_schedule() {
         let sink = stage("sink", of_sink, Sink::new(None), None, None);
         sink.metrics().recent_busy_permille.set(1_000);
         let _busy = [sink.cores.occupy(), sink.cores.occupy()];
-        let of_first = Settings { threads: (2, 2), quota: Quota { segments: 2, ..settings.quota }, ..settings };
-        let first: Arc<Stage<Pass>> = stage("first", of_first, Does(pass as _), Some(Arc::clone(&sink) as _), None);
+        // What comes runs on from the front through the first, so that a thread brings things two stages further on.
+        let passes = Settings { threads: (2, 2), quota: Quota { segments: 2, ..settings.quota }, ..settings };
+        let first: Arc<Stage<Pass>> = stage("first", passes, Does(pass as _), Some(Arc::clone(&sink) as _), None);
+        let front: Arc<Stage<Pass>> = stage("front", passes, Does(pass as _), Some(Arc::clone(&first) as _), None);
         Arc::clone(&sink).start();
         Arc::clone(&first).start();
+        Arc::clone(&front).start();
         let pokes = Arc::clone(&sink);
         let poker = shuttle::thread::spawn(move || pokes.poke(LaneId(1)));
         for number in 0..ITEMS_A_LANE {
             let mut items = (0..LANES).map(|lane| entry(lane, lane, number)).collect();
             let offer = Offer { upstream: None, behind: Behind::Work, may_run_on: false };
-            first.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
+            front.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
         }
         sink.handler().seen.wait_for(ALL as usize);
         poker.join().unwrap();
-        while !(first.is_quiet() && sink.is_quiet()) {
+        while !(front.is_quiet() && first.is_quiet() && sink.is_quiet()) {
             yield_now();
         }
+        front.stop();
         first.stop();
         sink.stop();
         assert_eq!((sink.handler().seen.disorder(), sink.metrics().unaccounted()), (0, 0));

@@ -507,7 +507,7 @@ fn what_gathers_for_a_thread_that_never_comes_back_is_served_by_the_stages_own()
     let mut items = vec![entry(3, 3, 0)];
     let offer = Offer { upstream: Some(upstream), behind: Behind::Work, may_run_on: true };
     sink.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
-    assert!(sink.gathers() && !first.gathers());
+    assert!(sink.gathers() && first.gathers(), "told to whoever brings something through it");
     Arc::clone(&sink).resize(1);
     Arc::clone(&sink).look(Instant::now(), &Decisions::default());
     sink.handler().seen.wait_for(1);
@@ -570,9 +570,9 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
         // More than fits at first, so that something is left over whatever the room.
         let mut items = (0..2).map(|number| entry(1, 1, number)).collect();
         Inlet::new(Arc::clone(&first) as _, Cores::new(2)).push(Instant::now(), true, &mut items);
-        assert!(first.take_and_process(lock(&first.inner)));
+        assert!(first.take_and_process(lock(&first.inner), 1));
         first.resume(LaneId(1));
-        assert!(first.take_and_process(lock(&first.inner)));
+        assert!(first.take_and_process(lock(&first.inner), 1));
         assert_eq!(*lock(&narrow.offered), [2 * SWARM as usize, offered], "room for {room}");
         let left_over = lock(&first.leftovers).get(&LaneId(1)).map_or(0, VecDeque::len);
         let gone = narrow.room.min(2 * u64::from(SWARM)) + narrow.room.min(offered as u64);
@@ -595,7 +595,7 @@ fn made_to_shed(when_full: WhenFull, decisions: &Decisions) -> (Arc<Slow>, Inlet
     let long_ago = Instant::now() - Duration::from_secs(1);
     inlet.push(long_ago, true, &mut (0..100).map(|number| entry(0, 0, number)).collect());
     for look in 0..3 {
-        assert!(slow.take_and_process(lock(&slow.inner)));
+        assert!(slow.take_and_process(lock(&slow.inner), 1));
         // What a segment takes would otherwise be the test machine's affair.
         slow.service_ns_a_segment.store(1, Ordering::Relaxed);
         Arc::clone(&slow).look(long_ago + look * LOOK_EVERY, decisions);
@@ -620,12 +620,12 @@ fn a_queue_that_waits_too_long_admits_less_and_what_it_drops_is_told_apart_from_
     assert_eq!(metrics.queue_packets.get(), admitted / 2);
     assert_eq!((metrics.drops[NOT_ADMITTED].get(), metrics.drops[QUEUE_FULL].get()), (168 - admitted / 2, 0));
     while slow.metrics().queue_packets.get() > 0 {
-        assert!(slow.take_and_process(lock(&slow.inner)));
+        assert!(slow.take_and_process(lock(&slow.inner), 1));
     }
     // Nothing waits long: after a second it admits all again.
     for look in 0..60 {
         Arc::clone(&slow).look(Instant::now() + look * LOOK_EVERY, &decisions);
-        slow.take_and_process(lock(&slow.inner));
+        slow.take_and_process(lock(&slow.inner), 1);
     }
     assert_eq!((metrics.queue_admitted_packets.get(), metrics.shedding.get()), (1_000, 0));
     assert_eq!(metrics.unaccounted(), 0);
@@ -641,7 +641,7 @@ fn shedding_ends_where_the_queue_may_hold_no_more_than_it_admits_and_nothing_is_
         let came = Instant::now() - waited;
         inlet.push(came, true, &mut (0..4).map(|number| entry(0, 0, number)).collect());
         while metrics.queue_packets.get() > 0 {
-            assert!(slow.take_and_process(lock(&slow.inner)));
+            assert!(slow.take_and_process(lock(&slow.inner), 1));
         }
         slow.service_ns_a_segment.store(1_000 * service_us, Ordering::Relaxed);
         Arc::clone(&slow).look(start + number * LOOK_EVERY, &decisions);

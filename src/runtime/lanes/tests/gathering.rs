@@ -86,7 +86,32 @@ fn what_gathers_no_longer_is_nobodys_when_its_lane_is_cleared_or_given_up() {
     bench.gather(&[(1, 0)]);
     bench.lanes.clear(LaneId(1), &mut Vec::new());
     assert!(bench.lanes.is_quiet());
+    bench.offer(HandOver::RunOn, &[(1, 1)]);
+    assert_eq!(bench.entered.lanes, [LaneId(1)], "its next owner begins anew");
+    bench.lanes.done(LaneId(1), Outcome::default());
     assert_eq!(bench.take_after(WAIT), [], "the list ends without it");
-    bench.gather(&[(1, 1)]);
-    assert_eq!(bench.take_after(WAIT), [(1, 1)], "and its next owner gathers as anyone");
+    bench.gather(&[(1, 2)]);
+    assert_eq!(bench.take_after(WAIT), [(1, 1)], "and gathers as anyone");
+}
+
+#[test]
+fn a_super_packet_has_nothing_to_gather_for() {
+    let mut bench = Bench::new(100);
+    let mut offered = vec![entry(1, 0, 16), entry(2, 1, 15)];
+    let Bench { lanes, now, entered, refused, .. } = &mut bench;
+    lanes.offer(*now, HandOver::Gather, &mut offered, entered, refused, &mut Shed::default());
+    assert_eq!(bench.entered.lanes, [LaneId(1)]);
+    assert!(bench.lanes.is_gathering());
+}
+
+#[test]
+fn a_lane_is_served_with_all_that_it_gathered_however_many_there_are() {
+    let limits = Limits { segments: 10_000, held_bytes: 1 << 30 };
+    let (mut lanes, now) = (Lanes::<Fifo<Item>>::that_gather(200, limits), Instant::now());
+    let mut offered = (0..2_000).map(|number| entry(number % 200, number, 1)).collect();
+    lanes.offer(now, HandOver::Gather, &mut offered, &mut Batch::default(), &mut Vec::new(), &mut Shed::default());
+    lanes.end_gathering(now + WAIT, WAIT, u32::MAX);
+    let mut batch = Batch::default();
+    lanes.take(now + WAIT, QUOTA, 1, &mut batch, &mut Shed::default()).unwrap();
+    assert_eq!((batch.lanes.len(), batch.items.len()), (7, 70), "ten each, until 64 are reached");
 }
