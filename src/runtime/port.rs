@@ -71,7 +71,7 @@ impl From<bool> for Behind {
 /// What of that which has gathered is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gathered {
-    /// All that has for long enough.
+    /// What has for long enough, as fast as a thread brings it.
     Due,
     /// A batch of what has for longest: for a thread that has nothing else to do.
     Oldest,
