@@ -27,7 +27,7 @@ const BYTES_START_OF_ALL: u64 = 1 << 20;
 
 /// The least that is granted where more is configured: what one turn of reading takes
 /// ([`READ_TURN_BYTES_MIN`](crate::link::READ_TURN_BYTES_MIN)). A packet that begins within the credit may end beyond it, so no
-/// packet is too large for it. Nor is less granted than what leaves in a round trip and [`WAIT_MAX`]: what waits beyond that is
+/// packet is too large for it. Nor is less granted than what leaves in a round trip and 20 ms: what waits beyond that is
 /// not the tether's doing, but that of others or of its own downlink, whose acknowledgements it would hold back.
 pub const BYTES_MIN: u64 = 2_048;
 
