@@ -224,10 +224,13 @@ fn listen(said: impl Read + Send + 'static, lines: Sender<String>) {
 
 impl Program {
     fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // One pipe for both, so that what it says is heard in its order.
+        let (said, says) = std::io::pipe().unwrap();
+        let child = command.stderr(says.try_clone().unwrap()).stdout(says).spawn().unwrap();
+        // The command holds this process's ends of the pipe, which would never come to its end.
+        drop(command);
         let (sender, lines) = channel();
-        listen(child.stdout.take().unwrap(), sender.clone());
-        listen(child.stderr.take().unwrap(), sender);
+        listen(said, sender);
         Self { child, lines }
     }
 
