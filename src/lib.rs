@@ -3,6 +3,7 @@
 //! Without the default feature `kernel` this is the pure core: codecs, NAT, lanes, controllers and handlers, with time
 //! injected and no I/O.
 
+pub mod account;
 pub mod bucket;
 pub mod budget;
 pub mod checksum;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod credit;
 pub mod icmp;
 mod ipv4;
+pub mod lane_set;
 pub mod metrics;
 pub mod nat;
 pub mod offload;
@@ -54,8 +56,6 @@ pub mod io;
 pub mod kernel_state;
 #[cfg(feature = "kernel")]
 pub mod lab;
-#[cfg(feature = "kernel")]
-pub mod lane_set;
 #[cfg(feature = "kernel")]
 pub mod link;
 #[cfg(feature = "kernel")]

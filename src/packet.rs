@@ -10,7 +10,9 @@ use std::sync::{Arc, Weak};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::account::Account;
 use crate::budget::{Budget, Part, Spare};
+use crate::runtime::queue::Weigh;
 
 /// Free bytes kept in front of a packet, so that a link header (14), a virtio-net header (12), or a capsule and
 /// WebSocket header (8 + 1 + 14) is put there without moving the packet.
@@ -217,34 +219,6 @@ impl Drop for Pool {
     }
 }
 
-/// Bytes a tether has in the gateway's uplink, from ws-decode until the packet's buffer is given back, however the
-/// packet ends. Credit is granted from what was given back.
-#[derive(Debug, Default)]
-pub struct Account {
-    entered: AtomicU64,
-    left: AtomicU64,
-    held: AtomicU64,
-}
-
-impl Account {
-    /// Bytes that have left the gateway since the tether began.
-    pub fn left_bytes(&self) -> u64 {
-        self.left.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that are inside now.
-    pub fn inside_bytes(&self) -> u64 {
-        // What left is read first: read later it could hold what entered in between, and too little would seem inside.
-        let left = self.left.load(Ordering::Acquire);
-        self.entered.load(Ordering::Relaxed).saturating_sub(left)
-    }
-
-    /// Memory that the buffers of what is inside hold: for small packets several times their bytes.
-    pub fn held_bytes(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-}
-
 struct Charge {
     account: Arc<Account>,
     bytes: u64,
@@ -332,8 +306,7 @@ impl Buf {
 
     /// Charges `bytes` to `account` until this buffer is given back.
     pub fn charge(&mut self, account: &Arc<Account>, bytes: u64) {
-        account.entered.fetch_add(bytes, Ordering::Relaxed);
-        account.held.fetch_add(self.data.len() as u64, Ordering::Relaxed);
+        account.enter(bytes, self.data.len() as u64);
         self.discharge();
         self.charge = Some(Charge { account: Arc::clone(account), bytes });
     }
@@ -341,8 +314,7 @@ impl Buf {
     /// Nobody is charged for this buffer any more: what turned round waits for another tether than the one that sent it.
     pub fn discharge(&mut self) {
         if let Some(charge) = self.charge.take() {
-            charge.account.held.fetch_sub(self.data.len() as u64, Ordering::Relaxed);
-            charge.account.left.fetch_add(charge.bytes, Ordering::Relaxed);
+            charge.account.leave(charge.bytes, self.data.len() as u64);
         }
     }
 }
@@ -494,6 +466,20 @@ impl<Proof> Packet<Proof> {
     /// The buffer alone.
     pub fn into_buf(self) -> Buf {
         self.buf
+    }
+}
+
+impl<Proof> Weigh for Packet<Proof> {
+    fn segments(&self) -> u32 {
+        self.segments()
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.buf().held_bytes()
     }
 }
 

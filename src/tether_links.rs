@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::account::Account;
 use crate::credit::{Credit, Observation};
 use crate::lane_set::LaneSet;
-use crate::link::Link;
+use crate::link::{ACK_EVERY_BYTES, Link};
 use crate::overload::Squeeze;
-use crate::packet::Account;
 use crate::runtime::lanes::LaneId;
 
 /// What a tether may have on its way.
@@ -63,6 +63,12 @@ impl TetherLinks {
     #[must_use]
     pub fn noted_in(self, stirred: Arc<LaneSet>) -> Self {
         Self { stirred: Some(stirred), ..self }
+    }
+
+    /// Has it noted in `left` when what [`Account::watch`] waits for has left.
+    #[must_use]
+    pub fn watched_in(self, left: Arc<LaneSet>) -> Self {
+        Self { account: Arc::new(Account::noted_in(self.lane, left)), ..self }
     }
 
     /// Packets of the tether were here: what it holds is to be looked over.
@@ -140,6 +146,14 @@ impl TetherLinks {
         self.credit_bytes().is_some_and(|credit| left < credit / 2)
     }
 
+    /// Whether there is enough new credit for a message of its own: half of it, or as much as is acknowledged at once. Were each
+    /// packet that has left told of, the peer would answer each with a message of one packet (silly window syndrome, RFC 1122,
+    /// 4.2.3.3).
+    pub fn has_credit_to_tell(&self, now: Instant, link: &Link) -> bool {
+        let new = self.grant(now, link).map_or(0, |granted| granted.saturating_sub(link.credit_told_bytes()));
+        self.credit_bytes().is_some_and(|credit| new >= ACK_EVERY_BYTES.min(credit / 2))
+    }
+
     /// Whether its credit was cut for what waited inside: it is to be looked at now and then though the peer, who may need
     /// more of it for a message, sends nothing.
     pub fn is_credit_cut(&self) -> bool {
@@ -187,4 +201,27 @@ impl TetherLinks {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::testing::connected;
+    use crate::packet::BufPool;
+
+    #[test]
+    fn credit_is_told_of_where_half_of_it_is_new_and_not_of_each_packet_that_leaves() {
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
+        let (tether, (link, _peer), pool) = (TetherLinks::new(LaneId(0), windows), connected(), BufPool::new(1 << 20));
+        // Each holds 2,048 bytes of memory, which is more than its bytes, and what counts.
+        let mut inside: Vec<_> = std::iter::repeat_with(|| pool.copy(&[7; 1_000]).expect("a buffer")).take(8).collect();
+        inside.iter_mut().for_each(|buf| buf.charge(tether.account(), 1_004));
+        assert_eq!(tether.credit_bytes(), Some(8 * 2_048), "all of it is used");
+        // In one moment, so that nothing waits too long.
+        let (now, mut told) = (Instant::now(), Vec::new());
+        while inside.pop().is_some() {
+            told.push((tether.owes_credit(&link), tether.has_credit_to_tell(now, &link)));
+        }
+        assert_eq!(told, [[(true, false); 3].as_slice(), &[(true, true); 5]].concat());
+    }
 }

@@ -53,7 +53,8 @@ const HALF: Lasts = Lasts { quick_s: 6, full_s: 10 };
 const OVERLOADED: Lasts = Lasts { quick_s: 10, full_s: 10 };
 /// The overload in it ends after 3 s, and p99 is to be back for a while.
 const RECOVERY: Lasts = Lasts { quick_s: 5, full_s: 7 };
-const UPLINK: Lasts = Lasts { quick_s: 2, full_s: 8 };
+/// Where a thousand begin at once, the first tenths of a second go to who reads them for the first time.
+const UPLINK: Lasts = Lasts { quick_s: 4, full_s: 8 };
 /// Shares of some tens of packets would be those of chance.
 const FAIRNESS: Lasts = Lasts { quick_s: 12, full_s: 20 };
 const HOG: Lasts = Lasts { quick_s: 6, full_s: 10 };

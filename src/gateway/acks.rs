@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::link::{ACK_DELAY_MS, Link};
 
-/// How long a link that owes credit, and has none to give, is left alone: the longer the more there are. Of a thousand such, what
-/// is inside leaves in tenths of a second, and to look at each of them every 2 ms would take a quarter of a core.
-const PUT_OFF_A_LINK: Duration = Duration::from_micros(32);
-const PUT_OFF_MIN: Duration = Duration::from_millis(4);
-const PUT_OFF_MAX: Duration = Duration::from_millis(32);
+/// How often tethers are looked for that wait for credit, and of whose packets enough has left.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
+
+/// How long a link that owes credit, and has none to give, is left alone where nothing is noted of its tether: the longer the
+/// more there are. To look at each of a thousand every 2 ms would take a quarter of a core.
+const PUT_OFF_A_LINK: Duration = Duration::from_micros(128);
+const PUT_OFF_MAX: Duration = Duration::from_millis(128);
 
 /// Links that owe something.
 #[derive(Debug, Default)]
@@ -52,7 +54,7 @@ impl Acks {
     pub(super) fn put_off(&self, link: Arc<Link>) {
         let mut owing = self.owing();
         owing.credit.push(link);
-        let put_off = (PUT_OFF_A_LINK * owing.credit_count).clamp(PUT_OFF_MIN, PUT_OFF_MAX);
+        let put_off = (PUT_OFF_A_LINK * owing.credit_count).clamp(LOOK_EVERY, PUT_OFF_MAX);
         owing.credit_at.get_or_insert_with(|| Instant::now() + put_off);
     }
 
@@ -74,7 +76,7 @@ impl Acks {
     /// time has come. Waits up to `limit` for one, or until `is_over`.
     pub(super) fn wait(&self, limit: Duration, is_over: impl Fn() -> bool) -> (Vec<Arc<Link>>, Vec<Arc<Link>>) {
         let owing = self.owing();
-        let limit = owing.credit_at.map_or(limit, |at| limit.min(at.saturating_duration_since(Instant::now())));
+        let limit = if owing.credit.is_empty() { limit } else { limit.min(LOOK_EVERY) };
         let waits = |owing: &mut Owing| owing.acks.is_empty() && !is_over();
         let (mut owing, _) = self.came.wait_timeout_while(owing, limit, waits).unwrap_or_else(PoisonError::into_inner);
         if !owing.acks.is_empty() {
@@ -139,7 +141,7 @@ mod tests {
             }
         };
         assert_eq!(told.len(), 1);
-        assert!(begun.elapsed() >= PUT_OFF_MIN);
+        assert!(begun.elapsed() >= LOOK_EVERY);
         assert!(acks.wait(Duration::ZERO, || true).1.is_empty());
     }
 }

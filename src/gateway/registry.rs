@@ -22,7 +22,7 @@ use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
 use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, overload_retry_ms};
 use crate::stages::ip_parse::{self, Guard};
-use crate::stages::ws_decode::LinkKeeper;
+use crate::stages::ws_decode::{LinkKeeper, tell_received};
 use crate::table::Table;
 use crate::tether::{NotJoined, TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
@@ -110,6 +110,8 @@ pub struct Registry {
     leaving: Mutex<Vec<(Instant, Arc<Link>)>>,
     /// Tethers whose packets were here since this was last asked.
     stirred: Arc<LaneSet>,
+    /// Tethers that wait for credit, and of whose packets half have left.
+    half_left: Arc<LaneSet>,
     tidying: Mutex<Tidying>,
     /// Of who tidies up alone.
     round: Mutex<Round>,
@@ -169,6 +171,7 @@ impl Registry {
             acks: Acks::default(),
             leaving: Mutex::default(),
             stirred: Arc::new(LaneSet::new(tethers_max)),
+            half_left: Arc::new(LaneSet::new(tethers_max)),
             round: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
@@ -319,8 +322,9 @@ impl Registry {
         let windows =
             Windows { send_bytes_max: self.terms.window_bytes_max, credit_bytes: Some(self.terms.credit_bytes) };
         let squeeze = Squeeze { budget: self.pool.budget().clone(), overload: self.overload.clone() };
-        let links =
-            Arc::new(TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze).noted_in(Arc::clone(&self.stirred)));
+        let links = TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze);
+        let links = links.noted_in(Arc::clone(&self.stirred)).watched_in(Arc::clone(&self.half_left));
+        let links = Arc::new(links);
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
         let names = (SessionId(session), ticket);
@@ -469,7 +473,9 @@ impl Registry {
         let now = Instant::now();
         for link in acks {
             let owner = link.owner().filter(|_| link.is_open());
-            if !link.ack_is_due(owner.is_none_or(|owner| owner.owes_credit(&link))) {
+            let has_credit =
+                |owner: &Arc<TetherLinks>| owner.owes_credit(&link) && owner.has_credit_to_tell(now, &link);
+            if !link.ack_is_due(owner.is_none_or(has_credit)) {
                 self.ack_later(&link);
             } else if let Some(owner) = owner {
                 self.tell_or_put_off(now, owner, &link);
@@ -481,15 +487,24 @@ impl Registry {
                 self.tell_or_put_off(now, owner, &link);
             }
         }
+        for owner in self.half_left.drain().filter_map(|lane| self.tether_links.get(lane)) {
+            if let Some(link) = owner.to_send() {
+                self.tell_or_put_off(now, &owner, &link);
+            }
+        }
     }
 
-    /// Has the peer told what there is to tell. A link that owes credit and has none to give is come back to.
+    /// Tells the peer what there is to tell. A link that owes credit after that is come back to when half of what its tether has
+    /// inside has left, and after a while in any case: short memory holds credit back, too.
     fn tell_or_put_off(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
-        let owes_credit = owner.owes_credit(link);
-        if link.unacknowledged_bytes() > 0 || owes_credit && owner.grant(now, link) > Some(link.credit_told_bytes()) {
-            self.has_control(owner.lane());
-        } else if owes_credit && link.puts_off_credit() {
-            self.acks.put_off(Arc::clone(link));
+        if link.unacknowledged_bytes() > 0 || owner.owes_credit(link) && owner.has_credit_to_tell(now, link) {
+            tell_received(self, now, link, owner, &self.pool);
+        }
+        if owner.owes_credit(link) {
+            owner.account().watch();
+            if link.puts_off_credit() {
+                self.acks.put_off(Arc::clone(link));
+            }
         }
     }
 

@@ -89,6 +89,22 @@ pub(super) struct Connection {
     has_answer: bool,
 }
 
+/// What may be sent in one message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Where the last capsule may begin: it may end beyond its credit.
+    pub(super) credit_bytes: usize,
+    /// Where it must end.
+    pub(super) message_bytes: usize,
+}
+
+impl Room {
+    /// Whether a capsule of `bytes` has a place behind `before` others.
+    pub(super) fn fits(self, before: usize, bytes: usize) -> bool {
+        before < self.credit_bytes && before + bytes <= self.message_bytes
+    }
+}
+
 impl Connection {
     /// Begins to dial. It is registered with `token`. Without an `offer` it never answers the gateway's first word.
     ///
@@ -123,10 +139,11 @@ impl Connection {
         self.has_answer
     }
 
-    /// Bytes of DATAGRAM capsules that may be sent now, in one message.
-    pub(super) fn room_bytes(&self) -> usize {
-        let credit = usize::try_from(self.credit - self.sent).unwrap_or(usize::MAX);
-        if self.unsent.is_empty() && self.is_open() { credit.min(self.message_bytes_max) } else { 0 }
+    /// What of DATAGRAM capsules may be sent now, in one message.
+    pub(super) fn room(&self) -> Room {
+        let credit = usize::try_from(self.credit.saturating_sub(self.sent)).unwrap_or(usize::MAX);
+        let credit_bytes = if self.unsent.is_empty() && self.is_open() { credit } else { 0 };
+        Room { credit_bytes, message_bytes: self.message_bytes_max }
     }
 
     /// Received bytes that the gateway has not been told of.

@@ -312,7 +312,7 @@ impl<'a> Generator<'a> {
         let Some(mut connection) = tether.connection.take() else { return };
         loop {
             self.capsules.clear();
-            tether.take_waiting(connection.room_bytes(), run, number as u32, begins_ns, &mut self.capsules);
+            tether.take_waiting(connection.room(), run, number as u32, begins_ns, &mut self.capsules);
             if self.capsules.is_empty() && !owes {
                 break tether.connection = Some(connection);
             }
@@ -329,7 +329,7 @@ impl<'a> Generator<'a> {
         let Some(mut connection) = tether.connection.take() else { return false };
         self.capsules.clear();
         tether.append_word(stamp, body, &mut self.capsules);
-        let fits = self.capsules.len() <= connection.room_bytes();
+        let fits = connection.room().fits(0, self.capsules.len());
         match if fits { connection.send(&self.capsules) } else { Ok(()) } {
             Ok(()) => tether.connection = Some(connection),
             Err(ended) => self.ended(number, connection, ended),

@@ -199,6 +199,7 @@ impl<'a> Run<'a> {
     /// Asks the sink for what it counted; `false` where not all answers came.
     fn collect(&mut self) -> Result<bool, Error> {
         for number in 0..self.generator.tethers.len() {
+            self.generator.tethers[number].give_up_waiting();
             if std::mem::take(&mut self.generator.tethers[number].is_paused) {
                 self.generator.advance(number, Reading::UntilEmpty);
             }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::connection::Connection;
+use super::connection::{Connection, Room};
 use super::mix::{Flow, Kind};
 use super::talk::{HEADERS_BYTES, STAMP_BYTES, Stamp};
 use crate::checksum;
@@ -103,11 +103,17 @@ impl Tether {
         self.next < self.due
     }
 
+    /// Loses all that waits: what has not left by the end of a run cannot have come in time, and would only have the questions
+    /// that follow wait behind it.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.next = self.due;
+    }
+
     /// Appends as many of the waiting packets, as capsules, as there is room for.
-    pub(super) fn take_waiting(&mut self, room_bytes: usize, run: u32, number: u32, begins_ns: u64, out: &mut Vec<u8>) {
+    pub(super) fn take_waiting(&mut self, room: Room, run: u32, number: u32, begins_ns: u64, out: &mut Vec<u8>) {
         let Some(flow) = self.up else { return };
-        let room_bytes = room_bytes.min(MESSAGE_BYTES_MAX);
-        while self.is_waiting() && out.len() + capsule_bytes(flow.size_bytes) <= room_bytes {
+        let bytes = capsule_bytes(flow.size_bytes);
+        while self.is_waiting() && room.fits(out.len(), bytes) && out.len() + bytes <= MESSAGE_BYTES_MAX {
             let time_ns = begins_ns + flow.schedule.intended_ns(self.next).unwrap_or(0);
             let (word, group) = (super::talk::Word::Data, self.kind as u8);
             let stamp = Stamp { run, word, group, tether: number, sequence: self.next, time_ns };
@@ -213,11 +219,24 @@ mod tests {
         Capsules::new(capsules).map(packet).collect()
     }
 
+    const ALL: Room = Room { credit_bytes: usize::MAX, message_bytes: usize::MAX };
+
+    #[test]
+    fn a_packet_begins_within_the_credit_and_ends_within_the_message() {
+        let room = Room { credit_bytes: 100, message_bytes: 200 };
+        assert_eq!(
+            [(0, 200), (99, 101), (99, 102), (100, 1)].map(|(before, bytes)| room.fits(before, bytes)),
+            [true, true, false, false]
+        );
+    }
+
     #[test]
     fn what_is_due_goes_out_as_packets_with_the_times_they_were_meant_for() {
         let (mut tether, mut out) = (tether(200), Vec::new());
         (0..3).for_each(|_| tether.comes_due());
-        tether.take_waiting(2 * capsule_bytes(200), 7, 5, 1_000, &mut out);
+        // The second begins within the credit and ends beyond it.
+        let room = Room { credit_bytes: capsule_bytes(200) + 1, message_bytes: usize::MAX };
+        tether.take_waiting(room, 7, 5, 1_000, &mut out);
         let packets = packets(&out);
         assert_eq!((packets.len(), tether.sent, tether.offered(), tether.is_waiting()), (2, 2, 3, true));
         for (at, packet) in packets.iter().enumerate() {
@@ -236,7 +255,7 @@ mod tests {
     fn a_tether_that_may_not_send_loses_its_oldest_packets() {
         let (mut tether, mut out) = (tether(64), Vec::new());
         (0..QUEUE_PACKETS_MAX + 10).for_each(|_| tether.comes_due());
-        tether.take_waiting(usize::MAX, 7, 0, 0, &mut out);
+        tether.take_waiting(ALL, 7, 0, 0, &mut out);
         assert_eq!((tether.sent, tether.offered()), (QUEUE_PACKETS_MAX, QUEUE_PACKETS_MAX + 10));
         let (first, _) = Stamp::read(&packets(&out)[0][HEADERS_BYTES..]).expect("a stamp");
         assert_eq!(first.sequence, 10);

@@ -16,20 +16,6 @@ pub trait Weigh {
     fn held_bytes(&self) -> usize;
 }
 
-impl<Proof> Weigh for crate::packet::Packet<Proof> {
-    fn segments(&self) -> u32 {
-        self.segments()
-    }
-
-    fn bytes(&self) -> usize {
-        self.len()
-    }
-
-    fn held_bytes(&self) -> usize {
-        self.buf().held_bytes()
-    }
-}
-
 /// What stands in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {

@@ -8,6 +8,7 @@ use crate::nat::Translation;
 use crate::policy::Policy;
 use crate::runtime::attend::Attend;
 use crate::transport::Transport;
+use crate::wire::capsule::{Capsule, Capsules};
 use crate::wire::frame::{Role, Subprotocol};
 use crate::wire::proof::{CredentialId, Nonce, Proof};
 
@@ -143,7 +144,7 @@ fn who_resumes_is_granted_what_the_packets_of_its_old_link_leave_of_its_credit()
 #[test]
 fn who_waits_for_credit_is_told_when_something_has_left_and_nobody_looks_for_it_all_the_time() {
     let (registry, now) = (registry(), Instant::now());
-    let (link, _peer) = come(&registry, now);
+    let (link, mut peer) = come(&registry, now);
     let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
     link.opened(Arc::clone(&tether.links), Features::default(), 65_536, None);
     let mut inside = BufPool::new(1 << 20).copy(&[7; 60_000]).expect("a buffer");
@@ -156,12 +157,20 @@ fn who_waits_for_credit_is_told_when_something_has_left_and_nobody_looks_for_it_
     // While all is inside it stays so.
     registry.send_acks(LINGER, || false);
     assert!(!link.puts_off_credit());
+    assert_eq!(link.credit_told_bytes(), 0);
     drop(inside);
     let begun = Instant::now();
     while !link.puts_off_credit() {
         assert!(begun.elapsed() < LINGER, "there is credit, and nobody has taken it up");
         registry.send_acks(LINGER, || false);
     }
+    peer.set_read_timeout(Some(LINGER)).expect("a timeout");
+    let mut head = [0; 2];
+    peer.read_exact(&mut head).expect("a message");
+    let mut message = vec![0; head[1].into()];
+    peer.read_exact(&mut message).expect("all of it");
+    let told: Vec<_> = Capsules::new(&message).collect::<Result<_, _>>().expect("capsules");
+    assert!(matches!(told[..], [Capsule::Credit(offset)] if offset == link.credit_told_bytes()), "{told:?}");
 }
 
 #[test]
