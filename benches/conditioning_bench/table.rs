@@ -12,7 +12,7 @@ const ROWS: [(&str, &str, &str); 15] = [
     ("p99_ms_at_20x", "p99 of what was admitted at 20 times, ms", "≤ 3 × half, or 10"),
     (
         "uplink_goodput_ratio_worst",
-        "from the tethers at 20 times the peak, the worst number of them, of the best",
+        "from the tethers at 20 times the peak, the worst number of them, as a part of one alone",
         "≥ 0.97",
     ),
     ("jain_1000", "Jain's index over 1,000 equal tethers", "≥ 0.99"),

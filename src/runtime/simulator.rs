@@ -400,10 +400,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
 
     fn let_in(&mut self, stage: usize) {
         let here = &mut self.stages[stage];
-        let (load, limits) = (here.lanes.load(), here.lanes.limits());
-        let room = if load == Load::default() { u64::MAX } else { limits.segments.saturating_sub(load.segments) };
         let mut resume = Vec::new();
-        here.waiting.first(room, &mut resume);
+        here.waiting.let_in(here.lanes.load(), here.lanes.limits(), &mut resume);
         for (upstream, lane) in resume {
             self.stages[upstream.0].lanes.resume(lane);
             self.wake(upstream.0);

@@ -98,11 +98,9 @@ enum Feeder {
 type Next<T> = (Arc<dyn Port<T>>, Upstream);
 
 impl<Q: Queue> Inner<Q> {
-    /// Lanes of upstream stages that may try again: one a segment of room, and all once nothing waits here any more.
+    /// Lanes of upstream stages that may try again.
     fn let_in(&mut self, resume: &mut Vec<(Upstream, LaneId)>) {
-        let (load, limits) = (self.lanes.load(), self.lanes.limits());
-        let room = limits.segments.saturating_sub(load.segments);
-        self.waiting.first(if load == Load::default() { u64::MAX } else { room }, resume);
+        self.waiting.let_in(self.lanes.load(), self.lanes.limits(), resume);
     }
 }
 

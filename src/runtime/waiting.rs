@@ -2,8 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::lanes::LaneId;
+use super::lanes::{LaneId, Limits};
 use super::port::Upstream;
+use super::queue::Load;
 
 /// Lanes of upstream stages that wait for room, first come first. Each stands in it once at most, however many of its
 /// items were refused, so there are never more than lanes.
@@ -26,8 +27,15 @@ impl Waiting {
         self.order.len()
     }
 
-    /// Moves the first `count` into `resume`.
-    pub(super) fn first(&mut self, count: u64, resume: &mut Vec<(Upstream, LaneId)>) {
+    /// Moves those into `resume` who may try again with a queue that holds `load`: one a segment of room, and one at least where
+    /// nothing waits there any more, since such a queue takes any one item. Not all then: of a thousand, each would offer what
+    /// it has and take it back, as often as a queue that is kept short runs empty.
+    pub(super) fn let_in(&mut self, load: Load, limits: Limits, resume: &mut Vec<(Upstream, LaneId)>) {
+        let room = limits.segments.saturating_sub(load.segments);
+        self.first(room.max((load == Load::default()).into()), resume);
+    }
+
+    fn first(&mut self, count: u64, resume: &mut Vec<(Upstream, LaneId)>) {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.order.len());
         for waiter in self.order.drain(..count) {
             self.known.remove(&waiter);
@@ -50,5 +58,19 @@ mod tests {
         waiting.add(Upstream(0), LaneId(3));
         waiting.first(u64::MAX, &mut resume);
         assert_eq!(resume.iter().map(|(_, lane)| lane.0).collect::<Vec<_>>(), [3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn as_many_try_again_as_there_are_segments_of_room_and_one_where_the_queue_is_empty() {
+        let load = |segments| Load { segments, held_bytes: 256 * segments };
+        for (segments, limit, expected) in
+            [(0, 25, 25), (5, 25, 20), (25, 25, 0), (30, 25, 0), (0, 0, 1), (0, 5_000, 1_000)]
+        {
+            let (mut waiting, mut resume) = (Waiting::default(), Vec::new());
+            (0..1_000).for_each(|lane| waiting.add(Upstream(0), LaneId(lane)));
+            let limits = Limits { segments: limit, held_bytes: u64::MAX };
+            waiting.let_in(load(segments), limits, &mut resume);
+            assert_eq!((resume.len(), waiting.len()), (expected, 1_000 - expected), "{segments} of {limit}");
+        }
     }
 }
