@@ -28,7 +28,7 @@ impl Default for Account {
 
 impl Account {
     /// The account of the tether of `lane`; what [`Account::watch`] waits for is noted in `set`.
-    pub fn noted_in(lane: LaneId, set: Arc<LaneSet>) -> Self {
+    pub fn watched_in(lane: LaneId, set: Arc<LaneSet>) -> Self {
         Self { noted_in: Some((lane, set)), ..Self::default() }
     }
 
@@ -61,12 +61,14 @@ impl Account {
         self.has_left(self.left.fetch_add(bytes, Ordering::SeqCst) + bytes);
     }
 
-    /// Has it noted, once, when half of what is inside now has left. Where nothing is inside there is nothing to wait for.
+    /// Has it noted, once, when half of what is inside now has left. Where nothing is inside there is nothing to wait for. Who
+    /// looks for what has left already looks after this, or what leaves in between is noted by nobody.
     pub fn watch(&self) {
-        let inside_bytes = self.inside_bytes();
+        // Read once: what leaves after that is half of what was inside, or this sees it.
+        let left_bytes = self.left.load(Ordering::SeqCst);
+        let inside_bytes = self.entered.load(Ordering::Relaxed).saturating_sub(left_bytes);
         if inside_bytes > 0 {
-            let at = self.left.load(Ordering::SeqCst) + inside_bytes.div_ceil(2);
-            self.noted_at.store(at, Ordering::SeqCst);
+            self.noted_at.store(left_bytes + inside_bytes.div_ceil(2), Ordering::SeqCst);
             // Who let the last of it leave may not have seen that, but then this sees that it has left.
             self.has_left(self.left.load(Ordering::SeqCst));
         }
@@ -90,7 +92,7 @@ mod tests {
 
     fn watched() -> (Account, Arc<LaneSet>) {
         let set = Arc::new(LaneSet::new(8));
-        (Account::noted_in(LANE, Arc::clone(&set)), set)
+        (Account::watched_in(LANE, Arc::clone(&set)), set)
     }
 
     #[test]

@@ -25,9 +25,8 @@ const BYTES_START: u64 = 16_384;
 /// What all together have of it, where they are many: of the smallest packets as many as a gateway handles in 0.1 s.
 const BYTES_START_OF_ALL: u64 = 1 << 20;
 
-/// The least that is granted where more is configured: what one turn of reading takes
-/// ([`READ_TURN_BYTES_MIN`](crate::link::READ_TURN_BYTES_MIN)). A packet that begins within the credit may end beyond it, so no
-/// packet is too large for it. Nor is less granted than what leaves in a round trip and 20 ms: what waits beyond that is
+/// The least that is granted where more is configured: a large packet, or a dozen small ones, so that the message that brings
+/// them is worth its cost. A packet that begins within the credit may end beyond it, so no packet is too large for it. Nor is less granted than what leaves in a round trip and 20 ms: what waits beyond that is
 /// not the tether's doing, but that of others or of its own downlink, whose acknowledgements it would hold back.
 pub const BYTES_MIN: u64 = 2_048;
 

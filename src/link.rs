@@ -36,8 +36,9 @@ pub const BATCH_BYTES_MAX: u64 = 262_144;
 /// The most that a thread reads from links before the next ones have their turn.
 pub const READ_BUDGET_BYTES: usize = 262_144;
 
-/// The least of it that one link's turn brings: a large packet, or a dozen small ones, so that the system call is worth it.
-pub const READ_TURN_BYTES_MIN: usize = 2_048;
+/// The least of it that one link's turn brings: some large packets, or two dozen small ones, so that the turn is worth its cost. By
+/// measurement, docs/decisions/0004-credit.md.
+pub const READ_TURN_BYTES_MIN: usize = 4_096;
 
 /// The same where no other is there to have a turn: to leave the rest to another thread costs more than to go on, and
 /// it is not for long (0.8 ms at 10 Gbit/s).

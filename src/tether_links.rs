@@ -65,10 +65,10 @@ impl TetherLinks {
         Self { stirred: Some(stirred), ..self }
     }
 
-    /// Has it noted in `left` when what [`Account::watch`] waits for has left.
+    /// Has it noted in `left` when what [`Account::watch`] waits for has left. To be said before anybody has its account.
     #[must_use]
     pub fn watched_in(self, left: Arc<LaneSet>) -> Self {
-        Self { account: Arc::new(Account::noted_in(self.lane, left)), ..self }
+        Self { account: Arc::new(Account::watched_in(self.lane, left)), ..self }
     }
 
     /// Packets of the tether were here: what it holds is to be looked over.

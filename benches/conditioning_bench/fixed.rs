@@ -54,7 +54,7 @@ const OVERLOADED: Lasts = Lasts { quick_s: 10, full_s: 10 };
 /// The overload in it ends after 3 s, and p99 is to be back for a while.
 const RECOVERY: Lasts = Lasts { quick_s: 5, full_s: 7 };
 /// Where a thousand begin at once, the first tenths of a second go to reading each for the first time.
-const UPLINK: Lasts = Lasts { quick_s: 4, full_s: 8 };
+const UPLINK: Lasts = Lasts { quick_s: 3, full_s: 8 };
 /// Shares of some tens of packets would be those of chance.
 const FAIRNESS: Lasts = Lasts { quick_s: 12, full_s: 20 };
 const HOG: Lasts = Lasts { quick_s: 6, full_s: 10 };
@@ -192,7 +192,8 @@ pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
     let (mut before_pps, mut worst, mut ratios) = (delivered(1)?, f64::INFINITY, Figures::new());
     for tethers in [10, 100, MANY] {
         let (pps, after_pps) = (delivered(tethers)?, delivered(1)?);
-        let ratio = pps / f64::midpoint(before_pps, after_pps);
+        // Where one came to nothing there is nothing to compare with.
+        let ratio = if before_pps.min(after_pps) > 0.0 { pps / f64::midpoint(before_pps, after_pps) } else { 0.0 };
         told(&format!("  {tethers} tethers {pps:.0} packets/s, one {before_pps:.0} before and {after_pps:.0} after"));
         ratios.insert(tethers.to_string(), json!(ratio));
         (before_pps, worst) = (after_pps, worst.min(ratio));

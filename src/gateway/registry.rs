@@ -497,14 +497,15 @@ impl Registry {
     /// Tells the peer what there is to tell. A link that owes credit after that is come back to when half of what its tether has
     /// inside has left, and after a while in any case: short memory holds credit back, too.
     fn tell_or_put_off(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
-        if link.unacknowledged_bytes() > 0 || owner.owes_credit(link) && owner.has_credit_to_tell(now, link) {
+        let owes_credit = owner.owes_credit(link);
+        if owes_credit {
+            owner.account().watch();
+        }
+        if link.unacknowledged_bytes() > 0 || owes_credit && owner.has_credit_to_tell(now, link) {
             tell_received(self, now, link, owner, &self.pool);
         }
-        if owner.owes_credit(link) {
-            owner.account().watch();
-            if link.puts_off_credit() {
-                self.acks.put_off(Arc::clone(link));
-            }
+        if owner.owes_credit(link) && link.puts_off_credit() {
+            self.acks.put_off(Arc::clone(link));
         }
     }
 

@@ -66,11 +66,13 @@ pub struct Batch<T> {
     pub settling: Vec<LaneId>,
     /// The items, in order within each lane.
     pub items: Vec<Entry<T>>,
+    /// How many other lanes wait for a thread, or for room in the next stage.
+    pub others: usize,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Self { lanes: Vec::new(), settling: Vec::new(), items: Vec::new() }
+        Self { lanes: Vec::new(), settling: Vec::new(), items: Vec::new(), others: 0 }
     }
 }
 
@@ -287,6 +289,7 @@ impl<Q: Queue> Lanes<Q> {
         shed: &mut Shed<Q::Item>,
     ) {
         self.offers += 1;
+        entered.others = self.ready.len() + self.parked;
         // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
         let (sheds, mut run_on_segments) = (self.wait_max.is_some(), 0_u64);
         let may_run_on = |item: &Q::Item| match hand_over {
@@ -490,6 +493,7 @@ impl<Q: Queue> Lanes<Q> {
             segments: before.segments - self.load.segments,
             held_bytes: before.held_bytes - self.load.held_bytes,
         };
+        batch.others = self.ready.len() + self.parked;
         Some(Taken { oldest, behind: rest || !self.ready.is_empty(), freed })
     }
 

@@ -475,7 +475,7 @@ impl<H: Handler> Stage<H> {
     }
 
     fn give_back(&self, scratch: &mut Scratch<H>) {
-        let Scratch { work, parked, unsettled, .. } = scratch;
+        let Scratch { work, parked, unsettled, resume, .. } = scratch;
         // Sorted before the lock is taken, so that none of a thousand lanes is searched for under it.
         work.outcomes.sort_unstable_by_key(|(lane, _)| *lane);
         unsettled.sort_unstable();
@@ -491,12 +491,17 @@ impl<H: Handler> Stage<H> {
                 inner.lanes.resume(lane);
             }
         }
+        // What ran on has freed no room, but nothing takes a batch of an empty queue, and none would be let in.
+        if inner.lanes.load() == Load::default() {
+            inner.let_in(resume);
+        }
         self.gauge(&inner);
         self.wake(&mut inner);
         drop(inner);
         work.outcomes.clear();
         parked.clear();
         unsettled.clear();
+        self.resume_upstream(resume);
     }
 
     fn with_scratch<T>(&self, use_it: impl FnOnce(&mut Scratch<H>) -> T) -> T {

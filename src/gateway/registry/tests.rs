@@ -159,6 +159,12 @@ fn who_waits_for_credit_is_told_when_something_has_left_and_nobody_looks_for_it_
     assert!(!link.puts_off_credit());
     assert_eq!(link.credit_told_bytes(), 0);
     drop(inside);
+    assert_eq!(
+        registry.half_left.drain().collect::<Vec<_>>(),
+        [tether.lane()],
+        "it is noted, and need not be looked for"
+    );
+    registry.half_left.insert(tether.lane());
     let begun = Instant::now();
     while !link.puts_off_credit() {
         assert!(begun.elapsed() < LINGER, "there is credit, and nobody has taken it up");

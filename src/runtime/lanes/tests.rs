@@ -503,9 +503,24 @@ fn an_item_for_a_lane_that_there_is_not_is_refused() {
 }
 
 #[test]
+fn a_batch_tells_how_many_other_lanes_wait_for_a_thread_or_for_room() {
+    let mut bench = Bench::new(100);
+    bench.queue(&[(0, 0), (1, 1), (2, 2), (3, 3)]);
+    let first = bench.take_some(Quota { segments: 1, ..QUOTA }).expect("work");
+    assert_eq!((first.lanes, first.others), (ids(&[0]), 3));
+    bench.done(0, parked());
+    let second = bench.take_some(Quota { segments: 1, ..QUOTA }).expect("work");
+    assert_eq!((second.lanes, second.others), (ids(&[1]), 3), "two are ready, and one waits for room");
+    bench.done(1, Outcome::default());
+    bench.offer(HandOver::RunOn, &[(1, 4)]);
+    assert_eq!((&bench.entered.lanes, bench.entered.others), (&ids(&[1]), 3));
+}
+
+#[test]
 fn a_batch_that_came_interleaved_is_brought_together_by_lane_and_keeps_each_lanes_order() {
     let entry = |lane, item| Entry { origin: LaneId(lane), lane: LaneId(lane), item };
     let mut batch = Batch {
+        others: 0,
         lanes: vec![LaneId(7), LaneId(2)],
         settling: Vec::new(),
         items: vec![entry(7, 'a'), entry(2, 'b'), entry(7, 'c'), entry(2, 'd')],

@@ -381,7 +381,23 @@ fn a_client_that_is_told_other_terms_ends_the_link_to_take_them_up_by_the_next_h
 #[test]
 fn the_more_links_are_read_the_less_each_of_them_brings_in_its_turn() {
     assert_eq!([1, 2, 8, 1_000].map(turn_bytes), [READ_BUDGET_ALONE_BYTES, 131_072, 32_768, READ_TURN_BYTES_MIN]);
-    assert_eq!((2..=128).map(|links| links * turn_bytes(links)).max(), Some(READ_BUDGET_BYTES));
+    let shared_by_most = READ_BUDGET_BYTES / READ_TURN_BYTES_MIN;
+    assert_eq!((2..=shared_by_most).map(|links| links * turn_bytes(links)).max(), Some(READ_BUDGET_BYTES));
+}
+
+#[test]
+fn a_link_brings_less_in_its_turn_where_others_wait_for_theirs() {
+    let mut world = world();
+    let frames: Vec<u8> = (0..4_000).flat_map(|_| framed(Opcode::Binary, &datagram(&packet()), KEY)).collect();
+    world.peer.send_bytes(&frames);
+    let mut brought = |others: usize| {
+        (world.work.batch.lanes, world.work.batch.others) = (vec![LINK], others);
+        let before = world.work.tally.received.segments;
+        world.decode.handle(Instant::now(), &mut world.work);
+        (world.work.tally.received.segments - before) * (frames.len() as u64 / 4_000)
+    };
+    assert!(brought(999) <= READ_TURN_BYTES_MIN as u64);
+    assert!(brought(0) > READ_TURN_BYTES_MIN as u64);
 }
 
 #[test]
