@@ -28,8 +28,13 @@ const LASTS: Lasts = Lasts { quick_s: 1, full_s: 2 };
 const REPEATS_QUICK: usize = 3;
 const REPEATS_FULL: usize = 3;
 
+/// Tethers with the real handlers. With fewer, messages are larger, and it is the generator's core that cannot take in what the
+/// gateway sends: then a rule that sends more comes to less.
+const TETHERS_REAL: u32 = 200;
+
 struct Workload {
     name: &'static str,
+    tethers: u32,
     ballast: Ballast,
     pinned: Pinned,
     overload_pps: f64,
@@ -128,14 +133,15 @@ fn ratio(what: What, [auto, always, never]: [Option<f64>; RULES.len()]) -> Optio
 fn workloads(run: &Run) -> Outcome<Vec<Workload>> {
     let fixed::Peak { ballast, peak_pps, .. } = fixed::known_peak(run)?;
     let cores = std::thread::available_parallelism()?.get() as f64;
-    let real_pps = real::peak_of(run, TETHERS)?;
-    let workload = |name, ballast, pinned, pps| Workload { name, ballast, pinned, overload_pps: OVERLOAD * pps };
+    let real_pps = real::peak_of(run, TETHERS_REAL)?;
+    let workload =
+        |name, tethers, ballast, pinned, pps| Workload { name, tethers, ballast, pinned, overload_pps: OVERLOAD * pps };
     let mut workloads = vec![
-        workload("real", Ballast::NONE, Pinned::Apart, real_pps),
-        workload("ballast_all_cores", ballast, Pinned::Free, cores * peak_pps),
+        workload("real", TETHERS_REAL, Ballast::NONE, Pinned::Apart, real_pps),
+        workload("ballast_all_cores", TETHERS, ballast, Pinned::Free, cores * peak_pps),
     ];
     if run.full {
-        workloads.push(workload("ballast", ballast, Pinned::Apart, peak_pps));
+        workloads.push(workload("ballast", TETHERS, ballast, Pinned::Apart, peak_pps));
     }
     Ok(workloads)
 }
@@ -182,14 +188,14 @@ fn measured(run: &Run, workload: &Workload) -> Outcome<Measured> {
 
 fn site(workload: &Workload, rule: &str) -> Outcome<Site> {
     let set = format!("stages.default.hand_over={rule}");
-    Site::start(TETHERS, workload.ballast, workload.pinned, EgressMode::Raw, &["--set", &set])
+    Site::start(workload.tethers, workload.ballast, workload.pinned, EgressMode::Raw, &["--set", &set])
 }
 
 /// The figures of one load, measure by measure.
 fn one(site: &Site, workload: &Workload, way: &str, measures: &[Measure], lasts: Duration) -> Outcome<Vec<f64>> {
     let pps = if way == IDLE { IDLE_PPS } else { workload.overload_pps };
     let before = site.status()?.cpu_seconds;
-    let report = fixed::load(site, way, TETHERS, pps / f64::from(TETHERS), lasts, &[])?;
+    let report = fixed::load(site, way, workload.tethers, pps / f64::from(workload.tethers), lasts, &[])?;
     let cores = (site.status()?.cpu_seconds - before) / lasts.as_secs_f64();
     let figure = |measure: &Measure| match measure.what {
         What::Throughput(path) | What::Latency(path) => number(&report, path),

@@ -12,7 +12,7 @@ use super::controller::{self, Decision, LOOK_EVERY, PoolController};
 use super::hand_over::{self, Rule, WAKE_UP_COST};
 use super::lanes::{Batch, Entry, HandOver, LaneId, Lanes, Limits, Outcome, Quota};
 use super::port::Upstream;
-use super::queue::{Load, Queue, Shed, Weigh};
+use super::queue::{Queue, Shed, Weigh};
 use super::shedding::{self, Shedding, Verdict};
 use super::stage::WhenFull;
 use super::waiting::Waiting;

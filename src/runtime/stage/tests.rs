@@ -580,6 +580,20 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
     }
 }
 
+#[test]
+fn what_runs_on_past_an_empty_queue_lets_in_who_waits_for_room() {
+    let settings = Settings { threads: (0, 0), ..settings(8, 2, Rule::Always, WhenFull::Park) };
+    let swallow = |work: &mut Work<Item, Item, Item>| work.batch.items.clear();
+    let narrow = stage("narrow", settings, Does(swallow), None, None);
+    let waiting = || lock(&narrow.inner).waiting.len();
+    (1..7).for_each(|lane| lock(&narrow.inner).waiting.add(Upstream(0), LaneId(lane)));
+    for left in [4, 2, 0] {
+        let mut items = vec![entry(0, 0, 0)];
+        Inlet::new(Arc::clone(&narrow) as _, Cores::new(1)).push(Instant::now(), false, &mut items);
+        assert_eq!((waiting(), narrow.metrics().handover_run_on.get()), (left, 3 - left as u64 / 2));
+    }
+}
+
 type Slow = Stage<Does<fn(&mut Work<Item, Item, Item>)>>;
 
 /// A stage without threads, made to shed: batches were taken that had waited much longer than the bound.
