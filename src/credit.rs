@@ -138,24 +138,23 @@ impl Credit {
         let round_trip = seen.round_trip.saturating_sub(unread);
         let (newer, older) = (leaves_within(round_trip + WAIT_MAX), self.least_of.0);
         self.least_of = (newer, older);
-        // An upload in bursts has a whole one inside whenever it is looked at in the turn that reads it. That says neither that
-        // it waits nor that it does not.
-        let brought = self.brought.filter(|(then, _)| *then == now).map_or(0, |(_, bytes)| bytes);
-        let waiting_bytes = inside_bytes.saturating_sub(brought);
-        if !waits_within(inside_bytes, WAIT_MAX) && waits_within(waiting_bytes, WAIT_MAX) {
-            return self.bytes();
-        }
-        if !waits_within(inside_bytes, WAIT_MAX) {
-            let since = *self.over_since.get_or_insert(now);
-            // One cut more would change nothing.
-            if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
-                self.cuts += 1;
+        if waits_within(inside_bytes, WAIT_MAX) {
+            self.over_since = None;
+            if waits_within(inside_bytes, WAIT_MAX / 2) {
+                self.cuts = self.cuts.saturating_sub(1);
             }
             return self.bytes();
         }
-        self.over_since = None;
-        if waits_within(inside_bytes, WAIT_MAX / 2) {
-            self.cuts = self.cuts.saturating_sub(1);
+        // An upload in bursts has a whole one inside whenever it is looked at in the turn that reads it. That says neither that
+        // it waits nor that it does not.
+        let brought = self.brought.filter(|(then, _)| *then == now).map_or(0, |(_, bytes)| bytes);
+        if waits_within(inside_bytes.saturating_sub(brought), WAIT_MAX) {
+            return self.bytes();
+        }
+        let since = *self.over_since.get_or_insert(now);
+        // One cut more would change nothing.
+        if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
+            self.cuts += 1;
         }
         self.bytes()
     }

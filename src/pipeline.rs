@@ -17,6 +17,7 @@ use crate::metrics::decisions::Decisions;
 use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
+use crate::runtime::codel;
 use crate::runtime::cores::Cores;
 use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
@@ -49,8 +50,8 @@ pub const FLOW_LANES: u32 = 64;
 /// take all of a core get two or three packets each.
 const GATHER_SOJOURNS: u32 = 2;
 
-/// And at most: half of what CoDel lets packets wait in the same queue, so that it never takes this wait for a queue.
-const GATHER_MAX: Duration = Duration::from_millis(10);
+/// And at most this part of what CoDel lets packets wait in the same queue, so that it never takes this wait for a queue.
+const GATHER_PART_OF_TARGET: u32 = 2;
 
 /// The running pipeline.
 #[derive(Debug)]
@@ -302,7 +303,7 @@ impl Build<'_> {
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
             // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
             gather_max: (place.name == StageName::WsEncode)
-                .then_some((GATHER_SOJOURNS * config.sojourn_max).min(GATHER_MAX)),
+                .then_some((GATHER_SOJOURNS * config.sojourn_max).min(codel::TARGET / GATHER_PART_OF_TARGET)),
         }
     }
 }

@@ -104,7 +104,7 @@ pub enum HandOver {
     RunOn,
     /// It queues.
     Queue,
-    /// It queues, and a lane where nothing waited begins to gather.
+    /// It queues, and a lane where nothing waited begins to gather; an item that need not wait for more runs on.
     Gather,
 }
 

@@ -515,7 +515,7 @@ fn what_gathers_for_a_thread_that_never_comes_back_is_served_by_the_stages_own()
 }
 
 #[test]
-fn a_large_item_that_has_nothing_to_gather_for_wakes_a_thread_of_its_stage() {
+fn items_of_one_lane_that_need_not_wait_for_more_wake_a_thread_of_their_stage() {
     let (_first, sink, _busy) = gathering(Duration::from_secs(3_600));
     let upstream = sink.attach(Weak::<Pass>::new());
     Arc::clone(&sink).resize(1);
