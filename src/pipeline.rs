@@ -7,7 +7,6 @@
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
