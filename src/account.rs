@@ -64,7 +64,7 @@ impl Account {
     /// Has it noted, once, when half of what is inside now has left. Where nothing is inside there is nothing to wait for. Who
     /// looks for what has left already looks after this, or what leaves in between is noted by nobody.
     pub fn watch(&self) {
-        // Read once: what leaves after that is half of what was inside, or this sees it.
+        // Read once, or the mark could be beyond all that ever entered.
         let left_bytes = self.left.load(Ordering::SeqCst);
         let inside_bytes = self.entered.load(Ordering::Relaxed).saturating_sub(left_bytes);
         if inside_bytes > 0 {

@@ -26,8 +26,9 @@ const BYTES_START: u64 = 16_384;
 const BYTES_START_OF_ALL: u64 = 1 << 20;
 
 /// The least that is granted where more is configured: a large packet, or a dozen small ones, so that the message that brings
-/// them is worth its cost. A packet that begins within the credit may end beyond it, so no packet is too large for it. Nor is less granted than what leaves in a round trip and 20 ms: what waits beyond that is
-/// not the tether's doing, but that of others or of its own downlink, whose acknowledgements it would hold back.
+/// them is worth its cost. A packet that begins within the credit may end beyond it, so no packet is too large for it. Nor is
+/// less granted than what leaves in a round trip and 20 ms: what waits beyond that is not the tether's doing, but that of
+/// others or of its own downlink, whose acknowledgements it would hold back.
 pub const BYTES_MIN: u64 = 2_048;
 
 /// The credit is [`ROUND_FACTOR`] times what came within such a time. So a sender on a path of up to this round trip twice over

@@ -20,8 +20,8 @@ pub struct Settings {
 pub const TARGET: Duration = Duration::from_millis(20);
 
 impl Default for Settings {
-    /// The interval is twice what RFC 8289 (4.3) has for the Internet, since a phone's
-    /// link comes on top of that: with 100 ms a second loss came before the sender could have heeded the first.
+    /// The interval is twice what RFC 8289 (4.3) has for the Internet, since a phone's link comes on top of that: with 100 ms a
+    /// second loss came before the sender could have heeded the first.
     fn default() -> Self {
         Self { target: TARGET, interval: Duration::from_millis(200) }
     }

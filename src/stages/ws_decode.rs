@@ -87,9 +87,9 @@ pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, t
 /// had to cut, of about twice the bytes where segments are as short as the headers that each of them repeats.
 const SLACK_BYTES: u64 = 2 * PACKET_BYTES_MAX as u64;
 
-/// What each of so many links that wait may bring in its turn. Together they bring what one thread reads before others have theirs: where
-/// all of what has come of a link were read, each round over many of them would take longer than the one before while more
-/// comes than leaves, and whose turn was last would have got twice what the others have.
+/// What each of so many links that wait may bring in its turn. Together they bring what one thread reads before others have
+/// theirs: where all of what has come of a link were read, each round over many of them would take longer than the one before
+/// while more comes than leaves, and whose turn was last would have got twice what the others have.
 fn turn_bytes(links: usize) -> usize {
     match links {
         0 | 1 => READ_BUDGET_ALONE_BYTES,

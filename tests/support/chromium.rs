@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +37,10 @@ const END_S_MAX: u64 = 10;
 
 const POLL_MS: u64 = 20;
 
+/// Drivers that are tried. Each takes a free port of one address family, and may end where the same one of the other is taken: it
+/// happened once in some thousand starts.
+const DRIVERS_MAX: u32 = 4;
+
 /// A phone's screen, in CSS pixels.
 pub(crate) const PHONE: (u32, u32) = (390, 844);
 
@@ -58,19 +62,10 @@ impl Chromium {
     /// calling thread must be in the network namespace in which the command runs, for it connects to chromedriver.
     pub(crate) fn launch(command: impl Fn(&str) -> Command) -> Self {
         let folder = fresh_folder();
-        let mut driver = command("chromedriver")
-            .arg("--port=0")
-            .env("HOME", &folder)
-            .env("TMPDIR", &folder)
-            .env_remove("DISPLAY")
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts (Debian's package chromium-driver)");
-        let mut stdout = BufReader::new(driver.stdout.take().expect("a piped output"));
-        let stream = TcpStream::connect(("127.0.0.1", announced_port(&mut stdout))).expect("chromedriver answers");
+        let (driver, stdout, port) = (1..=DRIVERS_MAX)
+            .find_map(|number| driver(&command, &folder, number == DRIVERS_MAX))
+            .expect("the last one serves or panics");
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("chromedriver answers");
         stream.set_read_timeout(Some(Duration::from_secs(ANSWER_S_MAX))).expect("a read timeout");
         stream.set_nodelay(true).expect("no delay");
         let connection = BufReader::new(stream);
@@ -250,13 +245,45 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// chromedriver takes a free port and tells it.
-fn announced_port(stdout: &mut impl BufRead) -> u16 {
+/// A chromedriver that serves, and its port; `None` where it ended at once, unless it is the last that is tried.
+fn driver(
+    command: &impl Fn(&str) -> Command,
+    folder: &Path,
+    is_last: bool,
+) -> Option<(Child, BufReader<ChildStdout>, u16)> {
+    let mut driver = command("chromedriver")
+        .arg("--port=0")
+        .env("HOME", folder)
+        .env("TMPDIR", folder)
+        .env_remove("DISPLAY")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver starts (Debian's package chromium-driver)");
+    let mut stdout = BufReader::new(driver.stdout.take().expect("a piped output"));
+    let port = announced_port(&mut stdout);
+    match port {
+        Ok(port) => Some((driver, stdout, port)),
+        Err(said) => {
+            driver.wait().expect("it has ended");
+            assert!(!is_last, "chromedriver ended at once: {said}");
+            None
+        }
+    }
+}
+
+/// chromedriver takes a free port and tells it; else what it said before its end.
+fn announced_port(stdout: &mut impl BufRead) -> Result<u16, String> {
+    let mut said = String::new();
     loop {
-        let mut line = String::new();
-        assert_ne!(stdout.read_line(&mut line).expect("chromedriver's output"), 0, "chromedriver ended at once");
-        if let Some((_, port)) = line.split_once("started successfully on port ") {
-            return port.trim().trim_end_matches('.').parse().expect("a port");
+        let start = said.len();
+        if stdout.read_line(&mut said).expect("chromedriver's output") == 0 {
+            return Err(said);
+        }
+        if let Some((_, port)) = said[start..].split_once("started successfully on port ") {
+            return Ok(port.trim().trim_end_matches('.').parse().expect("a port"));
         }
     }
 }
