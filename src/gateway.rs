@@ -22,11 +22,11 @@ use crate::metrics_server::MetricsServer;
 use crate::nat::{self, AddressPlan};
 use crate::overload::Overload;
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
+use crate::pipeline::experiment::Experiment;
 use crate::pipeline::{self, FLOW_LANES};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Entry, LaneId};
-use crate::stages::ballast::Ballast;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
@@ -108,17 +108,17 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; what was set up in the kernel until then is undone.
     pub fn start(config: &config::Gateway, credentials: CredentialStore) -> Result<Self, StartError> {
-        Self::start_with(config, credentials, Ballast::NONE)
+        Self::start_with(config, credentials, Experiment::default())
     }
 
-    /// The same, with more work than there is: for benches.
+    /// The same, with what a bench changes about it.
     ///
     /// # Errors
     /// As above.
     pub fn start_with(
         config: &config::Gateway,
         credentials: CredentialStore,
-        ballast: Ballast,
+        experiment: Experiment,
     ) -> Result<Self, StartError> {
         let tls = config.tls.as_ref().map(tls::load).transpose()?;
         let around = Surroundings::look(config)?;
@@ -155,7 +155,7 @@ impl Gateway {
             Way::Tun(_) => "tun",
         };
         gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
-        let joined = Self::join(config, registry, &plan, (egress, lookout), tls, ballast);
+        let joined = Self::join(config, registry, &plan, (egress, lookout), tls, experiment);
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
@@ -179,10 +179,10 @@ impl Gateway {
         plan: &Arc<AddressPlan>,
         (egress, lookout): (Egress, Lookout),
         tls: Option<Arc<rustls::ServerConfig>>,
-        ballast: Ballast,
+        experiment: Experiment,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores, ballast);
+        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores, experiment);
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
         let started = || -> io::Result<_> {
             pipeline.keeper.start()?;

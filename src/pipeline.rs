@@ -38,8 +38,10 @@ use crate::stages::ws_decode::WsDecode;
 use crate::stages::ws_encode::WsEncode;
 use crate::stages::{ip_parse, nat_rewrite};
 use diagram::{Owner, Place};
+use experiment::Experiment;
 
 pub mod diagram;
+pub mod experiment;
 
 /// Lanes of the downlink's ip-parse, where no tether is known yet: flows are spread over them. Enough that a few busy
 /// flows seldom share one.
@@ -69,17 +71,18 @@ pub struct Pipeline {
     pub metrics: Vec<Arc<StageMetrics>>,
 }
 
-/// Builds the pipeline and makes it known to the registry. `ballast` is laid on nat-rewrite, in both directions.
+/// Builds the pipeline and makes it known to the registry.
 pub fn gateway(
     registry: &Arc<Registry>,
     plan: &Arc<AddressPlan>,
     egress: &Egress,
     config: &Stages,
     cores: usize,
-    ballast: Ballast,
+    experiment: Experiment,
 ) -> Pipeline {
     let mut build = Build {
         config,
+        experiment,
         cores_count: cores,
         cores: Cores::new(cores),
         tethers: registry.tethers.capacity(),
@@ -121,7 +124,7 @@ pub fn gateway(
             plan: Arc::clone(plan),
             state: |tether| &tether.nat,
             function: nat_rewrite::incoming,
-            ballast,
+            ballast: experiment.ballast,
         },
         Ends { next: Some(Arc::new(cut)), turn: Some(Arc::new(Outward::new(Arc::clone(&out.port)))) },
     );
@@ -142,7 +145,7 @@ pub fn gateway(
             plan: Arc::clone(plan),
             state: |tether| &tether.nat,
             function: nat_rewrite::outgoing,
-            ballast,
+            ballast: experiment.ballast,
         },
         Ends { next: Some(out.port), turn: Some(Arc::clone(&turn)) },
     );
@@ -223,6 +226,7 @@ struct Sink<Proof> {
 
 struct Build<'a> {
     config: &'a Stages,
+    experiment: Experiment,
     cores_count: usize,
     cores: Arc<Cores>,
     tethers: u32,
@@ -292,10 +296,11 @@ impl Build<'_> {
             limits: Limits { segments: config.queue_packets as u64, held_bytes: config.queue_bytes.0 },
             quota: Quota { segments: config.batch as u32, lane_bytes: crate::link::BATCH_BYTES_MAX },
             threads: (*threads.start(), *threads.end()),
-            hand_over: match config.hand_over {
-                HandOver::Auto => Rule::Auto,
-                HandOver::Always => Rule::Always,
-                HandOver::Never => Rule::Never,
+            hand_over: match (self.experiment.hand_over, config.hand_over) {
+                (Some(live), _) => Rule::Live(live),
+                (None, HandOver::Auto) => Rule::Auto,
+                (None, HandOver::Always) => Rule::Always,
+                (None, HandOver::Never) => Rule::Never,
             },
             when_full: place.when_full,
             // Its lanes wait for their links, which is what its own queue manages.

@@ -12,6 +12,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -19,12 +20,14 @@ use clap::Parser;
 use serde_json::{Value, json};
 use wstether::cli::{Cli, Command};
 use wstether::commands;
+use wstether::pipeline::experiment::Experiment;
+use wstether::runtime::hand_over::{Live, Rule};
 use wstether::stages::ballast::Ballast;
 
 pub(crate) use run::{Figures, Lasts, Outcome, Run};
 
-/// The first argument of the bench where it is to be a gateway itself, one with a fixed cost a packet.
-const GATEWAY: &str = "gateway-with-ballast";
+/// The first argument of the bench where it is to be a gateway itself, one that an experiment is made with.
+const GATEWAY: &str = "gateway-of-an-experiment";
 /// The same where it is to measure one part, for the bench that started it.
 const PART: &str = "one-part";
 
@@ -115,14 +118,34 @@ fn bench(args: &Args) -> Outcome<()> {
     if args.json || args.markdown { Ok(writeln!(io::stdout(), "{out}")?) } else { Ok(()) }
 }
 
-/// Runs a gateway with so many rounds of ballast; the rest of the arguments are those of `wstether`.
+/// The rule of hand-over in such a gateway.
+static RULE: Live = Live::new();
+
+/// Runs a gateway with so many rounds of ballast, that is told its rule of hand-over at a socket; the rest of the arguments are
+/// those of `wstether`.
 fn gateway(mut typed: impl Iterator<Item = String>) -> Outcome<()> {
     let rounds = typed.next().ok_or("no rounds")?.parse()?;
+    let socket = UnixDatagram::bind(typed.next().ok_or("no socket")?)?;
+    std::thread::spawn(move || follow(&socket));
     let Command::Gateway(args) = Cli::try_parse_from(std::iter::once("wstether".to_owned()).chain(typed))?.command
     else {
         return Err("only a gateway has ballast".into());
     };
-    Ok(commands::gateway::run_with(&args, Ballast { rounds }, &mut io::stdout())?)
+    let experiment = Experiment { ballast: Ballast { rounds }, hand_over: Some(&RULE) };
+    Ok(commands::gateway::run_with(&args, experiment, &mut io::stdout())?)
+}
+
+/// Sets the rule that each datagram names.
+fn follow(socket: &UnixDatagram) {
+    let mut word = [0; 16];
+    while let Ok(bytes) = socket.recv(&mut word) {
+        match &word[..bytes] {
+            b"auto" => RULE.set(Rule::Auto),
+            b"always" => RULE.set(Rule::Always),
+            b"never" => RULE.set(Rule::Never),
+            _ => told("no such rule of hand-over"),
+        }
+    }
 }
 
 fn finish(done: Outcome<()>) -> ExitCode {

@@ -1,6 +1,7 @@
-//! The rule of hand-over that decides by itself beside the two fixed ones: throughput and idle latency, rule by rule in
-//! turn, over the bench's workloads.
+//! The rule of hand-over that decides by itself beside the two fixed ones, over the bench's workloads. One gateway has each in
+//! turn, many times: throughput while a load runs through, and idle latency.
 
+use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +10,8 @@ use wstether::stages::ballast::Ballast;
 
 use crate::fixed::{self, TETHERS};
 use crate::real;
-use crate::site::{Pinned, Site, number};
+use crate::run::mean;
+use crate::site::{Pinned, Site, Way, number};
 use crate::{Figures, Lasts, Outcome, Run};
 
 pub(crate) const KEYS: [&str; 3] = ["hand_over_throughput_ratio", "hand_over_idle_latency_ratio", "hand_over"];
@@ -17,16 +19,33 @@ pub(crate) const KEYS: [&str; 3] = ["hand_over_throughput_ratio", "hand_over_idl
 /// The rule that is judged is the first.
 const RULES: [&str; 3] = ["auto", "always", "never"];
 
-/// Times the peak: more than any rule can do, and not so much that the generator starves who counts what arrives.
+/// Times the peak: more than any rule can do, and not so much that the generator starves.
 const OVERLOAD: f64 = 1.5;
+/// The same of the peak with the real handlers, which is told of more tethers, whose packets cost more.
+const OVERLOAD_REAL: f64 = 2.5;
 /// Of all tethers together, each way, in packets a second: 20 ms between two packets, each of which finds all threads
 /// asleep.
 const IDLE_PPS: f64 = 250.0;
 
-const LASTS: Lasts = Lasts { quick_s: 1, full_s: 2 };
-/// Of each rule and load; an odd number has a middle. The full setting as a whole is repeated beside.
-const REPEATS_QUICK: usize = 3;
-const REPEATS_FULL: usize = 3;
+/// Of each rule, one after the other. What the machine does to one turn it does to the next, or to another rule's in another
+/// round: it is their number that tells 5 % from chance.
+const ROUNDS_QUICK: usize = 14;
+const ROUNDS_FULL: usize = 60;
+/// With ballast a turn is like another.
+const ROUNDS_BALLAST_QUICK: usize = 7;
+/// How long a rule has until it is measured: many batches, and some looks of the controllers.
+const SETTLE: Duration = Duration::from_millis(80);
+/// And for how long it is.
+const TURN: Duration = Duration::from_millis(220);
+/// From the first packets to the first turn.
+const BEGIN: Duration = Duration::from_millis(500);
+/// What the looks before and after a turn may take.
+const LOOKS: Duration = Duration::from_millis(20);
+
+/// Loads of each rule while idle.
+const IDLE_ROUNDS_QUICK: usize = 2;
+const IDLE_ROUNDS_FULL: usize = 9;
+const IDLE_LASTS: Lasts = Lasts { quick_s: 1, full_s: 2 };
 
 /// Tethers with the real handlers. With fewer, messages are larger, and it is the generator's core that cannot take in what the
 /// gateway sends: then a rule that sends more comes to less.
@@ -38,53 +57,28 @@ struct Workload {
     ballast: Ballast,
     pinned: Pinned,
     overload_pps: f64,
+    rounds: usize,
 }
 
-/// What is measured under a workload.
-struct Measure {
-    key: &'static str,
+/// The figures of each rule, round by round.
+type ByRule = [Vec<f64>; RULES.len()];
+
+/// What of a workload was measured.
+struct Measured {
+    key: String,
     what: What,
+    by_rule: ByRule,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// The load tells it there, in packets a second.
-    Throughput(&'static str),
-    /// The load tells it there, in milliseconds.
-    Latency(&'static str),
+    /// In packets a second.
+    Throughput,
+    /// In milliseconds.
+    Latency,
     /// How many cores the gateway kept busy: whether it, and not the generator, was the limit.
     Cores,
 }
-
-/// Idle tethers come second, when every gateway has been at work; those that may leave most behind come last.
-const LOADS: [(&str, &[Measure]); 3] = [
-    (
-        "down",
-        &[
-            Measure { key: "down_pps", what: What::Throughput("/down/delivered_pps") },
-            Measure { key: "down_cores", what: What::Cores },
-        ],
-    ),
-    (
-        IDLE,
-        &[
-            Measure { key: "idle_down_p50_ms", what: What::Latency("/down/latency_ms/p50") },
-            Measure { key: "idle_up_p50_ms", what: What::Latency("/up/latency_ms/p50") },
-        ],
-    ),
-    (
-        "up",
-        &[
-            Measure { key: "up_pps", what: What::Throughput("/up/delivered_pps") },
-            Measure { key: "up_cores", what: What::Cores },
-        ],
-    ),
-];
-/// The way of a load that is far from any limit.
-const IDLE: &str = "both";
-
-/// The figures of a measure, rule by rule.
-type ByRule = [Vec<f64>; RULES.len()];
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     // Unknown as soon as one of its ratios is.
@@ -92,23 +86,27 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     let mut all = Figures::new();
     for workload in workloads(run)? {
         let mut figures = Figures::new();
-        let Measured { figures: measured, failed } = measured(run, &workload)?;
-        for (measure, by_rule) in measured {
-            let rules = by_rule.each_ref().map(|figures| median(figures));
-            let ratio = ratio(measure.what, rules);
-            match measure.what {
-                What::Throughput(_) => throughput = throughput.zip(ratio).map(|(worst, ratio)| worst.min(ratio)),
-                What::Latency(_) => latency = latency.zip(ratio).map(|(worst, ratio)| worst.max(ratio)),
-                What::Cores => {}
+        match measured(run, &workload) {
+            Ok(list) => {
+                for measured in list {
+                    let Beside { rules, ratio, error } = beside(&measured);
+                    match measured.what {
+                        What::Throughput => throughput = throughput.map(|worst| worst.min(ratio)),
+                        What::Latency => latency = latency.map(|worst| worst.max(ratio)),
+                        What::Cores => {}
+                    }
+                    let [auto, always, never] = rules;
+                    let told = json!({ "auto": auto, "always": always, "never": never, "ratio": ratio, "standard_error": error });
+                    crate::told(&format!("  {} {}: {told}", workload.name, measured.key));
+                    figures.insert(measured.key, told);
+                }
             }
-            let spread = by_rule.iter().filter_map(|figures| spread(figures)).fold(0.0, f64::max);
-            let [auto, always, never] = rules;
-            let told = json!({ "auto": auto, "always": always, "never": never, "ratio": ratio, "spread": spread });
-            crate::told(&format!("  {} {}: {told}", workload.name, measure.key));
-            figures.insert(measure.key.into(), told);
+            Err(error) => {
+                crate::told(&format!("  {}: {error}", workload.name));
+                figures.insert("failed".into(), error.to_string().into());
+                (throughput, latency) = (None, None);
+            }
         }
-        failed.iter().for_each(|why| crate::told(&format!("  {}: {why}", workload.name)));
-        figures.insert("failed".into(), json!(failed));
         all.insert(workload.name.into(), Value::Object(figures));
     }
     let mut figures = Figures::new();
@@ -118,101 +116,113 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     Ok(figures)
 }
 
-/// The first rule beside the better of the others; nothing where the first, or both of the others, came to no figure.
-fn ratio(what: What, [auto, always, never]: [Option<f64>; RULES.len()]) -> Option<f64> {
-    let others = [always, never].into_iter().flatten();
-    let better = match what {
-        What::Throughput(_) => others.reduce(f64::max),
-        What::Latency(_) | What::Cores => others.reduce(f64::min),
-    };
-    Some(auto? / better?)
-}
-
 /// The real handlers on the gateway's core; ballast on both cores, where a queue can be worth it, and the generator needs
 /// little of them; in the full setting, ballast on the gateway's core, too.
 fn workloads(run: &Run) -> Outcome<Vec<Workload>> {
     let fixed::Peak { ballast, peak_pps, .. } = fixed::known_peak(run)?;
     let cores = std::thread::available_parallelism()?.get() as f64;
-    let real_pps = real::peak_of(run, TETHERS_REAL)?;
-    let workload =
-        |name, tethers, ballast, pinned, pps| Workload { name, tethers, ballast, pinned, overload_pps: OVERLOAD * pps };
-    let mut workloads = vec![
-        workload("real", TETHERS_REAL, Ballast::NONE, Pinned::Apart, real_pps),
-        workload("ballast_all_cores", TETHERS, ballast, Pinned::Free, cores * peak_pps),
-    ];
+    let real = Workload {
+        name: "real",
+        tethers: TETHERS_REAL,
+        ballast: Ballast::NONE,
+        pinned: Pinned::Apart,
+        overload_pps: OVERLOAD_REAL * real::known_peak(run)?,
+        rounds: if run.full { ROUNDS_FULL } else { ROUNDS_QUICK },
+    };
+    let with_ballast = |name, pinned, cores| Workload {
+        name,
+        tethers: TETHERS,
+        ballast,
+        pinned,
+        overload_pps: OVERLOAD * cores * peak_pps,
+        rounds: if run.full { ROUNDS_FULL } else { ROUNDS_BALLAST_QUICK },
+    };
+    let mut workloads = vec![real, with_ballast("ballast_all_cores", Pinned::Free, cores)];
     if run.full {
-        workloads.push(workload("ballast", TETHERS, ballast, Pinned::Apart, peak_pps));
+        workloads.push(with_ballast("ballast", Pinned::Apart, 1.0));
     }
     Ok(workloads)
 }
 
-/// What a workload came to: every figure, and which loads failed, why.
-struct Measured {
-    figures: Vec<(&'static Measure, ByRule)>,
-    failed: Vec<String>,
+fn measured(run: &Run, workload: &Workload) -> Outcome<Vec<Measured>> {
+    let site = Site::start(workload.tethers, Some(workload.ballast), workload.pinned, EgressMode::Raw, &[])?;
+    // Idle tethers come second, when the gateway has been at work.
+    let down = overloaded(&site, workload, Way::Down)?;
+    let idle = idle(&site, run, workload)?;
+    let up = overloaded(&site, workload, Way::Up)?;
+    Ok(down.into_iter().chain(idle).chain(up).collect())
 }
 
-/// Every figure of a workload. The rules take turns, and each begins as often as the others.
-fn measured(run: &Run, workload: &Workload) -> Outcome<Measured> {
-    let mut sites = RULES.map(|rule| site(workload, rule));
-    let measures = LOADS.iter().flat_map(|(_, measures)| measures.iter());
-    let mut figures: Vec<_> = measures.map(|measure| (measure, ByRule::default())).collect();
-    let mut failed = Vec::new();
-    for turn in 0..if run.full { REPEATS_FULL } else { REPEATS_QUICK } {
-        for (way, measures) in LOADS {
-            for step in 0..RULES.len() {
-                let rule = (turn + step) % RULES.len();
-                let told = match &sites[rule] {
-                    Ok(site) => one(site, workload, way, measures, run.lasts(LASTS)),
-                    Err(why) => Err(why.to_string().into()),
-                };
-                match told {
-                    Ok(told) => {
-                        for (measure, figure) in measures.iter().zip(told) {
-                            let of = figures.iter_mut().filter(|(of, _)| of.key == measure.key);
-                            of.for_each(|(_, by_rule)| by_rule[rule].push(figure));
-                        }
-                    }
-                    Err(error) => {
-                        failed.push(format!("{way}, {}: {error}", RULES[rule]));
-                        // What holds up that gateway is not to hold up the next load, nor the gateway that takes its place.
-                        sites[rule] = Err("gone".into());
-                        sites[rule] = site(workload, RULES[rule]);
-                    }
-                }
-            }
-        }
-    }
-    Ok(Measured { figures, failed })
+/// Throughput under more than the gateway can do. The load lasts while the rules take turns.
+fn overloaded(site: &Site, workload: &Workload, way: Way) -> Outcome<[Measured; 2]> {
+    let lasts = BEGIN + (workload.rounds * RULES.len()) as u32 * (SETTLE + TURN + LOOKS);
+    let args =
+        fixed::arguments(way.word(), workload.tethers, workload.overload_pps / f64::from(workload.tethers), lasts);
+    let (mut pps, mut cores) = (ByRule::default(), ByRule::default());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    site.meanwhile(&args, way, || {
+        sleep(BEGIN);
+        in_turn(workload.rounds, |rule| {
+            site.set_rule(RULES[rule])?;
+            sleep(SETTLE);
+            let before = site.passed(way)?;
+            sleep(TURN);
+            let after = site.passed(way)?;
+            let seconds = (after.at - before.at).as_secs_f64();
+            pps[rule].push((after.packets - before.packets) as f64 / seconds);
+            cores[rule].push((after.cpu_seconds - before.cpu_seconds) / seconds);
+            Ok(())
+        })
+    })?;
+    let measured = |what: &str, of, by_rule| Measured { key: format!("{}_{what}", way.word()), what: of, by_rule };
+    Ok([measured("pps", What::Throughput, pps), measured("cores", What::Cores, cores)])
 }
 
-fn site(workload: &Workload, rule: &str) -> Outcome<Site> {
-    let set = format!("stages.default.hand_over={rule}");
-    Site::start(workload.tethers, workload.ballast, workload.pinned, EgressMode::Raw, &["--set", &set])
+/// Latency while idle, each way.
+fn idle(site: &Site, run: &Run, workload: &Workload) -> Outcome<[Measured; 2]> {
+    let rounds = if run.full { IDLE_ROUNDS_FULL } else { IDLE_ROUNDS_QUICK };
+    let rate = IDLE_PPS / f64::from(workload.tethers);
+    let (mut down, mut up) = (ByRule::default(), ByRule::default());
+    in_turn(rounds, |rule| {
+        site.set_rule(RULES[rule])?;
+        let report = fixed::load(site, "both", workload.tethers, rate, run.lasts(IDLE_LASTS), &[])?;
+        down[rule].push(number(&report, "/down/latency_ms/p50")?);
+        up[rule].push(number(&report, "/up/latency_ms/p50")?);
+        Ok(())
+    })?;
+    let measured = |key: &str, by_rule| Measured { key: key.to_owned(), what: What::Latency, by_rule };
+    Ok([measured("idle_down_p50_ms", down), measured("idle_up_p50_ms", up)])
 }
 
-/// The figures of one load, measure by measure.
-fn one(site: &Site, workload: &Workload, way: &str, measures: &[Measure], lasts: Duration) -> Outcome<Vec<f64>> {
-    let pps = if way == IDLE { IDLE_PPS } else { workload.overload_pps };
-    let before = site.status()?.cpu_seconds;
-    let report = fixed::load(site, way, workload.tethers, pps / f64::from(workload.tethers), lasts, &[])?;
-    let cores = (site.status()?.cpu_seconds - before) / lasts.as_secs_f64();
-    let figure = |measure: &Measure| match measure.what {
-        What::Throughput(path) | What::Latency(path) => number(&report, path),
-        What::Cores => Ok(cores),
+/// Each rule once a round, and each is the first as often as the others.
+fn in_turn(rounds: usize, mut turn: impl FnMut(usize) -> Outcome<()>) -> Outcome<()> {
+    (0..rounds * RULES.len()).try_for_each(|step| {
+        let (round, place) = (step / RULES.len(), step % RULES.len());
+        turn((round + place) % RULES.len())
+    })
+}
+
+/// What the first rule comes to beside the better of the others.
+struct Beside {
+    /// The mean of each rule.
+    rules: [f64; RULES.len()],
+    ratio: f64,
+    /// The standard error of the ratio, from how far the rounds' own are apart.
+    error: f64,
+}
+
+fn beside(measured: &Measured) -> Beside {
+    let rules = measured.by_rule.each_ref().map(|figures| mean(figures));
+    let [auto, always, never] = rules;
+    let is_always = match measured.what {
+        What::Throughput => always > never,
+        What::Latency | What::Cores => always < never,
     };
-    measures.iter().map(figure).collect()
-}
-
-/// Nothing where no load told a figure.
-fn median(figures: &[f64]) -> Option<f64> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
-/// From the least to the most, as a part of the median.
-fn spread(figures: &[f64]) -> Option<f64> {
-    let (least, most) = figures.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), &x| (least.min(x), most.max(x)));
-    Some((most - least) / median(figures)?)
+    let better = if is_always { 1 } else { 2 };
+    let pairs = measured.by_rule[0].iter().zip(&measured.by_rule[better]);
+    let ratios: Vec<f64> = pairs.map(|(auto, better)| auto / better).collect();
+    let rounds = ratios.len() as f64;
+    let of_rounds = mean(&ratios);
+    let variance = ratios.iter().map(|ratio| (ratio - of_rounds).powi(2)).sum::<f64>() / (rounds - 1.0).max(1.0);
+    Beside { rules, ratio: auto / rules[better], error: (variance / rounds).sqrt() }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use wstether::cli::EgressMode;
-use wstether::stages::ballast::Ballast;
 
 use crate::site::{Pinned, Site};
 use crate::{Figures, Lasts, Outcome, Run};
@@ -26,8 +25,8 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     // So many do not fit behind the ports of one address; silent ones need none.
     let egress = ["--set", "egress.translation=none"];
     // What it sets aside for so many is theirs, too: it is compared with a gateway for few.
-    let before = Site::start(FEW, Ballast::NONE, Pinned::Free, EgressMode::Tun, &egress)?.status()?;
-    let site = Site::start(TETHERS, Ballast::NONE, Pinned::Free, EgressMode::Tun, &egress)?;
+    let before = Site::start(FEW, None, Pinned::Free, EgressMode::Tun, &egress)?.status()?;
+    let site = Site::start(TETHERS, None, Pinned::Free, EgressMode::Tun, &egress)?;
     let seconds = (lasts + 2 * SETTLE).as_secs().to_string();
     let args = ["--tethers", &TETHERS.to_string(), "--mix", "idle", "--seconds", &seconds];
     let mut load = site.command(&args)?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use wstether::cli::EgressMode;
-use wstether::stages::ballast::Ballast;
 
+use crate::fixed;
+use crate::run::mean;
 use crate::site::{Pinned, Site, number};
 use crate::{Figures, Lasts, Outcome, Run, told};
 
@@ -24,16 +25,23 @@ const DELIVERED: f64 = 0.8;
 const PPS_MAX: f64 = 2e6;
 const OVERLOAD: f64 = 4.0;
 
-const LASTS: Lasts = Lasts { quick_s: 3, full_s: 8 };
+const LASTS: Lasts = Lasts { quick_s: 2, full_s: 6 };
+/// Loads of 4 times the peak, each between two of the peak.
+const TURNS: usize = 2;
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
-    let site = site(TETHERS)?;
-    let peak = peak(&site, run, TETHERS)?;
-    let overloaded = goodput(&site, TETHERS, OVERLOAD * peak.delivered_pps, run.lasts(LASTS))?;
-    let Goodput { sent_pps, delivered_pps, .. } = overloaded;
-    // A machine's speed drifts: what is compared lies between two looks at the peak.
-    let again = goodput(&site, TETHERS, peak.sent_pps, run.lasts(LASTS))?;
-    let peak_pps = f64::midpoint(peak.delivered_pps, again.delivered_pps);
+    let site = site()?;
+    let peak = peak(&site, run)?;
+    // A machine's speed drifts: what is compared takes turns.
+    let (mut at_peak_pps, mut sent_pps, mut delivered_pps) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        at_peak_pps.push(goodput(&site, peak.sent_pps, run.lasts(LASTS))?.delivered_pps);
+        let overloaded = goodput(&site, OVERLOAD * peak.delivered_pps, run.lasts(LASTS))?;
+        sent_pps.push(overloaded.sent_pps);
+        delivered_pps.push(overloaded.delivered_pps);
+    }
+    at_peak_pps.push(goodput(&site, peak.sent_pps, run.lasts(LASTS))?.delivered_pps);
+    let [peak_pps, sent_pps, delivered_pps] = [at_peak_pps, sent_pps, delivered_pps].map(|figures| mean(&figures));
     // Whoever waits longer goes into fewer and larger messages.
     let waits = format!("peak {peak_pps:.0} packets/s at a median latency of {:.1} ms", peak.p50_ms);
     told(&format!("  {waits}; of {sent_pps:.0} sent a second {delivered_pps:.0} are delivered"));
@@ -45,13 +53,13 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     Ok(figures)
 }
 
-fn site(tethers: u32) -> Outcome<Site> {
-    Site::start(tethers, Ballast::NONE, Pinned::Apart, EgressMode::Raw, &[])
+fn site() -> Outcome<Site> {
+    Site::start(TETHERS, None, Pinned::Apart, EgressMode::Raw, &[])
 }
 
-/// The peak with so many tethers, for other parts.
-pub(crate) fn peak_of(run: &Run, tethers: u32) -> Outcome<f64> {
-    Ok(peak(&site(tethers)?, run, tethers)?.delivered_pps)
+/// The peak for the other parts: as this one found it, or found now.
+pub(crate) fn known_peak(run: &Run) -> Outcome<f64> {
+    run.known("real_peak_pps").map_or_else(|| Ok(peak(&site()?, run)?.delivered_pps), Ok)
 }
 
 /// What became of a load.
@@ -63,10 +71,10 @@ struct Goodput {
 }
 
 /// The load of which the most packets a second are delivered.
-fn peak(site: &Site, run: &Run, tethers: u32) -> Outcome<Goodput> {
+fn peak(site: &Site, run: &Run) -> Outcome<Goodput> {
     let (skipped, step) = if run.full { (0, STEP) } else { (SKIPPED_QUICK, STEP * STEP) };
     let mut pps = FIRST_PPS * STEP.powi(skipped);
-    let try_with = |pps| goodput(site, tethers, pps, Duration::from_secs(1));
+    let try_with = |pps| goodput(site, pps, Duration::from_secs(1));
     let mut peak = try_with(pps)?;
     let mut last = (peak.sent_pps, peak.delivered_pps);
     while last.0.min(last.1) >= DELIVERED * pps && pps * step < PPS_MAX {
@@ -84,11 +92,9 @@ impl Goodput {
     }
 }
 
-fn goodput(site: &Site, tethers: u32, pps: f64, lasts: Duration) -> Outcome<Goodput> {
-    let (rate, seconds) = ((pps / f64::from(tethers)).to_string(), lasts.as_secs_f64());
-    let (tethers, lasts) = (tethers.to_string(), seconds.to_string());
-    let args = ["--direction", "down", "--tethers", &tethers, "--rate", &rate, "--seconds", &lasts, "--size", "128"];
-    let report = site.load(&args)?;
+fn goodput(site: &Site, pps: f64, lasts: Duration) -> Outcome<Goodput> {
+    let report = fixed::down(site, TETHERS, pps, lasts, &[])?;
+    let seconds = lasts.as_secs_f64();
     Ok(Goodput {
         sent_pps: number(&report, "/down/sent")? / seconds,
         delivered_pps: number(&report, "/down/delivered_pps")?,

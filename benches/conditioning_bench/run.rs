@@ -34,3 +34,8 @@ impl Run {
         self.known.get(key).and_then(Value::as_f64)
     }
 }
+
+/// 0 of none.
+pub(crate) fn mean(figures: &[f64]) -> f64 {
+    figures.iter().sum::<f64>() / figures.len().max(1) as f64
+}

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -11,6 +12,7 @@ use wstether::cli::EgressMode;
 use wstether::lab::tethering::Setting;
 use wstether::lab::world::{self, INTERNET, Layout, World};
 use wstether::lab::{Isolation, Program, Scratch};
+use wstether::pipeline::diagram;
 use wstether::stages::ballast::Ballast;
 use wstether::status::{StageStatus, Status};
 
@@ -26,6 +28,9 @@ const PORTS: u32 = 32_768;
 const PORTS_PER_TETHER: (u32, u32) = (16, 512);
 
 const SINK_PORT: u16 = 9_000;
+
+/// Where a gateway of an experiment is told its rule of hand-over.
+const RULE_SOCKET: &str = "rule.sock";
 
 /// The most that a sink or a tether count may take to be there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +49,40 @@ pub(crate) struct Site {
     _sink: Program,
 }
 
+/// The way of packets through the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+impl Way {
+    /// As an option of the load.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+
+    /// How many packets its last stage has passed on.
+    fn packets(self, status: &Status) -> u64 {
+        let direction = match self {
+            Self::Up => diagram::UPLINK,
+            Self::Down => diagram::DOWNLINK,
+        };
+        status.stages.iter().rfind(|stage| stage.direction == direction).map_or(0, |stage| stage.packets_out)
+    }
+}
+
+/// What a gateway had passed on at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passed {
+    pub(crate) at: Instant,
+    pub(crate) packets: u64,
+    pub(crate) cpu_seconds: f64,
+}
+
 /// Who shares a core with whom.
 #[derive(Clone, Copy)]
 pub(crate) enum Pinned {
@@ -54,10 +93,10 @@ pub(crate) enum Pinned {
 }
 
 impl Site {
-    /// Starts a gateway for so many tethers, and its sink.
+    /// Starts a gateway for so many tethers, and its sink. With ballast, be it none, it is one whose rule can be set.
     pub(crate) fn start(
         tethers: u32,
-        ballast: Ballast,
+        ballast: Option<Ballast>,
         pinned: Pinned,
         egress: EgressMode,
         more: &[&str],
@@ -68,8 +107,11 @@ impl Site {
             Pinned::Apart | Pinned::Free => ("", ""),
         };
         let bench = std::env::current_exe()?.display().to_string();
-        let program =
-            if ballast == Ballast::NONE { BINARY.to_owned() } else { format!("{bench} {GATEWAY} {}", ballast.rounds) };
+        let rule = scratch.file(RULE_SOCKET);
+        let program = ballast.map_or_else(
+            || BINARY.to_owned(),
+            |ballast| format!("{bench} {GATEWAY} {} {}", ballast.rounds, rule.display()),
+        );
         let gateway_launcher = launcher(&scratch, "gateway.sh", gateway_core, &program)?;
         let launcher = launcher(&scratch, "load.sh", load_core, BINARY)?;
         let setting = Setting { binary: &gateway_launcher, world: &world, scratch: &scratch, tls: false };
@@ -100,10 +142,20 @@ impl Site {
 
     /// Runs a load to its end and returns what it tells. It begins when nothing of an earlier one waits any more.
     pub(crate) fn load(&self, args: &[&str]) -> Outcome<Value> {
+        self.loaded(self.begin(args)?)
+    }
+
+    /// Begins a load, whose end is [`Self::loaded`]'s to wait for.
+    fn begin(&self, args: &[&str]) -> Outcome<Child> {
         let is_at_rest = |stage: &StageStatus| stage.queue == 0 && !stage.shedding;
         let is_empty = |status: &Status| status.tethers == 0 && status.stages.iter().all(is_at_rest);
         self.until("the gateway does not come to rest", is_empty)?;
-        let output = self.command(args)?.args(["--drain", DRAIN_S]).stderr(Stdio::piped()).output()?;
+        Ok(self.command(args)?.args(["--drain", DRAIN_S]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    }
+
+    /// Waits for the end of a load and returns what it tells.
+    fn loaded(&self, load: Child) -> Outcome<Value> {
+        let output = load.wait_with_output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }
@@ -112,6 +164,34 @@ impl Site {
             return Err(format!("the sink did not tell all that it counted; {}", self.unrest()).into());
         }
         Ok(report)
+    }
+
+    /// Runs a load, and something else meanwhile, from when the gateway passes its packets on. The load is to last longer.
+    pub(crate) fn meanwhile<T>(&self, args: &[&str], way: Way, run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        let mut load = self.begin(args)?;
+        let before = self.passed(way)?.packets;
+        let passes = self.until("nothing passes the gateway", |status| way.packets(status) > before);
+        let done = passes.and_then(|()| run());
+        let is_over = load.try_wait()?.is_some();
+        if done.is_err() {
+            load.kill()?;
+        }
+        let report = self.loaded(load);
+        let done = done?;
+        report?;
+        if is_over { Err("the load ended too early".into()) } else { Ok(done) }
+    }
+
+    /// What the gateway has passed on, one way.
+    pub(crate) fn passed(&self, way: Way) -> Outcome<Passed> {
+        let asked = Instant::now();
+        let status = self.status()?;
+        Ok(Passed { at: asked + asked.elapsed() / 2, packets: way.packets(&status), cpu_seconds: status.cpu_seconds })
+    }
+
+    /// Sets the rule of hand-over, where the gateway is one with ballast.
+    pub(crate) fn set_rule(&self, rule: &str) -> Outcome<()> {
+        Ok(UnixDatagram::unbound()?.send_to(rule.as_bytes(), self.scratch.file(RULE_SOCKET)).map(drop)?)
     }
 
     /// Where in the gateway something waits.

@@ -12,7 +12,7 @@ use crate::credentials::{CredentialError, CredentialStore};
 use crate::exit::{self, NotPermitted, Status};
 use crate::gateway::{self, Gateway, StartError};
 use crate::log;
-use crate::stages::ballast::Ballast;
+use crate::pipeline::experiment::Experiment;
 use crate::stop::Stop;
 
 /// How often the figures of systemd's status line are brought up to date.
@@ -57,21 +57,21 @@ impl GatewayError {
 /// # Errors
 /// [`GatewayError`].
 pub fn run(args: &cli::Gateway, out: &mut dyn Write) -> Result<(), GatewayError> {
-    run_with(args, Ballast::NONE, out)
+    run_with(args, Experiment::default(), out)
 }
 
-/// The same, with more work than there is: for benches.
+/// The same, with what a bench changes about it.
 ///
 /// # Errors
 /// [`GatewayError`].
-pub fn run_with(args: &cli::Gateway, ballast: Ballast, out: &mut dyn Write) -> Result<(), GatewayError> {
+pub fn run_with(args: &cli::Gateway, experiment: Experiment, out: &mut dyn Write) -> Result<(), GatewayError> {
     let config: config::Gateway = config::load_for(args.config.as_deref(), &args.overrides(), gateway::misfit)?;
     log::start(&config.log);
     super::run_as_batch();
     exit::own_capabilities().require(&exit::GATEWAY_NEEDS)?;
     let stop = Stop::on_signals()?;
     let credentials = CredentialStore::load(&config.tethers.credentials)?;
-    let gateway = Gateway::start_with(&config, credentials, ballast)?;
+    let gateway = Gateway::start_with(&config, credentials, experiment)?;
     if let Err(error) = show_first_token(&config.tethers.credentials, out) {
         // Nobody could come in. The first error is the one to tell.
         drop(gateway.stop());

@@ -1,5 +1,6 @@
 //! The decision whether a batch runs on through the next stage on the same thread, or queues.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::lanes::HandOver;
@@ -24,7 +25,7 @@ pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
 pub const GATHER_SHARE_MIN: f64 = 0.25;
 
 /// The configured rule of a stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Rule {
     /// Decide from what is observed.
     #[default]
@@ -33,6 +34,49 @@ pub enum Rule {
     Always,
     /// Always queue.
     Never,
+    /// As it is at present.
+    Live(&'static Live),
+}
+
+impl Rule {
+    /// What holds now; never [`Self::Live`].
+    pub fn now(self) -> Self {
+        match self {
+            Self::Live(live) => live.rule(),
+            Self::Auto | Self::Always | Self::Never => self,
+        }
+    }
+}
+
+/// A rule that is changed while stages run, for a bench that compares rules: turns of two gateways, or minutes apart, differ by
+/// more than the rules do.
+#[derive(Debug, Default)]
+pub struct Live(AtomicU8);
+
+impl Live {
+    /// `Auto` until it is set.
+    pub const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    /// Sets it for every stage that has it; a live rule is taken as it is now.
+    pub fn set(&self, rule: Rule) {
+        let word = match rule.now() {
+            Rule::Auto | Rule::Live(_) => 0,
+            Rule::Always => 1,
+            Rule::Never => 2,
+        };
+        // Nothing else is told with it.
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    fn rule(&self) -> Rule {
+        match self.0.load(Ordering::Relaxed) {
+            1 => Rule::Always,
+            2 => Rule::Never,
+            _ => Rule::Auto,
+        }
+    }
 }
 
 /// What the decision is made from.
@@ -56,10 +100,10 @@ pub struct Observation {
 /// bounds, and nobody shares out. Where a thread of a stage has more to do and no core is free, what it brings to a stage
 /// with a price for each lane gathers there: it comes back for that.
 pub fn decide(rule: Rule, seen: Observation) -> HandOver {
-    let runs_on = match rule {
+    let runs_on = match rule.now() {
         Rule::Always => true,
         Rule::Never => false,
-        Rule::Auto => match seen.behind {
+        Rule::Auto | Rule::Live(_) => match seen.behind {
             Behind::Nothing => true,
             Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => {
                 return HandOver::Gather;
@@ -128,5 +172,22 @@ mod tests {
     fn a_fixed_rule_does_not_look() {
         assert_eq!(decide(Rule::Always, seen(Behind::Work, 8, 1_000)), HandOver::RunOn);
         assert_eq!(decide(Rule::Never, seen(Behind::Nothing, 0, 0)), HandOver::Queue);
+    }
+
+    #[test]
+    fn a_live_rule_is_the_one_that_was_set_last_and_auto_until_then() {
+        static LIVE: Live = Live::new();
+        let (nothing_waits, work_waits) = (seen(Behind::Nothing, 1, 100), seen(Behind::Work, 1, 100));
+        let decided = || [nothing_waits, work_waits].map(|seen| decide(Rule::Live(&LIVE), seen));
+        assert_eq!(decided(), [HandOver::RunOn, HandOver::Queue]);
+        for (rule, expected) in [
+            (Rule::Always, [HandOver::RunOn, HandOver::RunOn]),
+            (Rule::Never, [HandOver::Queue, HandOver::Queue]),
+            (Rule::Live(&LIVE), [HandOver::Queue, HandOver::Queue]),
+            (Rule::Auto, [HandOver::RunOn, HandOver::Queue]),
+        ] {
+            LIVE.set(rule);
+            assert_eq!(decided(), expected, "{rule:?}");
+        }
     }
 }

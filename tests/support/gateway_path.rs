@@ -372,7 +372,7 @@ impl GatewayPath {
 
         // Without it all runs on the caller's thread: an acknowledgement then rides on the next message.
         let attended = Arc::downgrade(&ws_encode);
-        let weak = if rule == Rule::Always { Weak::new() } else { Weak::clone(&attended) };
+        let weak = if matches!(rule, Rule::Always) { Weak::new() } else { Weak::clone(&attended) };
         let poke = move |lane| {
             if let Some(stage) = weak.upgrade() {
                 stage.poke(lane)

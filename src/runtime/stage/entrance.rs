@@ -96,7 +96,7 @@ where
     }
 
     fn serve(&self, limit: Duration) {
-        if self.settings.lanes != 1 || self.settings.hand_over == hand_over::Rule::Never {
+        if self.settings.lanes != 1 || matches!(self.settings.hand_over.now(), hand_over::Rule::Never) {
             return;
         }
         let mut inner = lock(&self.inner);
