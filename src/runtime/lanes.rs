@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::queue::{Law, Load, Queue, Shed, Weigh};
-use shares::Shares;
+use shares::{Shares, Standing};
 
 use gathering::has_gathered;
 
@@ -17,6 +17,9 @@ mod shares;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
+
+/// The part of a queue that is kept short into which a lane may still come that got far more than others.
+const FAR_AHEAD_PART: u64 = 8;
 
 /// A lane of a stage, by its place in the stage's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -342,11 +345,16 @@ impl<Q: Queue> Lanes<Q> {
 
     /// The limits for a lane. A queue that is kept short may be shorter than there are lanes, and then it is chance, or the
     /// order in which they come, who finds room. So its last half is for those that got less than the mean of late: what
-    /// comes of them between two looks of a source fits into it.
+    /// comes of them between two looks of a source fits into it. And who got far more finds room where next to nothing
+    /// waits: its packets are there at any time, and would be in front of all that come at once.
     fn limits_of(&self, lane: LaneId) -> Limits {
-        let is_ahead = self.wait_max.is_some() && self.shares.is_ahead(self.lanes[lane.index()].queued);
-        let kept = if is_ahead { self.limits.segments / 2 } else { 0 };
-        Limits { segments: self.limits.segments - kept, ..self.limits }
+        let segments = self.limits.segments;
+        let segments = match self.wait_max.map(|_| self.shares.standing(self.lanes[lane.index()].queued)) {
+            None | Some(Standing::Behind) => segments,
+            Some(Standing::Ahead) => segments.div_ceil(2),
+            Some(Standing::FarAhead) => segments.div_ceil(FAR_AHEAD_PART),
+        };
+        Limits { segments, ..self.limits }
     }
 
     /// Whether `new` fits into a lane that holds `mine`, of `all` that waits in the stage.

@@ -160,6 +160,37 @@ fn where_the_queue_is_shorter_than_there_are_lanes_those_that_got_least_find_roo
 }
 
 #[test]
+fn where_the_queue_is_short_who_got_far_more_takes_no_room_from_what_the_others_bring_at_once() {
+    const OTHERS: u32 = 20;
+    const HOG: u32 = OTHERS;
+    const SERVED: u32 = 30;
+    let mut bench = Bench::new(24);
+    bench.lanes = Lanes::new(OTHERS + 1, Limits { segments: 24, held_bytes: 1 << 30 });
+    bench.lanes.set_wait_max(Some(Duration::from_secs(1)));
+    let (mut refused, mut of_hog) = ([0_u32; HOG as usize + 1], 0);
+    let warm_up = 30;
+    for turn in 0..warm_up + 100 {
+        // The source had no core for a while: all that came meanwhile comes at once, and as much of the hog.
+        let offered: Vec<_> = (0..OTHERS).flat_map(|lane| [(HOG, 0), (lane, 0)]).collect();
+        bench.queue(&offered);
+        for _ in 0..SERVED {
+            let lane = bench.take_some(Quota { segments: 1, ..QUOTA }).expect("the hog has always more").lanes[0].0;
+            bench.done(lane, Outcome::default());
+            of_hog += u32::from(lane == HOG && turn >= warm_up);
+            bench.queue(&[(HOG, 0)]);
+        }
+        for entry in bench.refused.drain(..).filter(|_| turn >= warm_up) {
+            refused[entry.lane.index()] += 1;
+        }
+    }
+    assert!(refused[HOG as usize] > 0, "it sends too much");
+    // Where shares are counted anew, nobody is far ahead for a moment.
+    let of_others: u32 = refused[..HOG as usize].iter().sum();
+    assert!(of_others * 200 <= 100 * OTHERS, "they send less than their share, and lost {of_others}");
+    assert_eq!(of_hog + 100 * OTHERS - of_others, 100 * SERVED, "what they leave is the hog's");
+}
+
+#[test]
 fn a_batch_spans_lanes() {
     let mut bench = Bench::new(100);
     bench.queue(&[(0, 1), (1, 2), (2, 3), (0, 4)]);
