@@ -225,6 +225,10 @@ pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
     shared: Q::Shared,
     ready: VecDeque<LaneId>,
+    /// Ready ones that were resumed: they waited for room in the next stage, and have their turn first.
+    resumed: VecDeque<LaneId>,
+    /// How many of the others have a turn in a batch at most.
+    turns_max: usize,
     /// The least that a ready lane gets in its turn.
     quantum_segments_min: i64,
     /// Lanes that began to gather, and when, in that order. Some may be ready already.
@@ -255,6 +259,8 @@ impl<Q: Queue> Lanes<Q> {
             lanes: (0..count).map(|_| Lane::new()).collect(),
             shared: Q::Shared::default(),
             ready: VecDeque::with_capacity(count as usize),
+            resumed: VecDeque::new(),
+            turns_max: usize::MAX,
             quantum_segments_min: QUANTUM_SEGMENTS_MIN,
             gathering: VecDeque::new(),
             load: Load::default(),
@@ -292,7 +298,7 @@ impl<Q: Queue> Lanes<Q> {
         shed: &mut Shed<Q::Item>,
     ) {
         self.offers += 1;
-        entered.others = self.ready.len() + self.parked;
+        entered.others = self.others();
         // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
         let (sheds, mut run_on_segments) = (self.wait_max.is_some(), 0_u64);
         let may_run_on = |item: &Q::Item| match hand_over {
@@ -413,8 +419,25 @@ impl<Q: Queue> Lanes<Q> {
         let lane = &mut self.lanes[id.index()];
         if matches!(lane.state, State::Idle | State::Gathering) && lane.is_runnable() {
             lane.state = State::Ready;
-            self.ready.push_back(id);
+            let list = if lane.settling { &mut self.resumed } else { &mut self.ready };
+            list.push_back(id);
         }
+    }
+
+    /// Lanes that wait for a thread, or for room in the next stage.
+    fn others(&self) -> usize {
+        self.resumed.len() + self.ready.len() + self.parked
+    }
+
+    /// Whether only lanes that are resumed have a turn: some wait for room in the next stage, where there is none. What
+    /// another put out would not fit either: it would wait here in a place that nobody bounds, behind all that was read
+    /// before it was needed. From then on nothing else is ready, until one is resumed. Where there is room for some
+    /// segments, so many others have a turn.
+    pub fn holds_back(&mut self, room: impl FnOnce() -> u64) -> bool {
+        if self.parked > 0 && self.resumed.is_empty() && self.turns_max > 0 {
+            self.turns_max = usize::try_from(room()).unwrap_or(usize::MAX);
+        }
+        self.turns_max == 0
     }
 
     /// The next batch: ready lanes in turn, each up to a fair part of the quota (deficit round robin, so that a lane of
@@ -428,14 +451,18 @@ impl<Q: Queue> Lanes<Q> {
         batch: &mut Batch<Q::Item>,
         shed: &mut Shed<Q::Item>,
     ) -> Option<Taken> {
-        if self.ready.is_empty() {
+        if !self.has_ready() {
             return None;
+        }
+        if !self.resumed.is_empty() {
+            self.take_resumed(threads, batch);
+            return Some(Taken { oldest: None, behind: self.others() > self.parked, freed: Load::default() });
         }
         // At least one segment and byte, or a lane would run for ever without an item.
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
         let called = self.backlogged.saturating_sub(self.gathering.len());
-        let part = self.ready.len().max(called).div_ceil(threads.max(1));
+        let part = self.ready.len().max(called).div_ceil(threads.max(1)).min(self.turns_max);
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(self.quantum_segments_min);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
         let (mut unvisited, mut found) = (part, false);
@@ -452,18 +479,13 @@ impl<Q: Queue> Lanes<Q> {
             unvisited -= 1;
             let lane = &mut self.lanes[id.index()];
             lane.deficit_segments = (lane.deficit_segments + quantum).min(quantum);
-            if lane.deficit_segments <= 0 && !lane.poked && !lane.settling {
+            if lane.deficit_segments <= 0 && !lane.poked {
                 self.ready.push_back(id);
                 continue;
             }
             found = true;
             lane.state = State::Running;
             self.running += 1;
-            if lane.settling {
-                // A poke outlives this: the lane is not handled now.
-                batch.settling.push(id);
-                continue;
-            }
             lane.poked = false;
             batch.lanes.push(id);
             let load_before = lane.queue.load();
@@ -501,8 +523,20 @@ impl<Q: Queue> Lanes<Q> {
             segments: before.segments - self.load.segments,
             held_bytes: before.held_bytes - self.load.held_bytes,
         };
-        batch.others = self.ready.len() + self.parked;
+        batch.others = self.others();
         Some(Taken { oldest, behind: rest || !self.ready.is_empty(), freed })
+    }
+
+    /// Those that were resumed, and nothing else: what they left over goes first, and whether there is room for more is seen
+    /// then. A poke outlives this: the lane is not handled now.
+    fn take_resumed(&mut self, threads: usize, batch: &mut Batch<Q::Item>) {
+        let part = self.resumed.len().div_ceil(threads.max(1));
+        for id in self.resumed.drain(..part) {
+            self.lanes[id.index()].state = State::Running;
+            self.running += 1;
+            batch.settling.push(id);
+        }
+        batch.others = self.others();
     }
 
     /// Gives a lane back that [`Lanes::take`] or [`Lanes::offer`] handed out.
@@ -534,6 +568,7 @@ impl<Q: Queue> Lanes<Q> {
         if lane.parked {
             lane.parked = false;
             self.parked -= 1;
+            self.turns_max = usize::MAX;
             lane.settling = true;
             self.make_ready(id);
         } else if lane.state == State::Running {
@@ -572,18 +607,19 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Whether a thread would find work.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.ready() > 0
     }
 
-    /// Lanes that wait for a thread.
+    /// Lanes that wait for a thread, and for nothing else.
     pub fn ready(&self) -> usize {
-        self.ready.len()
+        self.resumed.len() + if self.turns_max == 0 { 0 } else { self.ready.len() }
     }
 
     /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more
     /// than `threads` of them have work waiting, another thread would take its part when they are given back.
     pub fn ready_for_more(&self, threads: usize) -> usize {
-        self.ready.len().max(self.backlogged.saturating_sub(self.gathering.len()).saturating_sub(threads))
+        let called = if self.turns_max == 0 { 0 } else { self.backlogged.saturating_sub(self.gathering.len()) };
+        self.ready().max(called.saturating_sub(threads))
     }
 
     /// Lanes that wait for the next stage.
@@ -593,7 +629,7 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Whether nothing waits, runs or is parked.
     pub fn is_quiet(&self) -> bool {
-        self.running == 0 && self.parked == 0 && self.ready.is_empty() && self.load == Load::default()
+        self.running == 0 && self.others() == 0 && self.load == Load::default()
     }
 
     /// What waits now.

@@ -153,6 +153,8 @@ struct SimStage<Q: Queue<Item = Item>> {
     lanes: Lanes<Q>,
     waiting: Waiting,
     leftovers: HashMap<LaneId, Vec<Entry<Item>>>,
+    /// The most lanes that left something over at once.
+    leftovers_max: usize,
     controller: PoolController,
     threads: usize,
     threads_wanted: usize,
@@ -380,6 +382,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             return false;
         }
         let (mut batch, mut shed) = (Batch::default(), Shed::default());
+        self.holds_back(stage);
+        let here = &mut self.stages[stage];
         let Some(taken) = here.lanes.take(now, here.quota, here.threads, &mut batch, &mut shed) else {
             here.idle.push(worker);
             return false;
@@ -396,6 +400,12 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         self.let_in(stage);
         self.wake(stage);
         true
+    }
+
+    fn holds_back(&mut self, stage: usize) -> bool {
+        let [here, rest @ ..] = &mut self.stages[stage..] else { return false };
+        let room = |next: &SimStage<Q>| next.lanes.limits().segments.saturating_sub(next.lanes.load().segments);
+        rest.first().is_some_and(|next| here.lanes.holds_back(|| room(next)))
     }
 
     fn let_in(&mut self, stage: usize) {
@@ -445,7 +455,11 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         // A segment costs the same here whatever it comes with, so there is nothing to gather for.
         let (is_first, gathering_share) = (false, 0.0);
         let seen = hand_over::Observation { behind: behind.into(), cores_free, service, is_first, gathering_share };
-        let hand_over = hand_over::decide(next.spec.rule, seen);
+        let mut hand_over = hand_over::decide(next.spec.rule, seen);
+        if hand_over != HandOver::Queue && self.holds_back(stage + 1) {
+            hand_over = HandOver::Queue;
+        }
+        let next = &mut self.stages[stage + 1];
         let (mut entered, mut refused, mut shed) = (Batch::default(), Vec::new(), Shed::default());
         next.lanes.offer(now, hand_over, &mut out, &mut entered, &mut refused, &mut shed);
         let (when_full, mut parked) = (next.spec.when_full, Vec::new());
@@ -458,6 +472,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
                 parked.push(entry.origin);
                 self.stages[stage].leftovers.entry(entry.origin).or_default().push(entry);
             }
+            let here = &mut self.stages[stage];
+            here.leftovers_max = here.leftovers_max.max(here.leftovers.len());
         }
         self.wake(stage + 1);
         (entered, parked)
@@ -521,6 +537,7 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             lanes: make(spec.lanes, spec.limits),
             waiting: Waiting::default(),
             leftovers: HashMap::new(),
+            leftovers_max: 0,
             controller: PoolController::new(spec.threads.0, spec.threads.1),
             threads: 0,
             threads_wanted: 0,

@@ -511,6 +511,11 @@ impl<H: Handler> Stage<H> {
         done
     }
 
+    /// Whether what is ready is left where it is, since the next stage has no room, and others wait for that.
+    fn holds_back(&self, inner: &mut Inner<H::Queue>) -> bool {
+        self.next.as_ref().is_some_and(|(next, _)| inner.lanes.holds_back(|| next.room()))
+    }
+
     /// Takes the next batch, as one of so many threads, and processes it. `false` when nothing was ready.
     fn take_and_process<'a>(&'a self, mut inner: MutexGuard<'a, Inner<H::Queue>>, threads: usize) -> bool {
         let mut found = false;
@@ -518,6 +523,7 @@ impl<H: Handler> Stage<H> {
             let now = Instant::now();
             let quota = inner.quota;
             let batch = &mut scratch.work.batch;
+            self.holds_back(&mut inner);
             let Some(taken) = inner.lanes.take(now, quota, threads, batch, &mut scratch.shed) else {
                 return;
             };

@@ -7,6 +7,7 @@ use crate::runtime::queue::{Fifo, Latch, Signal};
 
 mod gathering;
 mod model;
+mod room;
 
 /// An item with a name of its own and a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]

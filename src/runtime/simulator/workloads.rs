@@ -195,6 +195,20 @@ fn with_ten_thousand_tethers_overload_keeps_the_bound_and_the_stage_its_work() {
 }
 
 #[test]
+fn with_ten_thousand_tethers_that_wait_for_room_hardly_more_than_a_batch_is_taken_up_before_there_is_some() {
+    for seed in seeds(8) {
+        let fast = Spec { lanes: 10_000, segment_cost: Duration::from_micros(1), when_full: WhenFull::Park, ..SPEC };
+        let specs = [fast, Spec { when_full: WhenFull::Park, lanes: 10_000, ..SPEC }];
+        let all = flows(10_000, Rate::Steady, 2.0);
+        let end = Duration::from_secs(2);
+        let simulation = run(seed, &Workload { specs: &specs, flows: all, changed: Duration::ZERO, end, held_back: 1 });
+        let (left_over, threads) = (simulation.stages[0].leftovers_max, specs[0].threads.1);
+        assert!(left_over <= threads * fast.quota.segments as usize, "SEED={seed}: {left_over} lanes");
+        assert!(goodput(&simulation, end) >= 0.93 * CAPACITY, "SEED={seed}: {}", goodput(&simulation, end));
+    }
+}
+
+#[test]
 fn under_any_steady_load_a_pool_changes_at_most_once_in_ten_seconds() {
     for seed in seeds(24) {
         let load = Random::new(seed ^ 0x5eed).fraction() * 2.0;

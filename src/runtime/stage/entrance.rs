@@ -31,7 +31,7 @@ where
         if items.is_empty() {
             return Dropped::default();
         }
-        let hand_over = if offer.may_run_on {
+        let mut hand_over = if offer.may_run_on {
             let seen = hand_over::Observation {
                 behind: offer.behind,
                 cores_free: self.cores.free(),
@@ -47,6 +47,9 @@ where
         let mut shed = Shed::default();
         {
             let mut inner = lock(&self.inner);
+            if hand_over != HandOver::Queue && self.holds_back(&mut inner) {
+                hand_over = HandOver::Queue;
+            }
             inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
                 let mut last = None;

@@ -581,6 +581,51 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
 }
 
 #[test]
+fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
+    const LANES: u32 = 32;
+    let narrow = settings(LANES, 8, Rule::Never, WhenFull::Park);
+    let narrow = Settings { quota: Quota { segments: 4, ..narrow.quota }, ..narrow };
+    let second = stage("second", narrow, Sink::new(None), None, None);
+    let first = stage("first", narrow, Does(pass), Some(Arc::clone(&second) as _), None);
+    lock(&first.inner).lanes.set_limits(Limits { segments: 1_000, ..narrow.limits });
+    let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(2));
+    let mut offer = || inlet.push(Instant::now(), true, &mut (0..LANES).map(|lane| entry(lane, lane, 0)).collect());
+    offer();
+    let take = |stage: &Arc<Stage<_>>| stage.take_and_process(lock(&stage.inner), 1);
+    let waits =
+        || (first.metrics().queue_packets.get(), lock(&first.leftovers).len(), second.metrics().queue_packets.get());
+    assert!(take(&first) && take(&first) && take(&first));
+    assert_eq!(waits(), (20, 4, 8), "of the third batch nothing found room");
+    assert!(!take(&first));
+    assert_eq!(waits(), (20, 4, 8), "the others were not taken up for nothing");
+    let mut batches = 0;
+    while second.handler().seen.total() < LANES as usize {
+        assert!(second.take_and_process(lock(&second.inner), 1));
+        while take(&first) {
+            batches += 1;
+            assert!(lock(&first.leftovers).len() <= 4, "no more than one batch");
+        }
+        assert!(batches <= 2 * LANES);
+    }
+    assert_eq!(waits(), (0, 0, 0));
+    assert!(first.is_quiet() && second.is_quiet());
+}
+
+#[test]
+fn what_is_pushed_while_lanes_wait_for_room_does_not_run_on() {
+    let narrow = settings(8, 2, Rule::Always, WhenFull::Park);
+    let second = stage("second", Settings { hand_over: Rule::Never, ..narrow }, Sink::new(None), None, None);
+    let first = stage("first", narrow, Does(pass), Some(Arc::clone(&second) as _), None);
+    let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(2));
+    let mut push = |lane| {
+        inlet.push(Instant::now(), false, &mut vec![entry(lane, lane, 0)]);
+        (first.metrics().handover_run_on.get(), first.metrics().queue_packets.get(), lock(&first.leftovers).len())
+    };
+    // The third finds no room in the second stage, and the fourth is not tried.
+    assert_eq!([0, 1, 2, 3].map(&mut push), [(1, 0, 0), (2, 0, 0), (3, 0, 1), (3, 1, 1)]);
+}
+
+#[test]
 fn what_runs_on_past_an_empty_queue_lets_in_who_waits_for_room() {
     let settings = Settings { threads: (0, 0), ..settings(8, 2, Rule::Always, WhenFull::Park) };
     let swallow = |work: &mut Work<Item, Item, Item>| work.batch.items.clear();

@@ -10,6 +10,7 @@ enum Call {
     Take { segments: u32, lane_bytes: u64 },
     Done { which: usize, outcome: (bool, bool, Option<u64>) },
     Resume(u32),
+    HoldBack { room: u64 },
     Poke(u32),
     EndGathering { after_ms: u64, segments: u32 },
     Clear(u32),
@@ -27,6 +28,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => (any::<usize>(), (any::<bool>(), any::<bool>(), allowance))
             .prop_map(|(which, outcome)| Call::Done { which, outcome }),
         2 => lane.clone().prop_map(Call::Resume),
+        1 => (0..2_u64).prop_map(|room| Call::HoldBack { room }),
         1 => lane.clone().prop_map(Call::Poke),
         1 => (0..3_u64, 1..9_u32).prop_map(|(after_ms, segments)| Call::EndGathering { after_ms, segments }),
         1 => lane.prop_map(Call::Clear),
@@ -61,11 +63,18 @@ struct Model {
     bench: Bench,
     lanes: Vec<ModelLane>,
     named: u32,
+    /// Only lanes that settle have a turn.
+    held_back: bool,
 }
 
 impl Model {
     fn new(segments: u64) -> Self {
-        Self { bench: Bench::new(segments), lanes: vec![ModelLane::default(); LANES as usize], named: 0 }
+        Self {
+            bench: Bench::new(segments),
+            lanes: vec![ModelLane::default(); LANES as usize],
+            named: 0,
+            held_back: false,
+        }
     }
 
     fn apply(&mut self, call: Call) {
@@ -74,6 +83,13 @@ impl Model {
             Call::Take { segments, lane_bytes } => self.take(Quota { segments, lane_bytes }),
             Call::Done { which, outcome } => self.done(which, outcome),
             Call::Resume(id) => self.resume(id),
+            Call::HoldBack { room } => {
+                let is_parked = self.lanes.iter().any(|lane| lane.parked);
+                let was = self.held_back;
+                let is_settling = self.lanes.iter().any(|lane| lane.runs.is_none() && lane.settling);
+                self.held_back |= is_parked && !is_settling && room == 0;
+                assert_eq!((self.bench.lanes.holds_back(|| room), was && !is_parked), (self.held_back, false));
+            }
             Call::Poke(id) => {
                 self.bench.lanes.poke(LaneId(id));
                 self.lanes[id as usize].poked = true;
@@ -128,7 +144,8 @@ impl Model {
     }
 
     fn take(&mut self, quota: Quota) {
-        let runnable = self.lanes.iter().any(ModelLane::is_runnable);
+        let has_turn = |lane: &ModelLane| lane.is_runnable() && (lane.settling || !self.held_back);
+        let runnable = self.lanes.iter().any(has_turn);
         if !self.bench.lanes.has_ready() {
             self.bench.lanes.end_gathering(self.bench.now, Duration::ZERO, u32::MAX);
         }
@@ -137,12 +154,14 @@ impl Model {
             return;
         };
         assert!(!batch.is_empty());
+        assert!(batch.settling.is_empty() != batch.lanes.is_empty(), "who settles does so alone");
         for id in &batch.settling {
             let lane = &mut self.lanes[id.index()];
             assert!(lane.runs.is_none() && !lane.parked && lane.settling);
             lane.runs = Some(true);
         }
         for id in &batch.lanes {
+            assert!(!self.held_back);
             let lane = &mut self.lanes[id.index()];
             assert!(lane.runs.is_none() && !lane.parked && !lane.settling);
             (lane.runs, lane.poked) = (Some(false), false);
@@ -184,6 +203,7 @@ impl Model {
         let lane = &mut self.lanes[id as usize];
         if std::mem::take(&mut lane.parked) {
             lane.settling = true;
+            self.held_back = false;
         } else {
             lane.resumed |= lane.runs.is_some();
         }
@@ -209,14 +229,15 @@ impl Model {
         assert_eq!(lanes.parked(), self.lanes.iter().filter(|lane| lane.parked).count());
         assert_eq!(lanes.running, self.lanes.iter().filter(|lane| lane.runs.is_some()).count());
         assert_eq!(lanes.backlogged, self.lanes.iter().filter(|lane| !lane.waits.is_empty()).count());
-        let runnable = self.lanes.iter().filter(|lane| lane.is_runnable()).count();
+        let has_turn = |lane: &&ModelLane| lane.is_runnable() && (lane.settling || !self.held_back);
+        let runnable = self.lanes.iter().filter(has_turn).count();
         let gathering = lanes.lanes.iter().filter(|lane| lane.state == State::Gathering).count();
         assert!(lanes.ready() + gathering >= runnable, "a runnable lane is on a list");
         let listed = lanes.lanes.iter().filter(|lane| lane.is_listed).count();
         assert_eq!(lanes.gathering.len(), listed, "no lane is listed twice");
         assert!(lanes.lanes.iter().all(|lane| lane.state != State::Gathering || lane.is_listed));
         let is_quiet = self.lanes.iter().all(|lane| lane.runs.is_none() && !lane.parked && lane.waits.is_empty());
-        assert_eq!(lanes.is_quiet(), is_quiet && lanes.ready() == 0);
+        assert_eq!(lanes.is_quiet(), is_quiet && lanes.others() == 0);
     }
 }
 

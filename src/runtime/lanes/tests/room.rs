@@ -1,0 +1,75 @@
+//! Lanes that wait for room in the next stage, and those that are left where they are meanwhile.
+
+use super::*;
+
+const ONE: Quota = Quota { segments: 1, ..QUOTA };
+
+/// Lanes 0 to 2 have something, and `count` of them wait for room.
+fn with_parked(count: u32) -> Bench {
+    let mut bench = Bench::new(100);
+    bench.queue(&[(0, 10), (1, 11), (2, 12)]);
+    for lane in 0..count {
+        assert_eq!(bench.take_some(ONE).expect("work").lanes, ids(&[lane]));
+        bench.done(lane, parked());
+    }
+    bench
+}
+
+#[test]
+fn while_some_wait_for_room_and_there_is_none_only_who_is_resumed_has_a_turn() {
+    let mut bench = with_parked(1);
+    assert!(!bench.lanes.holds_back(|| 2), "a lane may have to wait for its own share where others find room");
+    assert_eq!((bench.lanes.ready(), bench.lanes.ready_for_more(1)), (2, 2));
+    assert!(bench.lanes.holds_back(|| 0));
+    bench.queue(&[(3, 13)]);
+    bench.lanes.poke(LaneId(2));
+    assert_eq!((bench.lanes.ready(), bench.lanes.ready_for_more(0), bench.lanes.has_ready()), (0, 0, false));
+    assert!(bench.take().is_none());
+    assert!(!bench.lanes.is_quiet());
+    bench.lanes.resume(LaneId(0));
+    let batch = bench.take().expect("what it left over");
+    assert_eq!((batch.settling, names(&batch.items), batch.others), (ids(&[0]), vec![], 3));
+    // It did not fit this time either.
+    bench.done(0, parked());
+    assert!(bench.lanes.holds_back(|| 0) && bench.take().is_none());
+    bench.lanes.resume(LaneId(0));
+    bench.take().expect("what it left over");
+    bench.done(0, Outcome::default());
+    assert!(!bench.lanes.holds_back(|| 0), "nobody would tell when there is room");
+    assert_eq!(names(&bench.take().expect("all of it").items), [11, 12, 13]);
+}
+
+#[test]
+fn while_some_wait_for_room_as_many_others_have_a_turn_as_there_are_segments_of_room() {
+    let mut bench = with_parked(1);
+    bench.queue(&[(3, 13)]);
+    assert!(!bench.lanes.holds_back(|| 2));
+    assert_eq!(bench.take().expect("work").lanes, ids(&[1, 2]));
+    bench.lanes.resume(LaneId(0));
+    bench.take().expect("what it left over");
+    bench.done(0, Outcome::default());
+    bench.queue(&[(0, 20)]);
+    assert_eq!(bench.take().expect("work").lanes, ids(&[3, 0]));
+}
+
+#[test]
+fn where_nobody_waits_for_room_the_next_stage_is_not_asked() {
+    let mut bench = with_parked(0);
+    assert!(!bench.lanes.holds_back(|| unreachable!("a lock for each batch")));
+}
+
+#[test]
+fn who_is_resumed_comes_before_all_others_in_order_and_shared_between_threads() {
+    let mut bench = with_parked(2);
+    bench.lanes.resume(LaneId(1));
+    bench.lanes.resume(LaneId(0));
+    assert_eq!(bench.lanes.ready(), 3);
+    let mut take = || {
+        let mut batch = Batch::default();
+        let taken = bench.lanes.take(bench.now, QUOTA, 2, &mut batch, &mut Shed::default()).expect("work");
+        (batch.settling, batch.lanes, batch.others, taken.behind)
+    };
+    assert_eq!(take(), (ids(&[1]), vec![], 2, true));
+    assert_eq!(take(), (ids(&[0]), vec![], 1, true));
+    assert_eq!(take(), (vec![], ids(&[2]), 0, false));
+}
