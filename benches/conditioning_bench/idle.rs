@@ -15,7 +15,7 @@ const TETHERS: u32 = 10_000;
 const FEW: u32 = 16;
 
 /// How long the gateway's time is measured.
-const LASTS: Lasts = Lasts { quick_s: 6, full_s: 10 };
+const LASTS: Lasts = Lasts { quick_ms: 6_000, full_ms: 10_000 };
 
 /// After the last welcome, until all is quiet.
 const SETTLE: Duration = Duration::from_secs(2);

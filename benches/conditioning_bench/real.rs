@@ -25,7 +25,7 @@ const DELIVERED: f64 = 0.8;
 const PPS_MAX: f64 = 2e6;
 const OVERLOAD: f64 = 4.0;
 
-const LASTS: Lasts = Lasts { quick_s: 2, full_s: 6 };
+const LASTS: Lasts = Lasts { quick_ms: 1_500, full_ms: 6_000 };
 /// Loads of 4 times the peak, each between two of the peak.
 const TURNS: usize = 2;
 

@@ -17,16 +17,16 @@ pub(crate) struct Run {
     pub(crate) known: Figures,
 }
 
-/// How long a measurement lasts, in seconds.
+/// How long a measurement lasts, in milliseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Lasts {
-    pub(crate) quick_s: u64,
-    pub(crate) full_s: u64,
+    pub(crate) quick_ms: u64,
+    pub(crate) full_ms: u64,
 }
 
 impl Run {
     pub(crate) fn lasts(&self, lasts: Lasts) -> Duration {
-        Duration::from_secs(if self.full { lasts.full_s } else { lasts.quick_s })
+        Duration::from_millis(if self.full { lasts.full_ms } else { lasts.quick_ms })
     }
 
     /// A figure of a part before, if that came to it.
