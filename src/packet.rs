@@ -27,6 +27,10 @@ pub const PACKET_BYTES_MAX: usize = 65_535;
 /// never pins a large buffer.
 const CLASS_BYTES: [usize; 4] = [256, 2_048, 16_384, PACKET_BYTES_MAX + 1 + 2 * HEADROOM_BYTES];
 
+/// Packets up to this fit into the smallest class: they are copied out of the buffer that any packet may be read to. That is a
+/// cache line or three, and the buffer that was read to stays in its place, and in a cache.
+pub const TINY_BYTES_MAX: usize = CLASS_BYTES[0] - HEADROOM_BYTES;
+
 /// Packets up to this are copied out of the large buffer that they were read to, into one of their size: shorter ones would
 /// pin several times their bytes.
 pub const COPIED_BYTES_MAX: usize = CLASS_BYTES[2] - HEADROOM_BYTES;

@@ -1,16 +1,16 @@
 //! Where a packet is read to, when its length is not known before: a small pooled buffer, with a large area behind it. A
-//! small packet so pins a small buffer. A super-packet stays where it was read, in a large pooled buffer, into which its
+//! small packet so pins a small buffer, and a tiny one a tiny buffer, into which it is copied. A super-packet stays where it was read, in a large pooled buffer, into which its
 //! first bytes follow it; what is in between is copied into a buffer of its size.
 
 use std::io::IoSliceMut;
 
-use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX};
+use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX, TINY_BYTES_MAX};
 
 /// A batch ends behind the packet with which it holds so many bytes: a super-packet, or as much in small ones. More would have
 /// left a core's cache by the time that the last stage looks at it (docs/decisions/0023-caches.md).
 pub(crate) const BATCH_BYTES: usize = 65_536;
 
-/// What the smallest class of pooled buffers takes behind its headroom.
+/// What the class of pooled buffers for packets of an Ethernet's size takes behind its headroom.
 const SMALL_BYTES: usize = 2_048 - HEADROOM_BYTES;
 
 /// One packet's place in a reader.
@@ -63,6 +63,11 @@ impl Slot {
     pub(crate) fn take(&mut self, len: usize, pool: &BufPool) -> Option<Buf> {
         let small = self.small.as_mut()?;
         let room = small.tailroom();
+        if len <= TINY_BYTES_MAX
+            && let Some(tiny) = pool.copy(&small.spare_mut()[..len])
+        {
+            return Some(tiny);
+        }
         if len <= room {
             small.advance(len);
             return self.small.take();
@@ -105,7 +110,9 @@ mod tests {
         let pool = BufPool::new(1 << 20);
         let slots = [Slot::new(PACKET_BYTES_MAX), Slot::new(PACKET_BYTES_MAX).for_super_packets()];
         let lens = [
-            (40, 2_048),
+            (40, 256),
+            (TINY_BYTES_MAX, 256),
+            (TINY_BYTES_MAX + 1, 2_048),
             (SMALL_BYTES, 2_048),
             (SMALL_BYTES + 1, 16_384),
             (COPIED_BYTES_MAX, 16_384),
@@ -122,6 +129,24 @@ mod tests {
                 assert_eq!((buf.len(), buf.held_bytes(), buf.headroom()), (len, held, HEADROOM_BYTES));
             }
         }
+    }
+
+    #[test]
+    fn a_tiny_packet_leaves_the_buffer_that_it_was_read_to_in_its_place_unless_there_is_no_other() {
+        let pool = BufPool::new(2_048 + 256);
+        let mut slot = Slot::new(PACKET_BYTES_MAX);
+        assert!(slot.ready(&pool));
+        let read_to = slot.areas()[0].as_ptr();
+        let mut take = |byte: u8| {
+            slot.areas()[0][..40].fill(byte);
+            slot.take(40, &pool).expect("room")
+        };
+        let (first, second) = (take(1), take(2));
+        assert_eq!(
+            [&first, &second].map(|buf| (buf.held_bytes(), buf.bytes()[0], buf.len())),
+            [(256, 1, 40), (2_048, 2, 40)]
+        );
+        assert_eq!(second.bytes().as_ptr(), read_to);
     }
 
     #[test]
