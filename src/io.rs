@@ -8,6 +8,7 @@ pub mod bpf;
 pub(crate) mod clock;
 pub(crate) mod datagrams;
 pub mod ethtool;
+pub mod heap;
 pub mod link_socket;
 pub mod listeners;
 pub mod netlink;

@@ -5,7 +5,7 @@
 //! [`Translated`](crate::stages::nat_rewrite::Translated) once its addresses are those of the side it leaves to.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use crossbeam::queue::ArrayQueue;
@@ -63,7 +63,13 @@ struct Pool {
 }
 
 /// The spare buffers of a class: rings, each larger than the one before.
-struct Spares(Vec<ArrayQueue<Box<[u8]>>>);
+struct Spares(Vec<Ring>);
+
+struct Ring {
+    buffers: ArrayQueue<Box<[u8]>>,
+    /// One was taken since somebody asked.
+    is_of_use: AtomicBool,
+}
 
 impl Spares {
     /// Room for `count` buffers of `bytes` each.
@@ -71,30 +77,49 @@ impl Spares {
         let (mut rings, mut left, mut next) = (Vec::new(), count, (FIRST_RING_BYTES / bytes).max(1));
         while left > 0 {
             let ring = next.min(left);
-            rings.push(ArrayQueue::new(ring));
+            rings.push(Ring { buffers: ArrayQueue::new(ring), is_of_use: AtomicBool::new(false) });
             (left, next) = (left - ring, next * RING_FACTOR);
         }
         Self(rings)
     }
 
     fn take(&self) -> Option<Box<[u8]>> {
-        self.0.iter().find_map(ArrayQueue::pop)
+        self.0.iter().find_map(Ring::take)
+    }
+
+    /// Takes those out that were of no use since this was asked before. The first ring stays: it fits into a cache.
+    fn take_useless(&self, free: &mut impl FnMut(Box<[u8]>)) {
+        for ring in self.0.iter().skip(1).filter(|ring| !ring.is_of_use.swap(false, Ordering::Relaxed)) {
+            // No more than there is room for, however many come back meanwhile.
+            (0..ring.buffers.capacity()).map_while(|_| ring.buffers.pop()).for_each(&mut *free);
+        }
     }
 
     /// One that was out of use for long.
     fn take_cold(&self) -> Option<Box<[u8]>> {
-        self.0.iter().rev().find_map(ArrayQueue::pop)
+        self.0.iter().rev().find_map(|ring| ring.buffers.pop())
     }
 
     /// Gives back what finds no room.
     fn put(&self, mut data: Box<[u8]>) -> Result<(), Box<[u8]>> {
         for ring in &self.0 {
-            match ring.push(data) {
+            match ring.buffers.push(data) {
                 Ok(()) => return Ok(()),
                 Err(back) => data = back,
             }
         }
         Err(data)
+    }
+}
+
+impl Ring {
+    fn take(&self) -> Option<Box<[u8]>> {
+        let data = self.buffers.pop()?;
+        // Looked at first: a store would take the line from the other cores, packet by packet.
+        if !self.is_of_use.load(Ordering::Relaxed) {
+            self.is_of_use.store(true, Ordering::Relaxed);
+        }
+        Some(data)
     }
 }
 
@@ -156,6 +181,19 @@ impl BufPool {
         let mut buf = self.take(bytes.len())?;
         buf.extend(bytes);
         Some(buf)
+    }
+
+    /// Gives those spare buffers back to the allocator that were of no use since this was called before, and tells how many
+    /// bytes that was. What a burst needed is not kept for the next one.
+    pub fn trim(&self) -> u64 {
+        let (pool, mut freed_bytes) = (&*self.0, 0);
+        for spares in &pool.spare {
+            spares.take_useless(&mut |data| {
+                freed_bytes += data.len() as u64;
+                pool.free(data);
+            });
+        }
+        freed_bytes
     }
 
     /// Memory held by buffers in use, in bytes.
@@ -515,6 +553,25 @@ mod tests {
             }
             assert_eq!(seen.len(), take_turns, "{at_once} at once");
         }
+    }
+
+    #[test]
+    fn spare_buffers_that_nobody_needed_since_the_last_time_go_back_to_the_allocator() {
+        let pool = BufPool::new(64 << 20);
+        let use_at_once = |count: usize| {
+            drop((0..count).map(|_| pool.take(PACKET_BYTES_MAX).expect("room")).collect::<Vec<_>>());
+        };
+        let allocated = || pool.0.allocated_bytes.load(Ordering::Relaxed) / CLASS_BYTES[3] as u64;
+        // The rings of the largest class have 1, 4 and 16.
+        use_at_once(21);
+        use_at_once(21);
+        assert_eq!((pool.trim(), allocated()), (0, 21), "all were of use");
+        use_at_once(5);
+        assert_eq!((pool.trim(), allocated()), (16 * CLASS_BYTES[3] as u64, 5));
+        assert_eq!((pool.trim(), allocated()), (4 * CLASS_BYTES[3] as u64, 1), "one is always kept");
+        assert_eq!((pool.trim(), allocated(), pool.held_bytes()), (0, 1, 0));
+        use_at_once(21);
+        assert_eq!(allocated(), 21);
     }
 
     #[test]

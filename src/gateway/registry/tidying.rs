@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::*;
 use crate::credentials::Version;
 use crate::gateway::census::Census;
+use crate::io::heap;
 
 /// Tethers that are looked over in one tidying. Where little moves, each is out of the processor's caches, and the first
 /// touch is what a look costs: 4 µs and more on a virtual machine (decision 21), so 10 ms.
@@ -18,6 +19,9 @@ const SILENT_KEEP_ALIVES: u32 = 3;
 
 /// Mappings ended in one tidying of a tether, so that its lock is not held for long.
 const EXPIRIES_A_TIDYING: usize = 256;
+
+/// The allocator is asked for what it has free where that is so much: it looks at all of its heap, and less is soon in use again.
+const RETURNED_BYTES_MIN: u64 = 1 << 20;
 
 /// How long the place of a tether that has ended stays empty, so that a batch which was on its way meets nobody, and not
 /// the next owner of lease and ports. No batch is on its way as long.
@@ -104,6 +108,9 @@ impl Registry {
         self.end_tethers(now);
         self.look_at_links(now);
         self.look_over_tethers(now);
+        if self.pool.trim() >= RETURNED_BYTES_MIN {
+            heap::return_to_kernel();
+        }
     }
 
     /// Gives the places of tethers that ended some time ago to others.
