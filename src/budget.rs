@@ -162,7 +162,8 @@ impl Budget {
         self.0.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn try_draw(&self, part: Part, bytes: u64) -> bool {
+    /// The same of what is free: nothing is given back for it, and nobody refused.
+    pub(crate) fn try_draw(&self, part: Part, bytes: u64) -> bool {
         let ceiling = self.ceiling_bytes(part);
         // No add that is taken back: two at the limit would refuse each other, and the sum would pass it meanwhile.
         let drawn = self.0.held_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {

@@ -160,20 +160,28 @@ impl BufPool {
     /// buffer is as large.
     pub fn take(&self, len: usize) -> Option<Buf> {
         let pool = &*self.0;
-        let class = CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)?;
+        let class = class_of(len)?;
         let Some(data) = pool.spare[class].take().or_else(|| pool.allocate(class)) else {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        pool.in_use_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        Some(Buf {
-            data,
-            start: HEADROOM_BYTES,
-            end: HEADROOM_BYTES,
-            class,
-            pool: Self(Arc::clone(&self.0)),
-            charge: None,
-        })
+        Some(self.hand_out(class, data))
+    }
+
+    fn hand_out(&self, class: usize, data: Box<[u8]>) -> Buf {
+        self.0.in_use_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        let (start, end) = (HEADROOM_BYTES, HEADROOM_BYTES);
+        Buf { data, start, end, class, pool: Self(Arc::clone(&self.0)), charge: None }
+    }
+
+    /// A copy of `bytes` where memory for it is at hand: who can do without one is not refused, and takes nothing from others.
+    pub fn copy_if_at_hand(&self, bytes: &[u8]) -> Option<Buf> {
+        let pool = &*self.0;
+        let class = class_of(bytes.len())?;
+        let data = pool.spare[class].take().or_else(|| pool.allocate_if_at_hand(class))?;
+        let mut buf = self.hand_out(class, data);
+        buf.extend(bytes);
+        Some(buf)
     }
 
     /// A buffer that holds a copy of `bytes`.
@@ -217,14 +225,24 @@ impl BufPool {
     }
 }
 
+/// The class of buffers for so many bytes behind their headroom.
+fn class_of(len: usize) -> Option<usize> {
+    CLASS_BYTES.iter().position(|&bytes| HEADROOM_BYTES + len <= bytes)
+}
+
 impl Pool {
     fn allocate(&self, class: usize) -> Option<Box<[u8]>> {
+        self.budget.draw(Part::Buffers, CLASS_BYTES[class] as u64).then(|| self.allocate_drawn(class))
+    }
+
+    fn allocate_if_at_hand(&self, class: usize) -> Option<Box<[u8]>> {
+        self.budget.try_draw(Part::Buffers, CLASS_BYTES[class] as u64).then(|| self.allocate_drawn(class))
+    }
+
+    fn allocate_drawn(&self, class: usize) -> Box<[u8]> {
         let bytes = CLASS_BYTES[class];
-        if !self.budget.draw(Part::Buffers, bytes as u64) {
-            return None;
-        }
         self.allocated_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Some(vec![0; bytes].into_boxed_slice())
+        vec![0; bytes].into_boxed_slice()
     }
 
     fn free(&self, data: Box<[u8]>) {

@@ -64,7 +64,7 @@ impl Slot {
         let small = self.small.as_mut()?;
         let room = small.tailroom();
         if len <= TINY_BYTES_MAX
-            && let Some(tiny) = pool.copy(&small.spare_mut()[..len])
+            && let Some(tiny) = pool.copy_if_at_hand(&small.spare_mut()[..len])
         {
             return Some(tiny);
         }
@@ -147,6 +147,7 @@ mod tests {
             [(256, 1, 40), (2_048, 2, 40)]
         );
         assert_eq!(second.bytes().as_ptr(), read_to);
+        assert_eq!((pool.refused(), pool.budget().refused()), (0, 0), "nothing was lost");
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl<Q: Queue> Lanes<Q> {
                 let lane = &mut self.lanes[entry.lane.index()];
                 lane.refused_in = self.offers;
                 if self.wait_max.is_some() {
-                    self.shares.count(&mut lane.queued, 0);
+                    self.shares.count(now, &mut lane.queued, 0);
                 }
                 self.turned_away_segments += u64::from(entry.item.segments());
                 refused.push(entry);
@@ -346,16 +346,21 @@ impl<Q: Queue> Lanes<Q> {
     /// ever.
     fn has_room(&self, lane: LaneId, item: &Q::Item) -> bool {
         Q::COALESCES
-            || self.would_fit(self.load, self.lanes[lane.index()].queue.load(), Load::of(item), self.limits_of(lane))
+            || self.would_fit(
+                self.load,
+                self.lanes[lane.index()].queue.load(),
+                Load::of(item),
+                self.limits_of(lane, item),
+            )
     }
 
     /// The limits for a lane. A queue that is kept short may be shorter than there are lanes, and then it is chance, or the
     /// order in which they come, who finds room. So its last half is for those that got less than the mean of late: what
     /// comes of them between two looks of a source fits into it. And who got far more finds room where next to nothing
     /// waits: its packets are there at any time, and would be in front of all that come at once.
-    fn limits_of(&self, lane: LaneId) -> Limits {
-        let segments = self.limits.segments;
-        let segments = match self.wait_max.map(|_| self.shares.standing(self.lanes[lane.index()].queued)) {
+    fn limits_of(&self, lane: LaneId, item: &Q::Item) -> Limits {
+        let (segments, queued) = (self.limits.segments, self.lanes[lane.index()].queued);
+        let segments = match self.wait_max.map(|_| self.shares.standing(queued, item.segments().into())) {
             None | Some(Standing::Behind) => segments,
             Some(Standing::Ahead) => segments.div_ceil(2),
             Some(Standing::FarAhead) => segments.div_ceil(FAR_AHEAD_PART),
@@ -402,7 +407,7 @@ impl<Q: Queue> Lanes<Q> {
     fn push(&mut self, now: Instant, hand_over: HandOver, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
         if self.wait_max.is_some() {
-            self.shares.count(&mut lane.queued, item.segments().into());
+            self.shares.count(now, &mut lane.queued, item.segments().into());
         }
         let before = lane.queue.load();
         lane.queue.push(&mut self.shared, now, item);
@@ -462,9 +467,10 @@ impl<Q: Queue> Lanes<Q> {
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
         let called = self.backlogged.saturating_sub(self.gathering.len());
-        let part = self.ready.len().max(called).div_ceil(threads.max(1)).min(self.turns_max);
+        let part = self.ready.len().max(called).div_ceil(threads.max(1));
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(self.quantum_segments_min);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
+        let part = part.min(self.turns_max);
         let (mut unvisited, mut found) = (part, false);
         while left > 0 {
             // A lane has one turn in a batch: those that were served are no longer on the list, and one that was passed

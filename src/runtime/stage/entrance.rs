@@ -147,7 +147,8 @@ where
 
     fn room(&self) -> u64 {
         let inner = lock(&self.inner);
-        inner.lanes.limits().segments.saturating_sub(inner.lanes.load().segments)
+        let (limits, load) = (inner.lanes.limits(), inner.lanes.load());
+        if load.held_bytes >= limits.held_bytes { 0 } else { limits.segments.saturating_sub(load.segments) }
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {
