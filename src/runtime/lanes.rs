@@ -11,10 +11,8 @@ use super::queue::{Law, Load, Queue, Shed, Weigh};
 use shares::{Shares, Standing};
 
 use gathering::has_gathered;
-use ready::Ready;
 
 mod gathering;
-mod ready;
 mod shares;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
@@ -22,10 +20,6 @@ const QUANTUM_SEGMENTS_MIN: i64 = 4;
 
 /// The part of a queue that is kept short into which a lane may still come that got far more than others.
 const FAR_AHEAD_PART: u64 = 8;
-
-/// While so many lanes wait for room, nobody else has a turn: what they left over is memory, and a wait for whoever is let in
-/// behind them. A batch of them is more than one that is let in needs.
-pub(super) const PARKED_MAX: usize = 64;
 
 /// A lane of a stage, by its place in the stage's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,8 +157,6 @@ struct Lane<Q> {
     resumed: bool,
     /// It has been resumed, and what it left over must go first: its next run is for that alone.
     settling: bool,
-    /// It left something over when it last had a turn, and will again.
-    is_heavy: bool,
     /// Its owner went while it ran, so that what the handler says of it is of no more interest.
     orphaned: bool,
     allowance_bytes: Option<u64>,
@@ -188,7 +180,6 @@ impl<Q: Queue> Lane<Q> {
             parked: false,
             resumed: false,
             settling: false,
-            is_heavy: false,
             orphaned: false,
             allowance_bytes: None,
             deficit_segments: 0,
@@ -233,10 +224,10 @@ impl<Q: Queue> Lane<Q> {
 pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
     shared: Q::Shared,
-    ready: Ready,
+    ready: VecDeque<LaneId>,
     /// Ready ones that were resumed: they waited for room in the next stage, and have their turn first.
     resumed: VecDeque<LaneId>,
-    /// How many of the others that left something over have a turn in a batch at most.
+    /// How many of the others have a turn in a batch at most.
     turns_max: usize,
     /// The least that a ready lane gets in its turn.
     quantum_segments_min: i64,
@@ -267,7 +258,7 @@ impl<Q: Queue> Lanes<Q> {
         Self {
             lanes: (0..count).map(|_| Lane::new()).collect(),
             shared: Q::Shared::default(),
-            ready: Ready::default(),
+            ready: VecDeque::with_capacity(count as usize),
             resumed: VecDeque::new(),
             turns_max: usize::MAX,
             quantum_segments_min: QUANTUM_SEGMENTS_MIN,
@@ -433,18 +424,9 @@ impl<Q: Queue> Lanes<Q> {
         let lane = &mut self.lanes[id.index()];
         if matches!(lane.state, State::Idle | State::Gathering) && lane.is_runnable() {
             lane.state = State::Ready;
-            if lane.settling {
-                self.resumed.push_back(id);
-            } else {
-                self.ready.push(id, lane.is_heavy);
-            }
+            let list = if lane.settling { &mut self.resumed } else { &mut self.ready };
+            list.push_back(id);
         }
-    }
-
-    /// Ready lanes that may have a turn now, beside those that are resumed.
-    fn turns(&self) -> usize {
-        let free = if self.parked < PARKED_MAX { self.ready.light() } else { 0 };
-        free + (self.ready.len() - free).min(self.turns_max)
     }
 
     /// Lanes that wait for a thread, or for room in the next stage.
@@ -452,11 +434,10 @@ impl<Q: Queue> Lanes<Q> {
         self.resumed.len() + self.ready.len() + self.parked
     }
 
-    /// Whether lanes are held back: some wait for room in the next stage, where there is none. What another put out would
-    /// not fit either: it would wait here in a place that nobody bounds, behind all that was read before it was needed. From
-    /// then on, until one is resumed, those have no turn that left something over when they had one. Where there is room for
-    /// some segments, so many of them have. Who puts out little, or nothing, such as a link that only acknowledges, waits
-    /// behind nobody's backlog.
+    /// Whether only lanes that are resumed have a turn: some wait for room in the next stage, where there is none. What
+    /// another put out would not fit either: it would wait here in a place that nobody bounds, behind all that was read
+    /// before it was needed. From then on nothing else is ready, until one is resumed. Where there is room for some
+    /// segments, so many others have a turn.
     pub fn holds_back(&mut self, room: impl FnOnce() -> u64) -> bool {
         if self.parked > 0 && self.resumed.is_empty() && self.turns_max > 0 {
             self.turns_max = usize::try_from(room()).unwrap_or(usize::MAX);
@@ -489,8 +470,8 @@ impl<Q: Queue> Lanes<Q> {
         let part = self.ready.len().max(called).div_ceil(threads.max(1));
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(self.quantum_segments_min);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
-        let part = part.min(self.turns());
-        let (mut unvisited, mut found, mut heavy) = (part, false, self.turns_max);
+        let part = part.min(self.turns_max);
+        let (mut unvisited, mut found) = (part, false);
         while left > 0 {
             // A lane has one turn in a batch: those that were served are no longer on the list, and one that was passed
             // over would get the share that they can no longer claim. Unless all were.
@@ -500,16 +481,15 @@ impl<Q: Queue> Lanes<Q> {
             if unvisited == 0 {
                 break;
             }
-            let Some(id) = self.ready.pop(heavy > 0) else { break };
+            let Some(id) = self.ready.pop_front() else { break };
             unvisited -= 1;
             let lane = &mut self.lanes[id.index()];
             lane.deficit_segments = (lane.deficit_segments + quantum).min(quantum);
             if lane.deficit_segments <= 0 && !lane.poked {
-                self.ready.push(id, lane.is_heavy);
+                self.ready.push_back(id);
                 continue;
             }
             found = true;
-            heavy = heavy.saturating_sub(lane.is_heavy.into());
             lane.state = State::Running;
             self.running += 1;
             lane.poked = false;
@@ -577,7 +557,6 @@ impl<Q: Queue> Lanes<Q> {
         if !settled && !orphaned {
             lane.allowance_bytes = outcome.allowance_bytes;
             lane.poked |= outcome.again;
-            lane.is_heavy = outcome.park;
         }
         let resumed = std::mem::take(&mut lane.resumed);
         if outcome.park && !resumed {
@@ -639,7 +618,7 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Lanes that wait for a thread, and for nothing else.
     pub fn ready(&self) -> usize {
-        self.resumed.len() + self.turns()
+        self.resumed.len() + if self.turns_max == 0 { 0 } else { self.ready.len() }
     }
 
     /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more

@@ -43,7 +43,6 @@ struct ModelLane {
     parked: bool,
     resumed: bool,
     settling: bool,
-    heavy: bool,
     poked: bool,
     orphaned: bool,
     allowance: Option<u64>,
@@ -64,7 +63,7 @@ struct Model {
     bench: Bench,
     lanes: Vec<ModelLane>,
     named: u32,
-    /// Only lanes that settle, or left nothing over, have a turn.
+    /// Only lanes that settle have a turn.
     held_back: bool,
 }
 
@@ -145,7 +144,7 @@ impl Model {
     }
 
     fn take(&mut self, quota: Quota) {
-        let has_turn = |lane: &ModelLane| lane.is_runnable() && (lane.settling || !lane.heavy || !self.held_back);
+        let has_turn = |lane: &ModelLane| lane.is_runnable() && (lane.settling || !self.held_back);
         let runnable = self.lanes.iter().any(has_turn);
         if !self.bench.lanes.has_ready() {
             self.bench.lanes.end_gathering(self.bench.now, Duration::ZERO, u32::MAX);
@@ -162,8 +161,8 @@ impl Model {
             lane.runs = Some(true);
         }
         for id in &batch.lanes {
+            assert!(!self.held_back);
             let lane = &mut self.lanes[id.index()];
-            assert!(!self.held_back || !lane.heavy);
             assert!(lane.runs.is_none() && !lane.parked && !lane.settling);
             (lane.runs, lane.poked) = (Some(false), false);
         }
@@ -191,7 +190,6 @@ impl Model {
         } else if !orphaned {
             lane.poked |= again;
             lane.allowance = allowance_bytes;
-            lane.heavy = park;
         }
         if std::mem::take(&mut lane.resumed) {
             lane.settling |= park;
@@ -231,9 +229,10 @@ impl Model {
         assert_eq!(lanes.parked(), self.lanes.iter().filter(|lane| lane.parked).count());
         assert_eq!(lanes.running, self.lanes.iter().filter(|lane| lane.runs.is_some()).count());
         assert_eq!(lanes.backlogged, self.lanes.iter().filter(|lane| !lane.waits.is_empty()).count());
-        let runnable = self.lanes.iter().filter(|lane| lane.is_runnable()).count();
+        let has_turn = |lane: &&ModelLane| lane.is_runnable() && (lane.settling || !self.held_back);
+        let runnable = self.lanes.iter().filter(has_turn).count();
         let gathering = lanes.lanes.iter().filter(|lane| lane.state == State::Gathering).count();
-        assert!(lanes.others() - lanes.parked() + gathering >= runnable, "a runnable lane is on a list");
+        assert!(lanes.ready() + gathering >= runnable, "a runnable lane is on a list");
         let listed = lanes.lanes.iter().filter(|lane| lane.is_listed).count();
         assert_eq!(lanes.gathering.len(), listed, "no lane is listed twice");
         assert!(lanes.lanes.iter().all(|lane| lane.state != State::Gathering || lane.is_listed));

@@ -15,30 +15,9 @@ fn with_parked(count: u32) -> Bench {
     bench
 }
 
-/// The same, and all others left something over when they last had a turn.
-fn with_heavy(count: u32) -> Bench {
-    let mut bench = Bench::new(100);
-    bench.queue(&[(0, 0), (1, 1), (2, 2), (3, 3)]);
-    bench.take().expect("work");
-    for lane in 0..LANES {
-        bench.done(lane, parked());
-        bench.lanes.resume(LaneId(lane));
-    }
-    bench.take().expect("what they left over");
-    for lane in 0..LANES {
-        bench.done(lane, Outcome::default());
-    }
-    bench.queue(&[(0, 10), (1, 11), (2, 12)]);
-    for lane in 0..count {
-        assert_eq!(bench.take_some(ONE).expect("work").lanes, ids(&[lane]));
-        bench.done(lane, parked());
-    }
-    bench
-}
-
 #[test]
-fn while_some_wait_for_room_and_there_is_none_only_who_is_resumed_or_left_nothing_over_has_a_turn() {
-    let mut bench = with_heavy(1);
+fn while_some_wait_for_room_and_there_is_none_only_who_is_resumed_has_a_turn() {
+    let mut bench = with_parked(1);
     assert!(!bench.lanes.holds_back(|| 2), "a lane may have to wait for its own share where others find room");
     assert_eq!((bench.lanes.ready(), bench.lanes.ready_for_more(1)), (2, 2));
     assert!(bench.lanes.holds_back(|| 0));
@@ -58,45 +37,11 @@ fn while_some_wait_for_room_and_there_is_none_only_who_is_resumed_or_left_nothin
     bench.done(0, Outcome::default());
     assert!(!bench.lanes.holds_back(|| 0), "nobody would tell when there is room");
     assert_eq!(names(&bench.take().expect("all of it").items), [11, 12, 13]);
-    // Now there was room for all of it.
-    (1..LANES).for_each(|lane| bench.done(lane, Outcome::default()));
-    bench.queue(&[(0, 20), (1, 21)]);
-    assert_eq!(bench.take_some(ONE).expect("work").lanes, ids(&[0]));
-    bench.done(0, parked());
-    assert!(bench.lanes.holds_back(|| 0));
-    assert_eq!((bench.lanes.ready(), names(&bench.take().expect("who left nothing over").items)), (1, vec![21]));
 }
 
 #[test]
-fn a_lane_has_a_turn_of_its_own_size_however_few_have_one() {
-    let mut bench = with_heavy(1);
-    bench.fill(1, 40, 1);
-    bench.fill(2, 40, 1);
-    assert!(!bench.lanes.holds_back(|| 1));
-    let batch = bench.take_some(Quota { segments: 16, ..QUOTA }).expect("work");
-    assert_eq!((batch.lanes, batch.items.len()), (ids(&[1]), 8), "its half");
-}
-
-#[test]
-fn whoever_it_is_has_no_turn_while_many_wait_for_room_and_there_is_none() {
-    let count = PARKED_MAX as u32 + 1;
-    let mut bench = Bench::new(1_000);
-    bench.lanes = Lanes::new(count, Limits { segments: 1_000, held_bytes: 1 << 30 });
-    bench.queue(&(0..count).map(|lane| (lane, lane)).collect::<Vec<_>>());
-    let ready = |bench: &mut Bench| (bench.lanes.holds_back(|| 0), bench.lanes.ready());
-    for lane in 0..count - 1 {
-        assert_eq!(bench.take_some(ONE).expect("work").lanes, ids(&[lane]));
-        bench.done(lane, parked());
-        let others = (count - 1 - lane) as usize;
-        assert_eq!(ready(&mut bench), (true, if lane + 2 < count { others } else { 0 }));
-    }
-    bench.lanes.resume(LaneId(0));
-    assert_eq!(bench.lanes.ready(), 2);
-}
-
-#[test]
-fn while_some_wait_for_room_as_many_that_left_something_over_have_a_turn_as_there_are_segments_of_room() {
-    let mut bench = with_heavy(1);
+fn while_some_wait_for_room_as_many_others_have_a_turn_as_there_are_segments_of_room() {
+    let mut bench = with_parked(1);
     bench.queue(&[(3, 13)]);
     assert!(!bench.lanes.holds_back(|| 2));
     assert_eq!(bench.take().expect("work").lanes, ids(&[1, 2]));
