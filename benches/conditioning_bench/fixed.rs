@@ -51,7 +51,7 @@ const SIZE: &str = "128";
 /// At each load among which the peak is.
 const PEAK: Lasts = Lasts { quick_ms: 1_500, full_ms: 8_000 };
 /// A p99 wants some ten thousand packets.
-const HALF: Lasts = Lasts { quick_ms: 5_000, full_ms: 10_000 };
+const HALF: Lasts = Lasts { quick_ms: 4_000, full_ms: 10_000 };
 /// The first tens of milliseconds of an overload, until it is known as one, are to be under 1 % of it.
 const OVERLOADED: Lasts = Lasts { quick_ms: 8_000, full_ms: 10_000 };
 /// The overload in it ends after 3 s, and p99 is to be back for a while.

@@ -2,7 +2,7 @@
 //! turn, many times: throughput while a load runs through, and idle latency.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wstether::cli::EgressMode;
@@ -40,7 +40,9 @@ const TURN: Duration = Duration::from_millis(220);
 /// From the first packets to the first turn.
 const BEGIN: Duration = Duration::from_millis(500);
 /// What the looks before and after a turn may take.
-const LOOKS: Duration = Duration::from_millis(20);
+const LOOKS: Duration = Duration::from_millis(10);
+/// The load goes on for so long after the last turn, if the looks take no longer.
+const AFTER: Duration = Duration::from_millis(600);
 
 /// Loads of each rule while idle.
 const IDLE_ROUNDS_QUICK: usize = 2;
@@ -90,9 +92,11 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
             Ok(list) => {
                 for measured in list {
                     let Beside { rules, ratio, error } = beside(&measured);
+                    // Where nothing came through there is nothing to compare.
+                    let known = Some(ratio).filter(|ratio| ratio.is_finite());
                     match measured.what {
-                        What::Throughput => throughput = throughput.map(|worst| worst.min(ratio)),
-                        What::Latency => latency = latency.map(|worst| worst.max(ratio)),
+                        What::Throughput => throughput = throughput.zip(known).map(|(worst, ratio)| worst.min(ratio)),
+                        What::Latency => latency = latency.zip(known).map(|(worst, ratio)| worst.max(ratio)),
                         What::Cores => {}
                     }
                     let [auto, always, never] = rules;
@@ -155,12 +159,14 @@ fn measured(run: &Run, workload: &Workload) -> Outcome<Vec<Measured>> {
 
 /// Throughput under more than the gateway can do. The load lasts while the rules take turns.
 fn overloaded(site: &Site, workload: &Workload, way: Way) -> Outcome<[Measured; 2]> {
-    let lasts = BEGIN + (workload.rounds * RULES.len()) as u32 * (SETTLE + TURN + LOOKS);
+    let turns = BEGIN + (workload.rounds * RULES.len()) as u32 * (SETTLE + TURN + LOOKS);
+    let lasts = turns + AFTER;
     let args =
         fixed::arguments(way.word(), workload.tethers, workload.overload_pps / f64::from(workload.tethers), lasts);
     let (mut pps, mut cores) = (ByRule::default(), ByRule::default());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     site.meanwhile(&args, way, || {
+        let begun = Instant::now();
         sleep(BEGIN);
         in_turn(workload.rounds, |rule| {
             site.set_rule(RULES[rule])?;
@@ -172,7 +178,9 @@ fn overloaded(site: &Site, workload: &Workload, way: Way) -> Outcome<[Measured; 
             pps[rule].push((after.packets - before.packets) as f64 / seconds);
             cores[rule].push((after.cpu_seconds - before.cpu_seconds) / seconds);
             Ok(())
-        })
+        })?;
+        // A turn that is half without load would be one rule's.
+        if begun.elapsed() > turns + AFTER / 2 { Err("the looks took too long".into()) } else { Ok(()) }
     })?;
     let measured = |what: &str, of, by_rule| Measured { key: format!("{}_{what}", way.word()), what: of, by_rule };
     Ok([measured("pps", What::Throughput, pps), measured("cores", What::Cores, cores)])
@@ -194,12 +202,12 @@ fn idle(site: &Site, run: &Run, workload: &Workload) -> Outcome<[Measured; 2]> {
     Ok([measured("idle_down_p50_ms", down), measured("idle_up_p50_ms", up)])
 }
 
-/// Each rule once a round, and each is the first as often as the others.
-fn in_turn(rounds: usize, mut turn: impl FnMut(usize) -> Outcome<()>) -> Outcome<()> {
-    (0..rounds * RULES.len()).try_for_each(|step| {
-        let (round, place) = (step / RULES.len(), step % RULES.len());
-        turn((round + place) % RULES.len())
-    })
+/// The orders of a round: each rule is as often before and behind each other one.
+const ORDERS: [[usize; RULES.len()]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+
+/// Each rule once a round.
+fn in_turn(rounds: usize, turn: impl FnMut(usize) -> Outcome<()>) -> Outcome<()> {
+    ORDERS.into_iter().cycle().take(rounds).flatten().try_for_each(turn)
 }
 
 /// What the first rule comes to beside the better of the others.
@@ -207,7 +215,7 @@ struct Beside {
     /// The mean of each rule.
     rules: [f64; RULES.len()],
     ratio: f64,
-    /// The standard error of the ratio, from how far the rounds' own are apart.
+    /// The standard error of the ratio, from how far from it single rounds are.
     error: f64,
 }
 
@@ -219,10 +227,8 @@ fn beside(measured: &Measured) -> Beside {
         What::Latency | What::Cores => always < never,
     };
     let better = if is_always { 1 } else { 2 };
-    let pairs = measured.by_rule[0].iter().zip(&measured.by_rule[better]);
-    let ratios: Vec<f64> = pairs.map(|(auto, better)| auto / better).collect();
-    let rounds = ratios.len() as f64;
-    let of_rounds = mean(&ratios);
-    let variance = ratios.iter().map(|ratio| (ratio - of_rounds).powi(2)).sum::<f64>() / (rounds - 1.0).max(1.0);
-    Beside { rules, ratio: auto / rules[better], error: (variance / rounds).sqrt() }
+    let (ratio, pairs) = (auto / rules[better], measured.by_rule[0].iter().zip(&measured.by_rule[better]));
+    let rounds = measured.by_rule[0].len() as f64;
+    let squares: f64 = pairs.map(|(auto, of_better)| ((auto - ratio * of_better) / rules[better]).powi(2)).sum();
+    Beside { rules, ratio, error: (squares / (rounds - 1.0).max(1.0) / rounds).sqrt() }
 }

@@ -168,13 +168,14 @@ impl Site {
 
     /// Runs a load, and something else meanwhile, from when the gateway passes its packets on. The load is to last longer.
     pub(crate) fn meanwhile<T>(&self, args: &[&str], way: Way, run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        let mut load = self.begin(args)?;
         let before = self.passed(way)?.packets;
+        let mut load = self.begin(args)?;
         let passes = self.until("nothing passes the gateway", |status| way.packets(status) > before);
         let done = passes.and_then(|()| run());
-        let is_over = load.try_wait()?.is_some();
+        let is_over = matches!(load.try_wait(), Ok(Some(_)));
         if done.is_err() {
-            load.kill()?;
+            // It may have ended by itself.
+            drop(load.kill());
         }
         let report = self.loaded(load);
         let done = done?;
