@@ -1,6 +1,7 @@
 //! Where a packet is read to, when its length is not known before: a small pooled buffer, with a large area behind it. A
-//! small packet so pins a small buffer, and a tiny one a tiny buffer, into which it is copied. A super-packet stays where it was read, in a large pooled buffer, into which its
-//! first bytes follow it; what is in between is copied into a buffer of its size.
+//! small packet so pins a small buffer, and a tiny one a tiny buffer, into which it is copied. A super-packet stays where
+//! it was read, in a large pooled buffer, into which its first bytes follow it; what is in between is copied into a
+//! buffer of its size.
 
 use std::io::IoSliceMut;
 
