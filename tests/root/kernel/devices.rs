@@ -73,7 +73,8 @@ fn an_exhausted_pool_loses_packets_and_never_blocks() {
         let (pool, mut batch) = (BufPool::new(2 * 2_048), Vec::new());
         let socket = UdpSocket::bind((HERE, 7)).unwrap();
         for _ in 0..5 {
-            socket.send_to(b"x", (THERE, 9)).unwrap();
+            // Too much for a tiny buffer, of which sixteen would find room.
+            socket.send_to(&[1; 200], (THERE, 9)).unwrap();
         }
         assert_eq!(
             tun.read_batch(&pool, 64, &mut batch).unwrap(),
