@@ -29,7 +29,7 @@ const IDLE_PPS: f64 = 250.0;
 
 /// Of each rule, one after the other. What the machine does to one turn it does to the next, or to another rule's in another
 /// round: it is their number that tells 5 % from chance.
-const ROUNDS_QUICK: usize = 10;
+const ROUNDS_QUICK: usize = 9;
 const ROUNDS_FULL: usize = 60;
 /// With ballast a turn is like another.
 const ROUNDS_BALLAST_QUICK: usize = 5;
@@ -47,7 +47,7 @@ const AFTER: Duration = Duration::from_millis(600);
 /// Loads of each rule while idle.
 const IDLE_ROUNDS_QUICK: usize = 2;
 const IDLE_ROUNDS_FULL: usize = 9;
-const IDLE_LASTS: Lasts = Lasts { quick_ms: 1_000, full_ms: 2_000 };
+const IDLE_LASTS: Lasts = Lasts { quick_ms: 700, full_ms: 2_000 };
 
 /// Tethers with the real handlers. With fewer, messages are larger, and it is the generator's core that cannot take in what the
 /// gateway sends: then a rule that sends more comes to less.
