@@ -202,7 +202,7 @@ fn idle(site: &Site, run: &Run, workload: &Workload) -> Outcome<[Measured; 2]> {
     Ok([measured("idle_down_p50_ms", down), measured("idle_up_p50_ms", up)])
 }
 
-/// The orders of a round: each rule is as often before and behind each other one.
+/// The orders of rounds: over six of them each rule is as often before and behind each other one.
 const ORDERS: [[usize; RULES.len()]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
 
 /// Each rule once a round.

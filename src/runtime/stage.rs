@@ -523,6 +523,7 @@ impl<H: Handler> Stage<H> {
             let now = Instant::now();
             let quota = inner.quota;
             let batch = &mut scratch.work.batch;
+            // Known to the lanes, which then give nothing, or those alone that were resumed.
             self.holds_back(&mut inner);
             let Some(taken) = inner.lanes.take(now, quota, threads, batch, &mut scratch.shed) else {
                 return;
