@@ -135,15 +135,19 @@ fn gateway(mut typed: impl Iterator<Item = String>) -> Outcome<()> {
     Ok(commands::gateway::run_with(&args, experiment, &mut io::stdout())?)
 }
 
-/// Sets the rule that each datagram names.
+/// Sets the rule that each datagram names, and answers with its name. Who gets no answer knows that nothing was set.
 fn follow(socket: &UnixDatagram) {
     let mut word = [0; 16];
-    while let Ok(bytes) = socket.recv(&mut word) {
-        match &word[..bytes] {
-            b"auto" => RULE.set(Rule::Auto),
-            b"always" => RULE.set(Rule::Always),
-            b"never" => RULE.set(Rule::Never),
-            _ => told("no such rule of hand-over"),
+    while let Ok((bytes, from)) = socket.recv_from(&mut word) {
+        let rule = match &word[..bytes] {
+            b"auto" => Rule::Auto,
+            b"always" => Rule::Always,
+            b"never" => Rule::Never,
+            _ => continue,
+        };
+        RULE.set(rule);
+        if let Err(error) = socket.send_to_addr(&word[..bytes], &from) {
+            told(&format!("the rule of hand-over is not confirmed: {error}"));
         }
     }
 }

@@ -31,6 +31,10 @@ const SINK_PORT: u16 = 9_000;
 
 /// Where a gateway of an experiment is told its rule of hand-over.
 const RULE_SOCKET: &str = "rule.sock";
+/// And where it answers.
+const ANSWERS_SOCKET: &str = "rule.ack";
+/// How long it may take to.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The most that a sink or a tether count may take to be there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +49,7 @@ pub(crate) struct Site {
     scratch: Scratch,
     token: PathBuf,
     launcher: PathBuf,
+    rules: UnixDatagram,
     _gateway: Program,
     _sink: Program,
 }
@@ -137,7 +142,9 @@ impl Site {
         let log = scratch.file("sink.log");
         let listens = || fs::read_to_string(&log).is_ok_and(|log| log.contains("listens"));
         setting.until("does not listen", &mut sink, listens)?;
-        Ok(Self { token, launcher, _gateway: gateway, _sink: sink, world, scratch })
+        let rules = UnixDatagram::bind(scratch.file(ANSWERS_SOCKET))?;
+        rules.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(Self { token, launcher, rules, _gateway: gateway, _sink: sink, world, scratch })
     }
 
     /// Runs a load to its end and returns what it tells. It begins when nothing of an earlier one waits any more.
@@ -190,9 +197,12 @@ impl Site {
         Ok(Passed { at: asked + asked.elapsed() / 2, packets: way.packets(&status), cpu_seconds: status.cpu_seconds })
     }
 
-    /// Sets the rule of hand-over, where the gateway is one with ballast.
+    /// Sets the rule of hand-over, where the gateway is one with ballast. When it returns, the rule holds.
     pub(crate) fn set_rule(&self, rule: &str) -> Outcome<()> {
-        Ok(UnixDatagram::unbound()?.send_to(rule.as_bytes(), self.scratch.file(RULE_SOCKET)).map(drop)?)
+        let mut answer = [0; 16];
+        self.rules.send_to(rule.as_bytes(), self.scratch.file(RULE_SOCKET))?;
+        let bytes = self.rules.recv(&mut answer)?;
+        if &answer[..bytes] == rule.as_bytes() { Ok(()) } else { Err("the gateway has another rule".into()) }
     }
 
     /// Where in the gateway something waits.

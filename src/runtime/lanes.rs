@@ -669,6 +669,12 @@ impl<Q: Queue> Lanes<Q> {
         self.wait_max = wait_max;
     }
 
+    /// Segments that find room; none where the memory is used up.
+    pub fn room(&self) -> u64 {
+        let is_full = self.load.held_bytes >= self.limits.held_bytes;
+        if is_full { 0 } else { self.limits.segments.saturating_sub(self.load.segments) }
+    }
+
     /// The most that may wait.
     pub fn limits(&self) -> Limits {
         self.limits

@@ -404,8 +404,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
 
     fn holds_back(&mut self, stage: usize) -> bool {
         let [here, rest @ ..] = &mut self.stages[stage..] else { return false };
-        let room = |next: &SimStage<Q>| next.lanes.limits().segments.saturating_sub(next.lanes.load().segments);
-        rest.first().is_some_and(|next| here.lanes.holds_back(|| room(next)))
+        rest.first().is_some_and(|next| here.lanes.holds_back(|| next.lanes.room()))
     }
 
     fn let_in(&mut self, stage: usize) {

@@ -146,9 +146,7 @@ where
     }
 
     fn room(&self) -> u64 {
-        let inner = lock(&self.inner);
-        let (limits, load) = (inner.lanes.limits(), inner.lanes.load());
-        if load.held_bytes >= limits.held_bytes { 0 } else { limits.segments.saturating_sub(load.segments) }
+        lock(&self.inner).lanes.room()
     }
 
     fn attach(&self, upstream: Weak<dyn Resume>) -> Upstream {

@@ -73,3 +73,16 @@ fn who_is_resumed_comes_before_all_others_in_order_and_shared_between_threads() 
     assert_eq!(take(), (ids(&[0]), vec![], 1, true));
     assert_eq!(take(), (vec![], ids(&[2]), 0, false));
 }
+
+#[test]
+fn a_queue_that_is_full_by_memory_has_no_room_for_a_segment() {
+    let mut bench = Bench::new(100);
+    bench.lanes.set_limits(Limits { segments: 100, held_bytes: 600 });
+    // Of 200 bytes each.
+    let mut room_after = |lane| {
+        bench.queue(&[(lane, 0)]);
+        bench.lanes.room()
+    };
+    assert_eq!([0, 1, 2].map(&mut room_after), [99, 98, 0]);
+    assert_eq!(bench.names_refused(), [] as [u32; 0]);
+}
