@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::queue::{Law, Load, Queue, Shed, Weigh};
-use shares::{Shares, Standing};
-
 use gathering::has_gathered;
+use shares::{Share, Shares, Standing};
+use turns::{Rank, Turns};
 
 mod gathering;
 mod shares;
+mod turns;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
@@ -162,8 +163,8 @@ struct Lane<Q> {
     allowance_bytes: Option<u64>,
     /// Segments that it may still take in this round (deficit round robin).
     deficit_segments: i64,
-    /// Segments that were queued of it in this while.
-    queued: (u32, u64),
+    /// What it got of late.
+    share: Share,
     /// The offer in which it last entered, and in which it was last refused.
     entered_in: u64,
     refused_in: u64,
@@ -183,7 +184,7 @@ impl<Q: Queue> Lane<Q> {
             orphaned: false,
             allowance_bytes: None,
             deficit_segments: 0,
-            queued: (0, 0),
+            share: Share::default(),
             entered_in: 0,
             refused_in: 0,
             is_listed: false,
@@ -224,11 +225,7 @@ impl<Q: Queue> Lane<Q> {
 pub struct Lanes<Q: Queue> {
     lanes: Vec<Lane<Q>>,
     shared: Q::Shared,
-    ready: VecDeque<LaneId>,
-    /// Ready ones that were resumed: they waited for room in the next stage, and have their turn first.
-    resumed: VecDeque<LaneId>,
-    /// How many of the others have a turn in a batch at most.
-    turns_max: usize,
+    turns: Turns,
     /// The least that a ready lane gets in its turn.
     quantum_segments_min: i64,
     /// Lanes that began to gather, and when, in that order. Some may be ready already.
@@ -245,6 +242,8 @@ pub struct Lanes<Q: Queue> {
     run_on_segments_max: u32,
     /// What has waited longer is given up when its turn comes.
     wait_max: Option<Duration>,
+    /// Segments above the limit that are for sparse lanes.
+    sparse_segments: u64,
     shares: Shares,
     /// Segments that were refused, or given up for their age, since somebody asked.
     turned_away_segments: u64,
@@ -258,9 +257,7 @@ impl<Q: Queue> Lanes<Q> {
         Self {
             lanes: (0..count).map(|_| Lane::new()).collect(),
             shared: Q::Shared::default(),
-            ready: VecDeque::with_capacity(count as usize),
-            resumed: VecDeque::new(),
-            turns_max: usize::MAX,
+            turns: Turns::new(count),
             quantum_segments_min: QUANTUM_SEGMENTS_MIN,
             gathering: VecDeque::new(),
             load: Load::default(),
@@ -272,6 +269,7 @@ impl<Q: Queue> Lanes<Q> {
             offers: 0,
             run_on_segments_max: u32::MAX,
             wait_max: None,
+            sparse_segments: 0,
             shares: Shares::default(),
             turned_away_segments: 0,
             exclusive: true,
@@ -324,16 +322,16 @@ impl<Q: Queue> Lanes<Q> {
                     entered.lanes.push(entry.lane);
                 }
                 lane.spend(entry.item.bytes());
+                if !Q::COALESCES {
+                    self.shares.count(now, &mut lane.share, entry.item.segments().into());
+                }
                 run_on_segments += u64::from(entry.item.segments());
                 entered.items.push(entry);
             } else if self.has_room(entry.lane, &entry.item) || self.make_room(entry.lane, &entry.item, shed) {
                 self.push(now, hand_over, entry.lane, entry.item);
             } else {
-                let lane = &mut self.lanes[entry.lane.index()];
-                lane.refused_in = self.offers;
-                if self.wait_max.is_some() {
-                    self.shares.count(now, &mut lane.queued, 0);
-                }
+                self.lanes[entry.lane.index()].refused_in = self.offers;
+                self.shares.count(now, &mut self.lanes[entry.lane.index()].share, 0);
                 self.turned_away_segments += u64::from(entry.item.segments());
                 refused.push(entry);
             }
@@ -359,8 +357,9 @@ impl<Q: Queue> Lanes<Q> {
     /// comes of them between two looks of a source fits into it. And who got far more finds room where next to nothing
     /// waits: its packets are there at any time, and would be in front of all that come at once.
     fn limits_of(&self, lane: LaneId, item: &Q::Item) -> Limits {
-        let (segments, queued) = (self.limits.segments, self.lanes[lane.index()].queued);
-        let segments = match self.wait_max.map(|_| self.shares.standing(queued, item.segments().into())) {
+        let (segments, share) = (self.limits.segments, self.lanes[lane.index()].share);
+        let segments = match self.wait_max.map(|_| self.shares.standing(share, item.segments().into())) {
+            None if self.sparse_segments > 0 && self.shares.is_sparse(share) => segments + self.sparse_segments,
             None | Some(Standing::Behind) => segments,
             Some(Standing::Ahead) => segments.div_ceil(2),
             Some(Standing::FarAhead) => segments.div_ceil(FAR_AHEAD_PART),
@@ -406,8 +405,8 @@ impl<Q: Queue> Lanes<Q> {
 
     fn push(&mut self, now: Instant, hand_over: HandOver, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
-        if self.wait_max.is_some() {
-            self.shares.count(now, &mut lane.queued, item.segments().into());
+        if !Q::COALESCES {
+            self.shares.count(now, &mut lane.share, item.segments().into());
         }
         let before = lane.queue.load();
         lane.queue.push(&mut self.shared, now, item);
@@ -424,25 +423,36 @@ impl<Q: Queue> Lanes<Q> {
         let lane = &mut self.lanes[id.index()];
         if matches!(lane.state, State::Idle | State::Gathering) && lane.is_runnable() {
             lane.state = State::Ready;
-            let list = if lane.settling { &mut self.resumed } else { &mut self.ready };
-            list.push_back(id);
+            let rank = match lane.settling {
+                true => Rank::Resumed,
+                false if self.shares.is_sparse(lane.share) => Rank::Sparse,
+                false => Rank::Other,
+            };
+            self.turns.push(id, rank);
+        }
+    }
+
+    /// Counts what a lane brought of which only signals were queued: they are no measure of it.
+    pub fn count(&mut self, now: Instant, id: LaneId, segments: u64) {
+        if let Some(lane) = self.lanes.get_mut(id.index()) {
+            self.shares.count(now, &mut lane.share, segments);
         }
     }
 
     /// Lanes that wait for a thread, or for room in the next stage.
     fn others(&self) -> usize {
-        self.resumed.len() + self.ready.len() + self.parked
+        self.turns.len() + self.parked
     }
 
-    /// Whether only lanes that are resumed have a turn: some wait for room in the next stage, where there is none. What
-    /// another put out would not fit either: it would wait here in a place that nobody bounds, behind all that was read
+    /// Whether only lanes that are resumed, or sparse, have a turn: some wait for room in the next stage, where there is none.
+    /// What another put out would not fit either: it would wait here in a place that nobody bounds, behind all that was read
     /// before it was needed. From then on nothing else is ready, until one is resumed. Where there is room for some
     /// segments, so many others have a turn.
     pub fn holds_back(&mut self, room: impl FnOnce() -> u64) -> bool {
-        if self.parked > 0 && self.resumed.is_empty() && self.turns_max > 0 {
-            self.turns_max = usize::try_from(room()).unwrap_or(usize::MAX);
+        if self.parked > 0 && !self.turns.any_resumed() && self.turns.others_max() > 0 {
+            self.turns.set_others_max(usize::try_from(room()).unwrap_or(usize::MAX));
         }
-        self.turns_max == 0
+        self.turns.others_max() == 0
     }
 
     /// The next batch: ready lanes in turn, each up to a fair part of the quota (deficit round robin, so that a lane of
@@ -459,7 +469,7 @@ impl<Q: Queue> Lanes<Q> {
         if !self.has_ready() {
             return None;
         }
-        if !self.resumed.is_empty() {
+        if self.turns.any_resumed() {
             self.take_resumed(threads, batch);
             return Some(Taken { oldest: None, behind: self.others() > self.parked, freed: Load::default() });
         }
@@ -467,26 +477,27 @@ impl<Q: Queue> Lanes<Q> {
         let quota = Quota { segments: quota.segments.max(1), lane_bytes: quota.lane_bytes.max(1) };
         let before = self.load;
         let called = self.backlogged.saturating_sub(self.gathering.len());
-        let part = self.ready.len().max(called).div_ceil(threads.max(1));
+        let part = self.turns.unresumed().max(called).div_ceil(threads.max(1));
         let quantum = i64::from(quota.segments).div_euclid(part as i64).max(self.quantum_segments_min);
         let (mut left, mut oldest, mut rest) = (i64::from(quota.segments), None::<Instant>, false);
-        let part = part.min(self.turns_max);
-        let (mut unvisited, mut found) = (part, false);
+        let (mut unvisited, mut others_left, mut found) = (part, self.turns.others_max(), false);
         while left > 0 {
             // A lane has one turn in a batch: those that were served are no longer on the list, and one that was passed
             // over would get the share that they can no longer claim. Unless all were.
-            if unvisited == 0 && !found {
-                unvisited = part;
+            if (unvisited == 0 || others_left == 0) && !found {
+                (unvisited, others_left) = (part, self.turns.others_max());
             }
             if unvisited == 0 {
                 break;
             }
-            let Some(id) = self.ready.pop_front() else { break };
+            let Some((id, rank)) = self.turns.pop(&mut others_left) else { break };
             unvisited -= 1;
             let lane = &mut self.lanes[id.index()];
-            lane.deficit_segments = (lane.deficit_segments + quantum).min(quantum);
+            // One that got little owes nobody anything.
+            let debt = if rank == Rank::Sparse { 0 } else { lane.deficit_segments };
+            lane.deficit_segments = (debt + quantum).min(quantum);
             if lane.deficit_segments <= 0 && !lane.poked {
-                self.ready.push_back(id);
+                self.turns.push(id, rank);
                 continue;
             }
             found = true;
@@ -530,14 +541,13 @@ impl<Q: Queue> Lanes<Q> {
             held_bytes: before.held_bytes - self.load.held_bytes,
         };
         batch.others = self.others();
-        Some(Taken { oldest, behind: rest || !self.ready.is_empty(), freed })
+        Some(Taken { oldest, behind: rest || self.turns.unresumed() > 0, freed })
     }
 
     /// Those that were resumed, and nothing else: what they left over goes first, and whether there is room for more is seen
     /// then. A poke outlives this: the lane is not handled now.
     fn take_resumed(&mut self, threads: usize, batch: &mut Batch<Q::Item>) {
-        let part = self.resumed.len().div_ceil(threads.max(1));
-        for id in self.resumed.drain(..part) {
+        for id in self.turns.drain_resumed(threads) {
             self.lanes[id.index()].state = State::Running;
             self.running += 1;
             batch.settling.push(id);
@@ -574,7 +584,7 @@ impl<Q: Queue> Lanes<Q> {
         if lane.parked {
             lane.parked = false;
             self.parked -= 1;
-            self.turns_max = usize::MAX;
+            self.turns.set_others_max(usize::MAX);
             lane.settling = true;
             self.make_ready(id);
         } else if lane.state == State::Running {
@@ -598,6 +608,7 @@ impl<Q: Queue> Lanes<Q> {
         self.load -= before;
         self.backlogged -= usize::from(before != Load::default());
         lane.deficit_segments = 0;
+        lane.share = Share::default();
         lane.allowance_bytes = None;
         lane.orphaned = lane.state == State::Running;
         // What its next owner brings has its own time.
@@ -618,13 +629,14 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Lanes that wait for a thread, and for nothing else.
     pub fn ready(&self) -> usize {
-        self.resumed.len() + if self.turns_max == 0 { 0 } else { self.ready.len() }
+        self.turns.called()
     }
 
     /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more
     /// than `threads` of them have work waiting, another thread would take its part when they are given back.
     pub fn ready_for_more(&self, threads: usize) -> usize {
-        let called = if self.turns_max == 0 { 0 } else { self.backlogged.saturating_sub(self.gathering.len()) };
+        let called =
+            if self.turns.others_max() == 0 { 0 } else { self.backlogged.saturating_sub(self.gathering.len()) };
         self.ready().max(called.saturating_sub(threads))
     }
 
@@ -667,6 +679,12 @@ impl<Q: Queue> Lanes<Q> {
     /// much that lose: who holds little does not wait.
     pub fn set_wait_max(&mut self, wait_max: Option<Duration>) {
         self.wait_max = wait_max;
+    }
+
+    /// From now on so many segments above the limit are for lanes that got little of late, while the queue is kept short: what
+    /// they bring is little, and is not to wait for room behind those that always have more.
+    pub fn set_sparse_segments(&mut self, segments: u64) {
+        self.sparse_segments = segments;
     }
 
     /// Segments that find room; none where the memory is used up.

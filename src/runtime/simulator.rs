@@ -573,8 +573,13 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
         let verdict = self.shedding.decide(now, seen);
         let segments = self.shedding.admitted_segments();
         self.lanes.set_limits(Limits { segments, ..self.spec.limits });
-        let drops = self.spec.when_full == WhenFull::Drop && self.shedding.is_shedding();
-        self.lanes.set_wait_max(self.spec.sojourn_max.filter(|_| drops));
+        let drops = self.spec.when_full == WhenFull::Drop;
+        self.lanes.set_wait_max(self.spec.sojourn_max.filter(|_| drops && self.shedding.is_shedding()));
+        self.lanes.set_sparse_segments(if drops {
+            0
+        } else {
+            shedding::sparse_segments(segments, self.spec.limits.segments)
+        });
         verdict
     }
 

@@ -134,6 +134,8 @@ struct Scratch<H: Handler> {
     work: WorkOf<H>,
     onward: Batch<H::Out>,
     refused: Vec<Entry<H::Out>>,
+    /// Segments that lanes brought of which only signals had waited here.
+    brought: Vec<(LaneId, u64)>,
     /// Lanes of this batch that left something over.
     parked: Vec<LaneId>,
     /// Lanes that have more left over than was offered now.
@@ -150,6 +152,7 @@ impl<H: Handler> Default for Scratch<H> {
             work: Work::default(),
             onward: Batch::default(),
             refused: Vec::new(),
+            brought: Vec::new(),
             parked: Vec::new(),
             unsettled: Vec::new(),
             turn_entered: Batch::default(),
@@ -337,10 +340,11 @@ impl<H: Handler> Stage<H> {
             now = Instant::now();
             self.count_batch(now.saturating_duration_since(started), &mut scratch.work);
             self.turn_round(now, scratch);
+            note_brought::<H>(scratch);
         }
         self.take_up_leftovers(scratch);
         let mut dropped = self.hand_on(now, behind, scratch);
-        self.give_back(scratch);
+        self.give_back(now, scratch);
         if let Some((next, _)) = &self.next
             && !scratch.onward.is_empty()
         {
@@ -474,12 +478,15 @@ impl<H: Handler> Stage<H> {
         scratch.parked.dedup();
     }
 
-    fn give_back(&self, scratch: &mut Scratch<H>) {
-        let Scratch { work, parked, unsettled, resume, .. } = scratch;
+    fn give_back(&self, now: Instant, scratch: &mut Scratch<H>) {
+        let Scratch { work, brought, parked, unsettled, resume, .. } = scratch;
         // Sorted before the lock is taken, so that none of a thousand lanes is searched for under it.
         work.outcomes.sort_unstable_by_key(|(lane, _)| *lane);
         unsettled.sort_unstable();
         let mut inner = lock(&self.inner);
+        for (lane, segments) in brought.drain(..) {
+            inner.lanes.count(now, lane, segments);
+        }
         for lane in work.batch.lanes.drain(..).chain(work.batch.settling.drain(..)) {
             let named = work.outcomes.binary_search_by_key(&lane, |(lane, _)| *lane).map(|at| work.outcomes[at].1);
             let mut outcome = named.unwrap_or_default();
@@ -562,6 +569,16 @@ impl<H: Handler> Stage<H> {
                 stage.resume(lane);
             }
         }
+    }
+}
+
+/// Notes what lanes brought, where their own items are signals, which do not tell.
+fn note_brought<H: Handler>(scratch: &mut Scratch<H>) {
+    if !H::Queue::COALESCES {
+        return;
+    }
+    for of_lane in scratch.work.out.chunk_by(|one, next| one.origin == next.origin) {
+        scratch.brought.push((of_lane[0].origin, Count::of(of_lane).segments));
     }
 }
 

@@ -15,6 +15,9 @@ const FAR_TIMES: u64 = 2;
 const FAR_SEGMENTS_MIN: u64 = WHILE_SEGMENTS / 8;
 const FAR_ITEMS_MIN: u64 = 2;
 
+/// Of the mean, a lane that got no more than one part in so many is sparse (RFC 8290): what little it brings leaves first.
+const SPARSE_PART: u64 = 2;
+
 /// Where a lane stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -24,41 +27,79 @@ pub(super) enum Standing {
     FarAhead,
 }
 
-/// What lanes got of late, while the queue is kept short.
+/// What one lane got: in the while of that number, and in the one before.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Shares {
+pub(super) struct Share {
     number: u32,
-    begun: Option<Instant>,
+    segments: u64,
+    segments_before: u64,
+}
+
+impl Share {
+    /// The same in the while of that number.
+    fn in_while(self, number: u32) -> Self {
+        match number.wrapping_sub(self.number) {
+            0 => self,
+            1 => Self { number, segments: 0, segments_before: self.segments },
+            _ => Self { number, ..Self::default() },
+        }
+    }
+}
+
+/// What all lanes got in a while.
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
     segments: u64,
     lanes: u64,
 }
 
+/// What lanes got of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shares {
+    number: u32,
+    begun: Option<Instant>,
+    total: Total,
+    /// Of the while before; `None` where there was none, or it is long ago, or one lane alone.
+    before: Option<Total>,
+}
+
 impl Shares {
-    /// Counts `segments` of a lane, whose own part is `queued`.
-    pub(super) fn count(&mut self, now: Instant, queued: &mut (u32, u64), segments: u64) {
-        let is_old = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= WHILE_MAX);
-        if is_old || self.segments >= WHILE_SEGMENTS * self.lanes {
-            *self = Self { number: self.number.wrapping_add(1), begun: Some(now), ..Self::default() };
+    /// Counts `segments` of a lane, whose own part is `share`.
+    pub(super) fn count(&mut self, now: Instant, share: &mut Share, segments: u64) {
+        let age = self.begun.map(|begun| now.saturating_duration_since(begun));
+        if age.is_some_and(|age| age >= WHILE_MAX) || self.total.segments >= WHILE_SEGMENTS * self.total.lanes {
+            let before = Some(self.total).filter(|total| total.lanes > 1 && age.is_some_and(|age| age < 2 * WHILE_MAX));
+            *self = Self { number: self.number.wrapping_add(1), begun: Some(now), total: Total::default(), before };
         }
-        if queued.0 != self.number {
-            *queued = (self.number, 0);
-            self.lanes += 1;
+        if share.number != self.number {
+            *share = share.in_while(self.number);
+            self.total.lanes += 1;
         }
-        queued.1 += segments;
-        self.segments += segments;
+        share.segments += segments;
+        self.total.segments += segments;
     }
 
-    /// Where a lane stands, whose own part is `queued`, and that has an item of so many segments.
-    pub(super) fn standing(&self, queued: (u32, u64), item_segments: u64) -> Standing {
-        let got = if queued.0 == self.number { queued.1 } else { 0 };
+    /// Where a lane stands, whose own part is `share`, and that has an item of so many segments.
+    pub(super) fn standing(&self, share: Share, item_segments: u64) -> Standing {
+        let Total { segments, lanes } = self.total;
+        let got = share.in_while(self.number).segments;
         let no_sign = FAR_SEGMENTS_MIN.max(FAR_ITEMS_MIN * item_segments);
-        if got * self.lanes <= self.segments {
+        if got * lanes <= segments {
             Standing::Behind
-        } else if got * self.lanes <= FAR_TIMES * self.segments + no_sign * self.lanes {
+        } else if got * lanes <= FAR_TIMES * segments + no_sign * lanes {
             Standing::Ahead
         } else {
             Standing::FarAhead
         }
+    }
+
+    /// Whether a lane got little in this while and the one before. Nobody is known to have before there was one: else all
+    /// were, when an overload begins.
+    pub(super) fn is_sparse(&self, share: Share) -> bool {
+        let Some(before) = self.before else { return false };
+        let share = share.in_while(self.number);
+        let got = share.segments + share.segments_before;
+        got * SPARSE_PART * self.total.lanes.max(before.lanes) <= self.total.segments + before.segments
     }
 }
 
@@ -66,22 +107,25 @@ impl Shares {
 mod tests {
     use super::*;
 
+    fn standings(shares: Shares, lanes: &[Share]) -> Vec<Standing> {
+        lanes.iter().map(|share| shares.standing(*share, 1)).collect()
+    }
+
     #[test]
     fn a_lane_is_ahead_above_the_mean_and_far_ahead_above_twice_that_and_some_segments() {
         let mut shares = Shares::default();
-        let (mut lanes, now) = ([(0, 0); 4], Instant::now());
+        let (mut lanes, now) = ([Share::default(); 4], Instant::now());
         for (lane, segments) in lanes.iter_mut().zip([10, 11, 30, 5]) {
             shares.count(now, lane, segments);
         }
         // The mean is 14: far ahead is more than 28 and 8.
-        let standing =
-            |lanes: &[(u32, u64)], shares: Shares| lanes.iter().map(|lane| shares.standing(*lane, 1)).collect();
-        let all: Vec<_> = standing(&lanes, shares);
-        assert_eq!(all, [Standing::Behind, Standing::Behind, Standing::Ahead, Standing::Behind]);
+        assert_eq!(standings(shares, &lanes), [Standing::Behind, Standing::Behind, Standing::Ahead, Standing::Behind]);
         shares.count(now, &mut lanes[2], 30);
         // Now it is 21.5: more than 43 and 8.
-        let all: Vec<_> = standing(&lanes, shares);
-        assert_eq!(all, [Standing::Behind, Standing::Behind, Standing::FarAhead, Standing::Behind]);
+        assert_eq!(
+            standings(shares, &lanes),
+            [Standing::Behind, Standing::Behind, Standing::FarAhead, Standing::Behind]
+        );
         // Two super-packets are no sign of anything.
         assert_eq!([8, 9].map(|segments| shares.standing(lanes[2], segments)), [Standing::FarAhead, Standing::Ahead]);
     }
@@ -89,20 +133,53 @@ mod tests {
     #[test]
     fn what_was_in_another_while_does_not_count() {
         let mut shares = Shares::default();
-        let (mut early, mut late, now) = ((0, 0), (0, 0), Instant::now());
+        let (mut early, mut late, now) = (Share::default(), Share::default(), Instant::now());
         shares.count(now, &mut early, 2 * WHILE_SEGMENTS);
         shares.count(now, &mut late, 1);
-        assert_eq!([early, late].map(|lane| shares.standing(lane, 1)), [Standing::Behind, Standing::Behind]);
+        assert_eq!(standings(shares, &[early, late]), [Standing::Behind, Standing::Behind]);
     }
 
     #[test]
     fn who_is_left_of_many_is_not_far_ahead_for_long() {
         let mut shares = Shares::default();
-        let (mut many, mut last, begun) = (vec![(0, 0); 1_000], (0, 0), Instant::now());
+        let (mut many, mut last, begun) = (vec![Share::default(); 1_000], Share::default(), Instant::now());
         many.iter_mut().for_each(|lane| shares.count(begun, lane, 1));
         shares.count(begun, &mut last, 100);
         assert_eq!(shares.standing(last, 1), Standing::FarAhead);
         shares.count(begun + WHILE_MAX, &mut last, 100);
         assert_eq!(shares.standing(last, 1), Standing::Behind);
+    }
+
+    /// Two that got as much as they wanted, and one that got `little`, in a while that is over `after` its begin.
+    fn after_a_while(little: u64, after: Duration) -> (Shares, [Share; 3]) {
+        let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 3], Instant::now());
+        for (lane, segments) in lanes.iter_mut().zip([50, 50, little]) {
+            shares.count(begun, lane, segments);
+        }
+        shares.count(begun + after, &mut lanes[0], 1);
+        (shares, lanes)
+    }
+
+    #[test]
+    fn a_lane_is_sparse_that_got_half_of_the_mean_at_most_in_this_while_and_the_one_before() {
+        for (little, expected) in [(0, true), (20, true), (21, false)] {
+            let (shares, lanes) = after_a_while(little, WHILE_MAX);
+            assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false, false, expected], "{little}");
+        }
+        let (mut shares, mut lanes) = after_a_while(20, WHILE_MAX);
+        assert!(shares.is_sparse(Share::default()), "who got nothing yet");
+        shares.count(Instant::now() + WHILE_MAX, &mut lanes[2], 1);
+        assert!(!shares.is_sparse(lanes[2]));
+    }
+
+    #[test]
+    fn nobody_is_sparse_in_the_first_while_nor_behind_one_of_a_lane_alone_nor_after_a_long_rest() {
+        let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 2], Instant::now());
+        shares.count(begun, &mut lanes[0], 60);
+        assert!(!shares.is_sparse(lanes[1]));
+        shares.count(begun + WHILE_MAX, &mut lanes[0], 60);
+        assert!(!shares.is_sparse(lanes[1]), "there is no mean of one");
+        let (shares, lanes) = after_a_while(0, 2 * WHILE_MAX);
+        assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false; 3]);
     }
 }

@@ -225,3 +225,27 @@ fn under_any_steady_load_a_pool_changes_at_most_once_in_ten_seconds() {
         );
     }
 }
+
+#[test]
+fn beside_many_that_are_held_back_a_sparse_one_waits_for_some_batches_and_not_for_a_turn_of_each() {
+    const HOGS: u32 = 200;
+    for seed in seeds(10) {
+        let slow = Spec { lanes: HOGS + 1, when_full: WhenFull::Park, ..SPEC };
+        // As links are: what waits there is bounded by their credit alone.
+        let links = Spec { segment_cost: Duration::from_micros(1), sojourn_max: None, ..slow };
+        let specs = [links, Spec { segment_cost: Duration::from_micros(10), ..slow }, slow];
+        let mut all = flows(HOGS, Rate::Steady, 3.0);
+        all.push(Flow { lane: LaneId(HOGS), segments: 1, rate: Rate::Steady(5.0) });
+        let mut simulation = Simulation::<Fifo<Item>>::new(seed, CORES, &specs, &all);
+        // Who is sparse is known once there was a while before.
+        simulation.run_until(Duration::from_secs(6));
+        simulation.delivered.iter_mut().for_each(|flow| flow.latency_max = 0);
+        simulation.run_until(Duration::from_secs(12));
+        let (sparse, hogs) = simulation.delivered.split_last().unwrap();
+        let [of_sparse, of_hogs] = [sparse.latency_max, hogs[0].latency_max].map(Duration::from_nanos);
+        // A turn of each is 800 packets or more: 0.16 s.
+        assert!(of_sparse < Duration::from_millis(80), "SEED={seed}: {of_sparse:?}");
+        assert!(of_hogs > Duration::from_millis(500), "SEED={seed}: {of_hogs:?}, so nobody is held back");
+        assert!(sparse.dropped == 0 && sparse.count + 2 >= sparse.sent, "SEED={seed}: {sparse:?}");
+    }
+}

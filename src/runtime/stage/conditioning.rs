@@ -203,8 +203,13 @@ where
         {
             let mut inner = lock(&self.inner);
             inner.lanes.set_limits(Limits { segments, ..self.settings.limits });
-            let drops = self.settings.when_full == WhenFull::Drop && is_shedding;
-            inner.lanes.set_wait_max(self.settings.sojourn_max.filter(|_| drops));
+            let drops = self.settings.when_full == WhenFull::Drop;
+            inner.lanes.set_wait_max(self.settings.sojourn_max.filter(|_| drops && is_shedding));
+            inner.lanes.set_sparse_segments(if drops {
+                0
+            } else {
+                shedding::sparse_segments(segments, self.settings.limits.segments)
+            });
             inner.let_in(&mut resume);
         }
         self.resume_upstream(&mut resume);

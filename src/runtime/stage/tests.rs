@@ -7,7 +7,7 @@ use crate::runtime::cores::Busy;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::Outcome;
-use crate::runtime::queue::{Fifo, Signal};
+use crate::runtime::queue::{Fifo, Latch, Signal};
 use crate::runtime::testing::{Does, Item, PATIENCE, Seen, Sink, Source, entry, pass, settings, stage};
 use crate::runtime::work::{NOT_ADMITTED, PANICKED, QUEUE_FULL};
 
@@ -609,6 +609,49 @@ fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
     }
     assert_eq!(waits(), (0, 0, 0));
     assert!(first.is_quiet() && second.is_quiet());
+}
+
+/// Brings so many items of each lane in its turn, and notes whose that was.
+struct Brings {
+    count: [u32; 4],
+    turn: Mutex<Vec<LaneId>>,
+}
+
+impl Handler for Brings {
+    type Queue = Latch;
+    type Out = Item;
+    type Turned = Item;
+    const COUNTS_ITEMS: bool = false;
+
+    fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
+        work.batch.items.clear();
+        lock(&self.turn).clone_from(&work.batch.lanes);
+        for lane in &work.batch.lanes {
+            work.out.extend((0..self.count[lane.0 as usize]).map(|number| entry(lane.0, lane.0, number)));
+        }
+    }
+}
+
+#[test]
+fn a_lane_of_signals_that_brings_little_has_its_turn_while_those_that_bring_much_wait_for_room() {
+    let second = stage("second", settings(4, 8, Rule::Never, WhenFull::Park), Sink::new(None), None, None);
+    let brings = Brings { count: [20, 20, 20, 1], turn: Mutex::default() };
+    let next = Arc::clone(&second) as _;
+    let first = stage("first", settings(4, 8, Rule::Never, WhenFull::Park), brings, Some(next), None);
+    let poke = |lanes: &[u32]| lanes.iter().for_each(|lane| first.poke(LaneId(*lane)));
+    let take = || first.take_and_process(lock(&first.inner), 1);
+    for _ in 0..100 {
+        poke(&[0, 1, 2]);
+        while take() {}
+        assert!(second.take_and_process(lock(&second.inner), 1));
+    }
+    while take() {}
+    poke(&[0, 1, 2]);
+    assert!(!take(), "there is no room for what these would bring");
+    poke(&[3]);
+    assert!(take());
+    assert_eq!(*lock(&first.handler().turn), [LaneId(3)]);
+    assert!(!take());
 }
 
 #[test]

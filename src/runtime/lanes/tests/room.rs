@@ -86,3 +86,51 @@ fn a_queue_that_is_full_by_memory_has_no_room_for_a_segment() {
     assert_eq!([0, 1, 2].map(&mut room_after), [99, 98, 0]);
     assert_eq!(bench.names_refused(), [] as [u32; 0]);
 }
+
+/// Lane 0 waits for room, lanes 1 and 2 got their part in the while before, and lane 3 nothing.
+fn with_a_sparse_lane() -> Bench {
+    let mut bench = with_parked(1);
+    [1, 2].map(|lane| bench.lanes.count(bench.now, LaneId(lane), 50));
+    bench.now += Duration::from_secs(5);
+    bench.lanes.count(bench.now, LaneId(1), 1);
+    bench
+}
+
+#[test]
+fn a_lane_that_got_little_of_late_has_a_turn_before_the_others_and_while_these_have_none() {
+    for (room, expected) in [(u64::MAX, &[3, 1, 2][..]), (1, &[3, 1]), (0, &[3])] {
+        let mut bench = with_a_sparse_lane();
+        bench.queue(&[(3, 13)]);
+        assert_eq!(bench.lanes.holds_back(|| room), room == 0);
+        assert_eq!(bench.lanes.ready(), if room == 0 { 1 } else { 3 });
+        assert_eq!(bench.take().expect("work").lanes, ids(expected), "room for {room}");
+    }
+    // What is resumed goes before it, and it does not wait for room where nobody does.
+    let mut bench = with_a_sparse_lane();
+    bench.queue(&[(3, 13)]);
+    bench.lanes.resume(LaneId(0));
+    assert_eq!(bench.take().expect("what it left over").settling, ids(&[0]));
+    bench.done(0, Outcome::default());
+    assert_eq!(bench.take().expect("work").lanes, ids(&[3, 1, 2]));
+}
+
+#[test]
+fn a_lane_that_got_little_of_late_finds_room_above_the_limit_of_a_queue_that_is_kept_short() {
+    let mut bench = with_a_sparse_lane();
+    bench.lanes.set_limits(Limits { segments: 4, held_bytes: 1 << 30 });
+    bench.lanes.set_sparse_segments(2);
+    bench.queue(&[(1, 20), (2, 21), (1, 22), (3, 23), (3, 24), (3, 25)]);
+    assert_eq!((bench.names_refused(), bench.lanes.load().segments), (vec![21, 22, 25], 5));
+    assert_eq!(bench.lanes.room(), 0);
+}
+
+#[test]
+fn the_next_owner_of_a_lane_does_not_stand_where_the_last_one_did() {
+    let mut bench = with_a_sparse_lane();
+    bench.take().expect("lanes 1 and 2");
+    bench.lanes.clear(LaneId(1), &mut Vec::new());
+    [1, 2].map(|lane| bench.done(lane, Outcome::default()));
+    bench.queue(&[(2, 21), (1, 20)]);
+    assert!(bench.lanes.holds_back(|| 0));
+    assert_eq!(names(&bench.take().expect("the new owner's").items), [20]);
+}
