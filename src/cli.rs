@@ -1,12 +1,15 @@
 //! The command line: what can be typed, and no more.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
-use crate::config::values::{Congestion, Value};
+use crate::config::values::{Congestion, Value, without_userinfo};
 use crate::http::url::WsUrl;
 use crate::load::mix::Mix;
 use crate::load::schedule::Surge;
@@ -206,10 +209,10 @@ Example:
   wstether relay --client ws://192.168.43.20:8088/wstether --gateway wss://gateway.example/wstether")]
 pub struct Relay {
     /// The client's WebSocket, as its page would open it
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = Url)]
     pub client: WsUrl,
     /// The gateway's WebSocket
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = Url)]
     pub gateway: WsUrl,
     /// Carry base64 text, where something between passes text alone
     #[arg(long)]
@@ -262,7 +265,7 @@ pub struct Load {
     #[command(subcommand)]
     pub end: Option<LoadEnd>,
     /// The gateway's WebSocket (ws://)
-    #[arg(long, value_name = "URL", required = true)]
+    #[arg(long, value_name = "URL", value_parser = Url, required = true)]
     pub gateway: Option<WsUrl>,
     /// The token. Other users can see it in the list of processes; --token-file hides it
     #[arg(long, conflicts_with = "token_file", required_unless_present = "token_file")]
@@ -502,6 +505,27 @@ fn given<'a>(texts: &'a [(&'a str, &'a str, &'a Option<String>)]) -> impl Iterat
 
 fn over(option: &str, path: &str, value: String) -> Override {
     Override { option: option.to_owned(), path: path.to_owned(), value }
+}
+
+/// Reads a WebSocket's URL. What is wrong with one is told without the password that may stand in it.
+#[derive(Clone, Debug)]
+struct Url;
+
+/// As a URL can be.
+const URL_EXAMPLE: &str = "ws://gateway.example:8080/wstether";
+
+impl TypedValueParser for Url {
+    type Value = WsUrl;
+
+    fn parse_ref(&self, cmd: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<WsUrl, clap::Error> {
+        let read = |url: &str| url.parse().map_err(|error| format!("{error}; a right one is {URL_EXAMPLE}"));
+        let read: Result<WsUrl, clap::Error> = TypedValueParser::parse_ref(&read, cmd, arg, value);
+        read.map_err(|mut error| {
+            let shown = without_userinfo(&value.to_string_lossy());
+            error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+            error
+        })
+    }
 }
 
 /// A number above 0.

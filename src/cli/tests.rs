@@ -54,6 +54,31 @@ fn direct_sets_gateway_and_way() {
 }
 
 #[test]
+fn a_wrong_url_is_told_with_what_is_wrong_and_a_right_one_and_without_a_password() {
+    let relay = |client: &str| {
+        let typed = ["wstether", "relay", "--client", client, "--gateway", "ws://a/"];
+        Cli::try_parse_from(typed).unwrap_err().to_string()
+    };
+    for (url, told) in [
+        (
+            "ws://me:secret@a/",
+            "invalid value 'ws://(hidden)@a/' for '--client <URL>': a WebSocket URL has no user name and no password: \
+             leave out what stands before the @; a right one is ws://gateway.example:8080/wstether",
+        ),
+        (
+            "ws://me:se/cret@a:1/",
+            "invalid value 'ws://(hidden)@a:1/' for '--client <URL>': the URL's port is not a number from 1 to 65535; a \
+             right one is ws://gateway.example:8080/wstether",
+        ),
+    ] {
+        assert!(relay(url).starts_with(&format!("error: {told}\n")), "{}", relay(url));
+    }
+    assert!(
+        relay("a").contains("'a' for '--client <URL>': a WebSocket URL starts with ws:// or wss://; a right one is ")
+    );
+}
+
+#[test]
 fn every_command_has_help_with_an_example() {
     for command in Cli::command().get_subcommands() {
         let help = command.clone().render_long_help().to_string();

@@ -150,8 +150,8 @@ impl Value for Token {
         if let Item::Text(text) = item { text.parse().ok() } else { None }
     }
 
-    fn is_secret() -> bool {
-        true
+    fn shown(_written: &str) -> String {
+        "(hidden)".to_owned()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::document::{Document, Item, Place, parse_item};
-use super::values::{Ranged, Value, alternatives};
+use super::values::{Ranged, Value, alternatives, listed};
 use super::{Problem, suggest};
 
 /// Declares one section of a configuration file:
@@ -189,13 +189,13 @@ impl<T: Value> Key<'_, '_, T> {
         let own = section.document.entries.get(&path);
         let value = match own {
             Some(entry) => judged(&entry.item).or_else(|| {
+                let reason = T::reason(&entry.item).map_or_else(String::new, |reason| format!("; {reason}"));
                 let hint = match &entry.item {
-                    Item::Text(text) if T::is_list() => list_on_the_command_line(&path, text, &entry.place),
+                    Item::Text(text) if T::is_list() => list_on_the_command_line::<T>(&path, text, &entry.place),
                     Item::Text(text) => suggest(text, T::choices().into_iter()),
                     Item::Integer(_) | Item::Flag(_) | Item::List(_) | Item::Other => String::new(),
                 };
-                let written = if T::is_secret() { "(hidden)" } else { &entry.written };
-                let what = format!("{path} = {written}: must be {allowed}{hint}");
+                let what = format!("{path} = {}: must be {allowed}{reason}{hint}", T::shown(&entry.written));
                 section.problems.push(Problem { place: entry.place.clone(), what });
                 None
             }),
@@ -210,11 +210,14 @@ impl<T: Value> Key<'_, '_, T> {
     }
 }
 
-/// How a list is written that was typed as text: a shell takes the quotes of one that stands bare.
-fn list_on_the_command_line(path: &str, typed: &str, place: &Place) -> String {
+/// How a list is written that was typed as text: a shell takes the quotes of one that stands bare. Nothing where the quotes
+/// are not all that is wrong with it.
+fn list_on_the_command_line<T: Value>(path: &str, typed: &str, place: &Place) -> String {
     let Place::Option(option) = place else { return String::new() };
-    let parts = typed.trim_matches(['[', ']']).split(',').map(|part| part.trim().trim_matches(['"', '\'']));
-    let quoted: Vec<String> = parts.map(|part| format!("\"{part}\"")).collect();
+    if T::from_item(&Item::List(listed(typed).map(|part| Item::Text(part.to_owned())).collect())).is_none() {
+        return String::new();
+    }
+    let quoted: Vec<String> = listed(typed).map(|part| format!("\"{part}\"")).collect();
     format!("; write it like {option} '{path}=[{}]'", quoted.join(", "))
 }
 

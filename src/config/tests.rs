@@ -252,6 +252,10 @@ fn values_that_do_not_fit_each_other_are_refused() {
         ("[listen]\nlinks_max = 10", &["line 2: listen.links_max: 10 links cannot serve tethers.max = 64"]),
         ("[listen]\nlinks_max = 64", &["64 links cannot serve tethers.max = 64: at least one more"]),
         ("[dns]\nupstream = [\"9.9.9.9\", \"1.1.1.1\"]", &["line 2: dns.upstream: names several"]),
+        (
+            "[dns]\nupstream = [\"dns.google\"]",
+            &["; \"dns.google\" is a name: give the resolver's address, since it is what names are asked of"],
+        ),
         ("[dns]\nupstream = \"9.9.9.9:5353\"", &["dns.upstream: 9.9.9.9:5353: only port 53"]),
         ("[dns]\nupstream = \"2001:db8::1\"", &["dns.upstream: 2001:db8::1: must be an IPv4 address"]),
         (
@@ -290,6 +294,34 @@ fn values_that_do_not_fit_each_other_are_refused() {
 fn a_gateway_of_another_scheme_is_told_which_schemes_there_are() {
     let told = problems::<Client>("[client]\ngateway = \"http://gateway.example/wstether\"").concat();
     assert!(told.contains("http://gateway.example/wstether") && told.contains("begins with ws:// or wss://"), "{told}");
+}
+
+#[test]
+fn a_wrong_gateway_is_told_with_what_is_wrong_and_a_right_one_and_without_a_password() {
+    let told = |url: &str| problems::<Client>(&format!("[client]\ngateway = \"{url}\""));
+    let allowed = "must be empty (\"\") or an address that begins with ws:// or wss://, such as \
+                   \"wss://gateway.example/wstether\"";
+    assert_eq!(
+        told("wss://me:secret@gateway.example/"),
+        [format!(
+            "line 2: client.gateway = \"wss://(hidden)@gateway.example/\": {allowed}; leave out what stands before the @: \
+             a gateway takes no user name and no password, but a token"
+        )]
+    );
+    assert_eq!(
+        told("wss://gateway.example:99999/"),
+        [format!(
+            "line 2: client.gateway = \"wss://gateway.example:99999/\": {allowed}; its port is no number from 1 to 65535"
+        )]
+    );
+}
+
+#[test]
+fn a_name_that_no_interface_can_have_is_told_with_what_is_wrong_with_it() {
+    let told = |name: &str| problems::<Client>(&format!("[tun]\nname = \"{name}\"")).concat();
+    let allowed = "must be the name of a network interface, of 1 to 15 characters";
+    assert_eq!(told("laptop-to-gateway"), format!("line 2: tun.name = \"laptop-to-gateway\": {allowed}; this has 17"));
+    assert_eq!(told("a/b"), format!("line 2: tun.name = \"a/b\": {allowed}; '/' cannot be in one"));
 }
 
 #[test]
@@ -339,6 +371,15 @@ fn what_is_wrong_on_the_command_line_is_told_as_it_should_be_typed() {
         assert!(told.starts_with(&format!("--set: policy.allow = {typed}: must be a list, each ")), "{told}");
         assert!(told.ends_with(right), "{told}");
     }
+    // Quotes would not make it right.
+    let typed = "10.1.0.0/16,10.2.0.1/16";
+    assert_eq!(
+        told("policy.allow", typed),
+        format!(
+            "--set: policy.allow = {typed}: must be a list, each a prefix such as \"10.0.0.0/8\", with no bit set behind \
+             its length; 10.2.0.1/16 has bits set behind its length; did you mean \"10.2.0.0/16\"?"
+        )
+    );
     let told = told("tethers", "5");
     assert_eq!(
         told,

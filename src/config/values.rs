@@ -9,7 +9,10 @@ use super::document::Item;
 mod network;
 mod quantity;
 
-pub use network::{Congestion, GatewayUrl, InterfaceName, Name, PortRange, Prefix, Prefix4, Resolver, UrlPath};
+pub use network::{
+    Congestion, GatewayUrl, GatewayUrlError, InterfaceName, InterfaceNameError, Name, PortRange, Prefix, Prefix4,
+    PrefixError, Resolver, ResolverError, UrlPath, without_userinfo,
+};
 pub use quantity::Bytes;
 
 /// Something a setting can be.
@@ -30,9 +33,14 @@ pub trait Value: Sized + 'static {
         false
     }
 
-    /// True where errors must not show the value.
-    fn is_secret() -> bool {
-        false
+    /// What is wrong with a value that is none, where that can be told apart.
+    fn reason(_item: &Item) -> Option<String> {
+        None
+    }
+
+    /// What was written as errors show it: without what is secret in it.
+    fn shown(written: &str) -> String {
+        written.to_owned()
     }
 }
 
@@ -47,9 +55,9 @@ pub trait Ranged: Value {
     }
 }
 
-/// A value written as text that reads itself.
+/// A value written as text that reads itself, and perhaps tells why it cannot.
 macro_rules! text_values {
-    ($($type:ty: $allowed:literal,)+) => { $(
+    ($($type:ty: $allowed:literal $(told by $error:ty)?,)+) => { $(
         impl Value for $type {
             fn allowed() -> String {
                 $allowed.to_owned()
@@ -59,6 +67,11 @@ macro_rules! text_values {
                 let Item::Text(text) = item else { return None };
                 text.parse().ok()
             }
+
+            $(fn reason(item: &Item) -> Option<String> {
+                let Item::Text(text) = item else { return None };
+                text.parse::<Self>().err().map(|error: $error| error.to_string())
+            })?
         }
     )+ };
 }
@@ -67,15 +80,14 @@ text_values! {
     Name: "a name of 1 to 64 letters, digits, - and _",
     SocketAddr: "an address with a port, such as \"0.0.0.0:8080\" or \"[::]:8080\"",
     IpAddr: "an IP address",
-    Resolver: "an IP address such as \"9.9.9.9\", or one with a port such as \"127.0.0.1:5353\"",
+    Resolver: "an IP address such as \"9.9.9.9\", or one with a port such as \"127.0.0.1:5353\"" told by ResolverError,
     Ipv4Addr: "an IPv4 address",
-    Prefix: "a prefix such as \"10.0.0.0/8\", with no bit set behind its length",
-    Prefix4: "an IPv4 prefix such as \"100.64.0.0/16\", with no bit set behind its length",
+    Prefix: "a prefix such as \"10.0.0.0/8\", with no bit set behind its length" told by PrefixError,
+    Prefix4: "an IPv4 prefix such as \"100.64.0.0/16\", with no bit set behind its length" told by PrefixError,
     PortRange: "a range of ports such as \"20480-53247\", the lower first",
-    InterfaceName: "the name of a network interface, of 1 to 15 characters",
+    InterfaceName: "the name of a network interface, of 1 to 15 characters" told by InterfaceNameError,
     Congestion: "the name of a TCP congestion control, such as \"bbr\" or \"cubic\"",
     UrlPath: "a path that begins with \"/\", of letters, digits and -._~/",
-    GatewayUrl: "an address that begins with ws:// or wss://, such as \"wss://gateway.example/wstether\"",
 }
 
 /// Whole numbers.
@@ -142,6 +154,20 @@ impl<T: Value> Value for Vec<T> {
     fn is_list() -> bool {
         true
     }
+
+    /// That of the first that is wrong, in text that a shell took the quotes of, too.
+    fn reason(item: &Item) -> Option<String> {
+        match item {
+            Item::List(items) => items.iter().find_map(T::reason),
+            Item::Text(text) => listed(text).find_map(|part| T::reason(&Item::Text(part.to_owned()))),
+            Item::Integer(_) | Item::Flag(_) | Item::Other => T::reason(item),
+        }
+    }
+}
+
+/// The parts of a list whose texts stand bare.
+pub(super) fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.trim_matches(['[', ']']).split(',').map(|part| part.trim().trim_matches(['"', '\'']))
 }
 
 /// What may be left empty (`""`).
@@ -159,8 +185,12 @@ impl<T: Value> Value for Option<T> {
         }
     }
 
-    fn is_secret() -> bool {
-        T::is_secret()
+    fn reason(item: &Item) -> Option<String> {
+        T::reason(item)
+    }
+
+    fn shown(written: &str) -> String {
+        T::shown(written)
     }
 }
 
@@ -200,6 +230,10 @@ impl<T: Value> Value for Auto<T> {
                 T::from_item(item).map(Self::Is)
             }
         }
+    }
+
+    fn reason(item: &Item) -> Option<String> {
+        T::reason(item)
     }
 }
 

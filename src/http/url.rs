@@ -34,9 +34,12 @@ pub enum UrlError {
     /// A port that is not 1 to 65535.
     #[error("the URL's port is not a number from 1 to 65535")]
     Port,
-    /// User information or a fragment.
-    #[error("a WebSocket URL has no user name and no fragment (#)")]
-    Extra,
+    /// User name or password (RFC 3986, 3.2.1).
+    #[error("a WebSocket URL has no user name and no password: leave out what stands before the @")]
+    UserInfo,
+    /// A fragment.
+    #[error("a WebSocket URL has no fragment (#)")]
+    Fragment,
 }
 
 impl WsUrl {
@@ -65,11 +68,11 @@ impl FromStr for WsUrl {
             _ => return Err(UrlError::Scheme),
         };
         if rest.contains('#') {
-            return Err(UrlError::Extra);
+            return Err(UrlError::Fragment);
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err(UrlError::Extra);
+            return Err(UrlError::UserInfo);
         }
         let (host, port) = split_authority(authority)?;
         let port = match port {
@@ -146,8 +149,8 @@ mod tests {
         assert_eq!(parse("ws://a:0/"), Err(UrlError::Port));
         assert_eq!(parse("ws://a:65536/"), Err(UrlError::Port));
         assert_eq!(parse("ws://a:+1/"), Err(UrlError::Port));
-        assert_eq!(parse("ws://me@a/"), Err(UrlError::Extra));
-        assert_eq!(parse("ws://a/#x"), Err(UrlError::Extra));
+        assert_eq!(parse("ws://me@a/"), Err(UrlError::UserInfo));
+        assert_eq!(parse("ws://a/#x"), Err(UrlError::Fragment));
         assert_eq!(parse("ws://a/ b\r\nX: y"), Err(UrlError::Characters));
     }
 

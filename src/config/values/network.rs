@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::{NotOfThisKind, parse_digits};
+use super::{NotOfThisKind, Value, parse_digits};
+use crate::config::document::Item;
 
 /// An IP prefix (RFC 4632), with no bit set behind its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,19 +16,58 @@ pub struct Prefix {
     pub length: u8,
 }
 
-impl FromStr for Prefix {
-    type Err = NotOfThisKind;
+/// Why a text is no prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrefixError {
+    /// What stands before the slash.
+    #[error("\"{0}\" is no IP address")]
+    Address(String),
+    /// There is no slash.
+    #[error("\"{0}\" has no length; \"{0}/{1}\" is that address alone")]
+    NoLength(IpAddr, u8),
+    /// What stands behind the slash.
+    #[error("\"{0}\" is no length from 0 to {1}")]
+    Length(String, u8),
+    /// It names a host in the prefix.
+    #[error("{0} has bits set behind its length; did you mean \"{1}\"?")]
+    BitsBehind(Prefix, Prefix),
+    /// An IPv6 prefix where there can be none.
+    #[error("{0} is of IPv6")]
+    V6(Prefix),
+}
 
-    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
-        let (address, length) = text.split_once('/').ok_or(NotOfThisKind)?;
-        let address: IpAddr = address.parse().map_err(|_| NotOfThisKind)?;
-        let length = parse_digits(length).and_then(|length| u8::try_from(length).ok()).ok_or(NotOfThisKind)?;
-        let bits_behind = match address {
-            IpAddr::V4(v4) if length <= 32 => v4.to_bits().checked_shl(u32::from(length)).unwrap_or(0).into(),
-            IpAddr::V6(v6) if length <= 128 => v6.to_bits().checked_shl(u32::from(length)).unwrap_or(0),
-            IpAddr::V4(_) | IpAddr::V6(_) => return Err(NotOfThisKind),
+impl Prefix {
+    /// The same without the bits behind its length.
+    fn masked(self) -> Self {
+        let shift = |bits: u8| u32::from(bits - self.length);
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(shift(V4_BITS)).unwrap_or(0)).into()
+            }
+            IpAddr::V6(v6) => {
+                Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.checked_shl(shift(V6_BITS)).unwrap_or(0)).into()
+            }
         };
-        if bits_behind == 0_u128 { Ok(Self { address, length }) } else { Err(NotOfThisKind) }
+        Self { address, ..self }
+    }
+}
+
+const V4_BITS: u8 = 32;
+const V6_BITS: u8 = 128;
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+        let address: IpAddr = address.parse().map_err(|_| PrefixError::Address(address.to_owned()))?;
+        let bits = if address.is_ipv4() { V4_BITS } else { V6_BITS };
+        let length = length.ok_or(PrefixError::NoLength(address, bits))?;
+        let parsed = parse_digits(length).and_then(|length| u8::try_from(length).ok()).filter(|length| *length <= bits);
+        let length = parsed.ok_or_else(|| PrefixError::Length(length.to_owned(), bits))?;
+        let prefix = Self { address, length };
+        let masked = prefix.masked();
+        if prefix == masked { Ok(prefix) } else { Err(PrefixError::BitsBehind(prefix, masked)) }
     }
 }
 
@@ -60,11 +100,12 @@ impl Prefix4 {
 }
 
 impl FromStr for Prefix4 {
-    type Err = NotOfThisKind;
+    type Err = PrefixError;
 
-    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
-        let Prefix { address, length } = text.parse()?;
-        if let IpAddr::V4(address) = address { Ok(Self { address, length }) } else { Err(NotOfThisKind) }
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let prefix: Prefix = text.parse()?;
+        let IpAddr::V4(address) = prefix.address else { return Err(PrefixError::V6(prefix)) };
+        Ok(Self { address, length: prefix.length })
     }
 }
 
@@ -119,12 +160,27 @@ pub struct Resolver(pub SocketAddr);
 /// The port of DNS servers.
 const DNS_PORT: u16 = 53;
 
-impl FromStr for Resolver {
-    type Err = NotOfThisKind;
+/// Why a text is no resolver.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolverError {
+    /// A name, which would have to be asked of a resolver.
+    #[error("\"{0}\" is a name: give the resolver's address, since it is what names are asked of")]
+    Name(String),
+    /// Anything else.
+    #[error("\"{0}\" is no address")]
+    Address(String),
+}
 
-    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
+impl FromStr for Resolver {
+    type Err = ResolverError;
+
+    fn from_str(text: &str) -> Result<Self, ResolverError> {
         let without_port = text.parse().map(|address: IpAddr| SocketAddr::new(address, DNS_PORT));
-        without_port.or_else(|_| text.parse()).map(Self).map_err(|_| NotOfThisKind)
+        without_port.or_else(|_| text.parse()).map(Self).map_err(|_| {
+            let is_name =
+                split_authority(text).is_some_and(|(host, _)| host.contains(|c: char| c.is_ascii_alphabetic()));
+            if is_name { ResolverError::Name(text.to_owned()) } else { ResolverError::Address(text.to_owned()) }
+        })
     }
 }
 
@@ -179,14 +235,33 @@ impl FromStr for Name {
 pub struct InterfaceName(String);
 text_newtype!(InterfaceName);
 
-impl FromStr for InterfaceName {
-    type Err = NotOfThisKind;
+/// Why a text is no interface's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InterfaceNameError {
+    /// It is too long, or empty.
+    #[error("this has {0}")]
+    Length(usize),
+    /// A character that the kernel refuses, or with a meaning to the tools around it (%d is a pattern).
+    #[error("{0:?} cannot be in one")]
+    Character(char),
+    /// A folder's name: the kernel has a folder for each interface.
+    #[error("\".\" and \"..\" are none")]
+    Dots,
+}
 
-    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
-        let fits = (1..=INTERFACE_NAME_BYTES_MAX).contains(&text.len()) && text != "." && text != "..";
-        // The characters the kernel refuses, and those with a meaning to the tools around it (%d is a pattern).
-        let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%' | b'"'));
-        if fits && plain { Ok(Self(text.to_owned())) } else { Err(NotOfThisKind) }
+impl FromStr for InterfaceName {
+    type Err = InterfaceNameError;
+
+    fn from_str(text: &str) -> Result<Self, InterfaceNameError> {
+        let is_wrong = |char: &char| !char.is_ascii_graphic() || matches!(char, '/' | ':' | '%' | '"');
+        if let Some(wrong) = text.chars().find(is_wrong) {
+            return Err(InterfaceNameError::Character(wrong));
+        }
+        match text {
+            "." | ".." => Err(InterfaceNameError::Dots),
+            _ if (1..=INTERFACE_NAME_BYTES_MAX).contains(&text.len()) => Ok(Self(text.to_owned())),
+            _ => Err(InterfaceNameError::Length(text.len())),
+        }
     }
 }
 
@@ -235,23 +310,73 @@ pub struct GatewayUrl {
     pub path: UrlPath,
 }
 
-impl FromStr for GatewayUrl {
-    type Err = NotOfThisKind;
+/// Why a text is no gateway's URL. No message repeats it: there may be a password in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayUrlError {
+    /// It begins otherwise.
+    #[error("this begins otherwise")]
+    Scheme,
+    /// There is an @ in it.
+    #[error("leave out what stands before the @: a gateway takes no user name and no password, but a token")]
+    UserInfo,
+    /// No host, or one that is neither a name nor an address.
+    #[error("its host is neither a name nor an address")]
+    Host,
+    /// A port that is none.
+    #[error("its port is no number from 1 to 65535")]
+    Port,
+    /// A path with other characters.
+    #[error("its path can have letters, digits and -._~/ alone")]
+    Path,
+}
 
-    fn from_str(text: &str) -> Result<Self, NotOfThisKind> {
-        let (scheme, rest) = text.split_once("://").ok_or(NotOfThisKind)?;
-        let (tls, port_default) = match scheme {
-            "ws" => (false, 80),
-            "wss" => (true, 443),
-            _ => return Err(NotOfThisKind),
+impl FromStr for GatewayUrl {
+    type Err = GatewayUrlError;
+
+    fn from_str(text: &str) -> Result<Self, GatewayUrlError> {
+        let (tls, port_default, rest) = match text.split_once("://") {
+            Some(("ws", rest)) => (false, 80, rest),
+            Some(("wss", rest)) => (true, 443, rest),
+            Some(_) | None => return Err(GatewayUrlError::Scheme),
         };
+        if rest.contains('@') {
+            return Err(GatewayUrlError::UserInfo);
+        }
         let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
-        let (host, port) = split_authority(authority).ok_or(NotOfThisKind)?;
-        let port = port.map_or(Ok(port_default), |port| {
-            parse_digits(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).ok_or(NotOfThisKind)
-        })?;
-        Ok(Self { tls, host: host.to_owned(), port, path: path.parse()? })
+        let (host, port) = split_authority(authority).ok_or(GatewayUrlError::Host)?;
+        let port = port.map_or(Some(port_default), |port| {
+            parse_digits(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+        });
+        let path = path.parse().map_err(|_| GatewayUrlError::Path)?;
+        Ok(Self { tls, host: host.to_owned(), port: port.ok_or(GatewayUrlError::Port)?, path })
     }
+}
+
+impl Value for GatewayUrl {
+    fn allowed() -> String {
+        "an address that begins with ws:// or wss://, such as \"wss://gateway.example/wstether\"".to_owned()
+    }
+
+    fn from_item(item: &Item) -> Option<Self> {
+        if let Item::Text(text) = item { text.parse().ok() } else { None }
+    }
+
+    fn reason(item: &Item) -> Option<String> {
+        let Item::Text(text) = item else { return None };
+        text.parse::<Self>().err().map(|error| error.to_string())
+    }
+
+    fn shown(written: &str) -> String {
+        without_userinfo(written)
+    }
+}
+
+/// A URL, or what should have been one, as an error may show it: without user name and password (RFC 3986, 3.2.1). Wherever
+/// they end, it is before the last @.
+pub fn without_userinfo(url: &str) -> String {
+    let Some((before, behind)) = url.rsplit_once('@') else { return url.to_owned() };
+    let scheme = before.find("://").map_or("", |colon| &before[..colon + "://".len()]);
+    format!("{scheme}(hidden)@{behind}")
 }
 
 impl fmt::Display for GatewayUrl {

@@ -40,10 +40,20 @@ fn a_prefix_has_no_bit_behind_its_length() {
     for right in ["0.0.0.0/0", "10.0.0.0/8", "192.0.2.1/32", "::/0", "2001:db8::/32", "2001:db8::1/128"] {
         assert_eq!(right.parse::<Prefix>().unwrap().to_string(), right);
     }
-    for wrong in ["10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "::1/64", "::/129", "10.0.0.0/+8", "ten/8", "10.0.0.0/"] {
-        assert_eq!(wrong.parse::<Prefix>(), Err(NotOfThisKind), "{wrong}");
+    for (wrong, why) in [
+        ("10.0.0.1/8", "10.0.0.1/8 has bits set behind its length; did you mean \"10.0.0.0/8\"?"),
+        ("::1/64", "::1/64 has bits set behind its length; did you mean \"::/64\"?"),
+        ("::1/0", "::1/0 has bits set behind its length; did you mean \"::/0\"?"),
+        ("10.0.0.0", "\"10.0.0.0\" has no length; \"10.0.0.0/32\" is that address alone"),
+        ("10.0.0.0/33", "\"33\" is no length from 0 to 32"),
+        ("::/129", "\"129\" is no length from 0 to 128"),
+        ("10.0.0.0/+8", "\"+8\" is no length from 0 to 32"),
+        ("10.0.0.0/", "\"\" is no length from 0 to 32"),
+        ("ten/8", "\"ten\" is no IP address"),
+    ] {
+        assert_eq!(wrong.parse::<Prefix>().unwrap_err().to_string(), why, "{wrong}");
     }
-    assert_eq!("::/16".parse::<Prefix4>(), Err(NotOfThisKind));
+    assert_eq!("::/16".parse::<Prefix4>().unwrap_err().to_string(), "::/16 is of IPv6");
 }
 
 #[test]
@@ -70,8 +80,19 @@ fn the_kernel_would_take_every_interface_name() {
     for right in ["wst0", "eth0.100", "enp0s31f6", "wlan-5"] {
         assert_eq!(right.parse::<InterfaceName>().unwrap().as_str(), right);
     }
-    for wrong in ["", ".", "..", "a/b", "a b", "sixteen-letters-", "tun%d", "a:b", "é"] {
-        assert_eq!(wrong.parse::<InterfaceName>(), Err(NotOfThisKind), "{wrong}");
+    use InterfaceNameError::{Character, Dots, Length};
+    for (wrong, why) in [
+        ("", Length(0)),
+        (".", Dots),
+        ("..", Dots),
+        ("a/b", Character('/')),
+        ("a b", Character(' ')),
+        ("sixteen-letters-", Length(16)),
+        ("tun%d", Character('%')),
+        ("a:b", Character(':')),
+        ("é", Character('é')),
+    ] {
+        assert_eq!(wrong.parse::<InterfaceName>(), Err(why), "{wrong}");
     }
 }
 
@@ -85,10 +106,32 @@ fn a_gateways_url_says_how_to_connect() {
     for (written, full) in cases {
         assert_eq!(written.parse::<GatewayUrl>().unwrap().to_string(), full);
     }
-    let wrongs =
-        ["https://gateway.example", "wss://", "wss://a b/", "wss://a:0/", "wss://[::1", "wss://a/?q", "ws://a@b/"];
-    for wrong in wrongs {
-        assert_eq!(wrong.parse::<GatewayUrl>(), Err(NotOfThisKind), "{wrong}");
+    use GatewayUrlError::{Host, Path, Port, Scheme, UserInfo};
+    for (wrong, why) in [
+        ("https://gateway.example", Scheme),
+        ("gateway.example", Scheme),
+        ("wss://", Host),
+        ("wss://a b/", Host),
+        ("wss://[::1", Host),
+        ("wss://a:0/", Port),
+        ("wss://a:65536/", Port),
+        ("wss://a/?q", Path),
+        ("ws://a@b/", UserInfo),
+    ] {
+        assert_eq!(wrong.parse::<GatewayUrl>(), Err(why), "{wrong}");
+    }
+}
+
+#[test]
+fn a_url_is_shown_without_what_stands_before_its_last_at_sign() {
+    for (url, shown) in [
+        ("wss://me:secret@a:1/x", "wss://(hidden)@a:1/x"),
+        ("wss://me:se/cr@et@a", "wss://(hidden)@a"),
+        ("me:secret@a", "(hidden)@a"),
+        ("\"wss://me:secret@a\"", "\"wss://(hidden)@a\""),
+        ("wss://a:1/x", "wss://a:1/x"),
+    ] {
+        assert_eq!(without_userinfo(url), shown);
     }
 }
 
@@ -97,7 +140,13 @@ fn a_resolver_listens_on_port_53_unless_it_says_so() {
     assert_eq!(read::<Resolver>("\"9.9.9.9\"").unwrap().to_string(), "9.9.9.9:53");
     assert_eq!(read::<Resolver>("\"::1\"").unwrap().to_string(), "[::1]:53");
     assert_eq!(read::<Resolver>("\"127.0.0.1:5353\"").unwrap().to_string(), "127.0.0.1:5353");
-    assert_eq!(read::<Resolver>("\"dns.example\""), None);
+    let why = |text: &str| text.parse::<Resolver>().unwrap_err();
+    for name in ["dns.example", "dns.example:53", "localhost"] {
+        assert_eq!(why(name), ResolverError::Name(name.to_owned()));
+    }
+    for no_name in ["9.9.9", "9.9.9.9:", "9.9.9.9 1.1.1.1", "::1:x:y", ""] {
+        assert_eq!(why(no_name), ResolverError::Address(no_name.to_owned()));
+    }
 }
 
 #[test]
