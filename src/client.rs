@@ -253,6 +253,9 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
             let mut server = PageServer::start(&config.phone, tcp.clone(), &identity.gateway, arrived)?;
             server.announce(config, &mut io::stdout())?;
             info!("waiting for the phone's page on {}", server.local_addr());
+            if let Some(remark) = config.page_is_out_of_reach() {
+                warn!("{remark}");
+            }
             Way::Phone(server)
         }
     };

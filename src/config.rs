@@ -35,6 +35,12 @@ pub trait Role: Sized {
     /// Reads every section and judges how the values fit together. What is wrong is reported to the reader; the value
     /// is used only where nothing is.
     fn read(reader: &mut Reader) -> Self;
+
+    /// What is right and may yet not be all that is needed, a sentence each: what must come from elsewhere, what will not do
+    /// what it seems to.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A value from the command line, laid over the file's.

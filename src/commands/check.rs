@@ -46,8 +46,11 @@ fn run_for<R: Role>(
     let Some(file) = file else {
         return Ok(out.write_all(config::example::<R>().as_bytes())?);
     };
-    config::load_for(Some(file), &[], misfit)?;
-    match writeln!(out, "{}: a {} can run with this", file.display(), R::NAME) {
+    let config = config::load_for(Some(file), &[], misfit)?;
+    let remarks = config.remarks().into_iter().map(|remark| format!("but {remark}"));
+    let verdict = std::iter::once(format!("a {} can run with this", R::NAME)).chain(remarks);
+    let lines: String = verdict.map(|line| format!("{}: {line}\n", file.display())).collect();
+    match out.write_all(lines.as_bytes()) {
         // Who reads no words has the exit status.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         Ok(()) | Err(_) => Ok(()),
@@ -106,6 +109,29 @@ mod tests {
         assert!(error.to_string().contains("[client]: unknown section"), "{error}");
         let hint = "client.toml: is this a client's file? \"wstether check --role client\" judges it as one";
         assert!(error.to_string().ends_with(hint), "{error}");
+    }
+
+    #[test]
+    fn what_a_clients_file_leaves_to_its_command_line_is_told_and_a_page_that_no_phone_reaches() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.file("client.toml");
+        let check = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let said = check(RoleName::Client, file.to_str()).unwrap();
+            said.replace(&format!("{}: ", file.display()), "")
+        };
+        let right = "a client can run with this\n";
+        let gateway = "but client.gateway is empty: set it, such as to \"wss://gateway.example/wstether\", or start the \
+                       client with --gateway\n";
+        let token = "but client.token and client.token_file are empty: set one of them, or start the client with --token-file\n";
+        assert_eq!(check(""), [right, gateway, token].concat());
+        let whole = "[client]\ngateway = \"wss://gateway.example/wstether\"\ntoken_file = \"/etc/wstether/token\"\n";
+        assert_eq!(check(whole), right);
+        let page = "but phone.listen is 127.0.0.1:8088, which this machine alone reaches, and no phone; 0.0.0.0 is every \
+                    address of it\n";
+        let own = "[phone]\nlisten = \"127.0.0.1:8088\"\n";
+        assert_eq!(check(&format!("{whole}{own}")), [right, page].concat());
+        assert_eq!(check(&format!("{whole}via = \"direct\"\n{own}")), right);
     }
 
     #[test]

@@ -51,9 +51,32 @@ impl Role for Client {
         }
         read
     }
+
+    fn remarks(&self) -> Vec<String> {
+        let Identity { gateway, token, token_file, .. } = &self.client;
+        let no_gateway = gateway.is_none().then(|| {
+            "client.gateway is empty: set it, such as to \"wss://gateway.example/wstether\", or start the client with \
+             --gateway"
+                .to_owned()
+        });
+        let no_token = (token.is_none() && token_file.is_none()).then(|| {
+            "client.token and client.token_file are empty: set one of them, or start the client with --token-file"
+                .to_owned()
+        });
+        [no_gateway, no_token, self.page_is_out_of_reach()].into_iter().flatten().collect()
+    }
 }
 
 impl Client {
+    /// A remark where no phone reaches the page. It may be so on purpose, for something that passes it on.
+    pub fn page_is_out_of_reach(&self) -> Option<String> {
+        let listen = self.phone.listen;
+        let is_out_of_reach = self.client.via == Via::Phone && listen.ip().is_loopback();
+        is_out_of_reach.then(|| {
+            format!("phone.listen is {listen}, which this machine alone reaches, and no phone; 0.0.0.0 is every address of it")
+        })
+    }
+
     /// Judges values that are each right by themselves.
     fn judge(&self, reader: &mut Reader) {
         let Identity { gateway, token, token_file, via, ca: _, congestion: _, unsent_max: _ } = &self.client;

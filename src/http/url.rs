@@ -71,18 +71,15 @@ impl FromStr for WsUrl {
             return Err(UrlError::Fragment);
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if authority.contains('@') {
-            return Err(UrlError::UserInfo);
-        }
-        let (host, port) = split_authority(authority)?;
+        // A password with a slash in it looks like a port and a path.
+        let wrong = |error| if rest.contains('@') { UrlError::UserInfo } else { error };
+        let (host, port) = split_authority(authority).map_err(wrong)?;
         let port = match port {
-            None | Some("") => default_port(tls),
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| UrlError::Port)?,
-            Some(_) => return Err(UrlError::Port),
+            None | Some("") => Some(default_port(tls)),
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
+            Some(_) => None,
         };
-        if port == 0 {
-            return Err(UrlError::Port);
-        }
+        let port = port.filter(|port| *port > 0).ok_or_else(|| wrong(UrlError::Port))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Self { tls, host: host.to_owned(), port, path })
     }
@@ -149,7 +146,10 @@ mod tests {
         assert_eq!(parse("ws://a:0/"), Err(UrlError::Port));
         assert_eq!(parse("ws://a:65536/"), Err(UrlError::Port));
         assert_eq!(parse("ws://a:+1/"), Err(UrlError::Port));
-        assert_eq!(parse("ws://me@a/"), Err(UrlError::UserInfo));
+        for url in ["ws://me@a/", "ws://me:secret@a/", "ws://me:1@a/", "ws://me:se/cret@a/"] {
+            assert_eq!(parse(url), Err(UrlError::UserInfo));
+        }
+        assert_eq!(parse("ws://a/@").map(|url| url.path), Ok("/@".to_owned()));
         assert_eq!(parse("ws://a/#x"), Err(UrlError::Fragment));
         assert_eq!(parse("ws://a/ b\r\nX: y"), Err(UrlError::Characters));
     }
