@@ -9,6 +9,7 @@ pub mod pipeline;
 pub mod relay;
 pub mod status;
 pub mod token;
+pub mod token_file;
 
 /// For those that carry packets, before they start a thread.
 fn run_as_batch() {

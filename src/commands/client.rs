@@ -1,14 +1,14 @@
 //! `wstether client`: the laptop.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
+use super::token_file::{self, TokenFileError};
 use crate::cli;
 use crate::client::network::{Network, NetworkError};
 use crate::client::state::{State, StateError};
 use crate::client::{self, ClientError, Identity};
 use crate::config::client::Client as Config;
-use crate::config::{self, ConfigError, Misfit, file};
+use crate::config::{self, ConfigError, Misfit};
 use crate::exit::{CLIENT_NEEDS, NotPermitted, Status, own_capabilities};
 use crate::log;
 use crate::stop::Stop;
@@ -32,13 +32,8 @@ pub enum ClientCommandError {
     #[error("the token is wrong: {0}")]
     Token(#[from] TokenError),
     /// The file that holds the token.
-    #[error("{}: {source}; it should hold the token (client.token_file)", path.display())]
-    TokenFile {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
     /// A capability is missing.
     #[error(transparent)]
     NotPermitted(#[from] NotPermitted),
@@ -60,7 +55,7 @@ impl ClientCommandError {
     /// The exit status.
     pub fn status(&self) -> Status {
         match self {
-            Self::Config(_) | Self::NoGateway | Self::NoToken | Self::Token(_) | Self::TokenFile { .. } => {
+            Self::Config(_) | Self::NoGateway | Self::NoToken | Self::Token(_) | Self::TokenFile(_) => {
                 Status::BadConfiguration
             }
             Self::NotPermitted(_) => Status::NotPermitted,
@@ -116,15 +111,12 @@ fn identity(config: &Config) -> Result<Identity, ClientCommandError> {
     let gateway = config.client.gateway.as_ref().ok_or(ClientCommandError::NoGateway)?;
     // What the configuration takes as a URL is one.
     let gateway = gateway.to_string().parse().map_err(|_| ClientCommandError::NoGateway)?;
-    let text = match (&config.client.token, &config.client.token_file) {
-        (Some(token), _) => token.as_str().to_owned(),
-        (None, Some(path)) => {
-            let read = file::read(path, file::FILE_BYTES_MAX);
-            read.map_err(|source| ClientCommandError::TokenFile { path: path.clone(), source })?
-        }
+    let token = match (&config.client.token, &config.client.token_file) {
+        (Some(token), _) => token.as_str().parse::<Token>()?,
+        (None, Some(path)) => token_file::read(path)?,
         (None, None) => return Err(ClientCommandError::NoToken),
     };
-    Ok(Identity { token: text.parse::<Token>()?, gateway })
+    Ok(Identity { token, gateway })
 }
 
 #[cfg(test)]

@@ -126,8 +126,21 @@ fn item_of(value: &DeValue<'_>) -> Item {
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
-    let place = error.span().map_or(Place::Line(1), |span| Place::Line(line_of(text, span)));
-    Problem { place, what: format!("not TOML: {}", error.message()) }
+    let line = error.span().map_or(1, |span| line_of(text, span));
+    let what = match text.lines().nth(line - 1).and_then(key_of_bare_text) {
+        Some(key) => format!("text needs quotes: {key} = \"…\""),
+        None => error.message().to_owned(),
+    };
+    Problem { place: Place::Line(line), what: format!("not TOML: {what}") }
+}
+
+/// The key in a line whose value is text without quotes: of `level = info` a parser says that it is no float. The text is not
+/// repeated: it may be a token.
+fn key_of_bare_text(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.trim();
+    let is_bare = value.starts_with(|first: char| first.is_alphanumeric() || matches!(first, '/' | '.' | ':'));
+    (is_bare && parse_item(value).is_none()).then(|| key.trim())
 }
 
 fn line_of(text: &str, span: Range<usize>) -> usize {

@@ -116,6 +116,20 @@ fn every_syntax_error_has_its_line() {
 }
 
 #[test]
+fn a_text_without_quotes_is_told_as_that_and_not_repeated() {
+    for (line, key) in [
+        ("level = info", "level"),
+        ("  gateway=wss://me:secret@a/  # ours", "gateway"),
+        ("include = 10.0.0.0/8", "include"),
+        ("file = /etc/resolv.conf", "file"),
+        ("listen = 127.0.0.1:9322", "listen"),
+    ] {
+        let told = problems::<Client>(&format!("[section]\n{line}"));
+        assert_eq!(told, [format!("line 2: not TOML: text needs quotes: {key} = \"…\"")], "{line}");
+    }
+}
+
+#[test]
 fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
     assert_objection("[gateway]\nkeepalive = \"20s\"", &["gateway.keepalive: unknown key; it belongs in [listen]"]);
     assert_objection("name = \"x\"", &["line 1: name: not in a section; it belongs in [gateway]"]);
