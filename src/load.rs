@@ -23,6 +23,7 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::client::handshake::HandshakeError;
 use crate::http::url::WsUrl;
 use crate::stop::Stop;
 use crate::wire::token::Token;
@@ -106,6 +107,9 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// The gateway lets nobody in, now and later.
+    #[error("{0}")]
+    Refused(HandshakeError),
     /// Not one tether got in.
     #[error("the gateway welcomed nobody ({why}); check --gateway and --token, and the gateway's log")]
     NobodyWelcomed {
@@ -127,6 +131,13 @@ pub enum Error {
     /// Sockets.
     #[error("{0}; does \"ulimit -n\" allow a file for each tether, and some more?")]
     Io(#[from] io::Error),
+}
+
+impl Error {
+    /// Whether what was typed can be no load.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Mix(_) | Self::Tls)
+    }
 }
 
 /// Runs a load to its end.

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args, &mut out).map_err(failed),
         Command::Check(args) => commands::check::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Relay(args) => commands::relay::run(&args, &mut out).map_err(failed),
-        Command::Load(args) => commands::load::run(&args, &mut out).map_err(failed),
+        Command::Load(args) => commands::load::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Client(args) => commands::client::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Demo(args) => commands::demo::run(&args, &mut out).map_err(|error| (error.status(), error.into())),
         Command::Pipeline(args) => {
@@ -34,8 +34,14 @@ fn main() -> ExitCode {
         // Who reads no further has had enough (`| head`), and need not be told.
         Err((_, error)) if out.is_gone && is_broken_pipe(&*error) => Status::Failed.into(),
         Err((status, error)) => {
+            let told = if status == Status::Usage {
+                // In the form of all that clap finds wrong by itself.
+                format!("error: {error}\n\nFor more information, try '--help'.")
+            } else {
+                format!("wstether: {error}")
+            };
             // A terminal that is gone cannot be told.
-            drop(writeln!(io::stderr(), "wstether: {error}"));
+            drop(writeln!(io::stderr(), "{told}"));
             status.into()
         }
     }

@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use super::token_file::{self, TokenFileError};
 use crate::cli::{self, LoadDirection, LoadEnd};
-use crate::config::file;
+use crate::exit::Status;
 use crate::load::sink::Sink;
 use crate::load::{self, Direction, Options, Report, Way};
 use crate::stop::Stop;
-use crate::wire::token::TokenError;
+use crate::wire::token::{Token, TokenError};
 
 /// Why there was no load.
 #[derive(Debug, thiserror::Error)]
@@ -19,13 +19,8 @@ pub enum LoadCommandError {
     #[error("the token is wrong: {0}")]
     Token(#[from] TokenError),
     /// The file that holds the token.
-    #[error("{}: {source}; it should hold the token that \"wstether token new\" prints", path.display())]
-    TokenFile {
-        /// The file.
-        path: PathBuf,
-        /// Why it cannot be read.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
     /// The load.
     #[error("{0}")]
     Load(#[from] load::Error),
@@ -40,6 +35,17 @@ pub enum LoadCommandError {
     /// The output is gone, or signals cannot be caught.
     #[error("{0}")]
     Kernel(#[from] io::Error),
+}
+
+impl LoadCommandError {
+    /// How the command ends.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Load(error) if error.is_usage() => Status::Usage,
+            Self::Token(_) | Self::TokenFile(_) => Status::BadConfiguration,
+            Self::Load(_) | Self::Sink { .. } | Self::Kernel(_) => Status::Failed,
+        }
+    }
 }
 
 /// Runs the load, or its sink until a signal, and prints what it came to.
@@ -69,7 +75,7 @@ fn options(args: &cli::Load) -> Result<Options, LoadCommandError> {
     let seconds = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     Ok(Options {
         gateway: args.gateway.clone().ok_or_else(missing)?,
-        token: token(args)?.parse()?,
+        token: token(args)?,
         tethers: args.tethers,
         mix: args.mix.clone(),
         direction: match args.direction {
@@ -91,13 +97,11 @@ fn options(args: &cli::Load) -> Result<Options, LoadCommandError> {
     })
 }
 
-fn token(args: &cli::Load) -> Result<String, LoadCommandError> {
-    let from_file = |path: &PathBuf| {
-        let read = file::read(path, file::FILE_BYTES_MAX);
-        read.map_err(|source| LoadCommandError::TokenFile { path: path.clone(), source })
-    };
-    let text = args.token_file.as_ref().map(from_file).transpose()?.or_else(|| args.token.clone());
-    Ok(text.unwrap_or_default().trim().to_owned())
+fn token(args: &cli::Load) -> Result<Token, LoadCommandError> {
+    match &args.token_file {
+        Some(path) => Ok(token_file::read(path)?),
+        None => Ok(args.token.as_deref().unwrap_or_default().parse()?),
+    }
 }
 
 /// What to do about a refusal, by the word for it, where it is a setting of the gateway's that a load from one machine meets.

@@ -26,16 +26,18 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const TAIL_KEPT_BYTES: usize = 2_048;
 
 /// Why a connection is at its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     /// The word for it in the report.
     pub(super) why: &'static str,
     /// When the gateway would like to be asked again, in milliseconds.
     pub(super) retry_after_ms: Option<u64>,
+    /// What would end every other attempt the same way.
+    pub(super) last_word: Option<HandshakeError>,
 }
 
 const fn ended(why: &'static str) -> Ended {
-    Ended { why, retry_after_ms: None }
+    Ended { why, retry_after_ms: None, last_word: None }
 }
 
 /// What came.
@@ -307,7 +309,7 @@ impl Connection {
 
     fn message(&mut self, message: &[u8], each: &mut impl FnMut(Event<'_>)) -> Result<(), Ended> {
         if let State::Handshake(handshake) = &mut self.state {
-            match handshake.take_in(message).map_err(|error| not_welcome(&error))? {
+            match handshake.take_in(message).map_err(not_welcome)? {
                 Answer::Wait => return Ok(()),
                 Answer::Answer(answer) => {
                     let head = header(Opcode::Binary, answer.len(), Some(KEY));
@@ -392,7 +394,7 @@ fn word(error: &io::Error) -> &'static str {
 fn not_upgraded(error: &UpgradeError) -> Ended {
     match error {
         UpgradeError::Status { status: 503, retry_after_s } => {
-            Ended { why: "http_503", retry_after_ms: retry_after_s.map(|seconds| u64::from(seconds) * 1_000) }
+            Ended { retry_after_ms: retry_after_s.map(|seconds| u64::from(seconds) * 1_000), ..ended("http_503") }
         }
         UpgradeError::Status { status: 404, .. } => ended("http_404"),
         UpgradeError::Status { .. }
@@ -403,9 +405,9 @@ fn not_upgraded(error: &UpgradeError) -> Ended {
     }
 }
 
-fn not_welcome(error: &HandshakeError) -> Ended {
+fn not_welcome(error: HandshakeError) -> Ended {
     let retry_after_ms = error.retry_after().map(|after| after.as_millis() as u64);
-    let why = match error {
+    let why = match &error {
         HandshakeError::Refused(refusal) => refusal.reason.label(),
         HandshakeError::WrongGateway
         | HandshakeError::OtherVersion(_)
@@ -415,5 +417,5 @@ fn not_welcome(error: &HandshakeError) -> Ended {
         | HandshakeError::BadAddress(_)
         | HandshakeError::NoRandom(_) => "broken_handshake",
     };
-    Ended { why, retry_after_ms }
+    Ended { why, retry_after_ms, last_word: error.is_final().then_some(error) }
 }

@@ -15,7 +15,7 @@ use super::mix::Kind;
 use super::talk::{self, Counts, Stamp, Word};
 use super::tether::{Tether, payload_from};
 use super::{Error, Options};
-use crate::client::handshake::{Offer, Terms};
+use crate::client::handshake::{HandshakeError, Offer, Terms};
 use crate::io::clock::monotonic_ns;
 use crate::link::{ACK_DELAY_MS, ACK_TURNS_MAX, read_buffer_bytes};
 use crate::wire::capsule::Features;
@@ -108,6 +108,8 @@ pub(super) struct Generator<'a> {
     pub(super) answers: Answers,
     /// Something came from the gateway.
     pub(super) has_answer: bool,
+    /// The gateway's last word to all: they have one credential, and ask for the same.
+    pub(super) refused: Option<HandshakeError>,
 }
 
 impl<'a> Generator<'a> {
@@ -133,6 +135,7 @@ impl<'a> Generator<'a> {
             figures: Figures::default(),
             answers: Answers::default(),
             has_answer: false,
+            refused: None,
         })
     }
 
@@ -255,6 +258,7 @@ impl<'a> Generator<'a> {
             *self.figures.ended.entry(ended.why).or_default() += 1;
         } else {
             self.dials -= 1;
+            self.refused = self.refused.take().or(ended.last_word);
             *self.figures.connects.failed.entry(ended.why).or_default() += 1;
             self.retries.push(Reverse((again_ns, number as u32)));
         }

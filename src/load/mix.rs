@@ -143,14 +143,14 @@ impl Mix {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MixError {
     /// No such kind.
-    #[error("no mix is called \"{0}\"; there are {all}", all = Kind::ALL.map(Kind::word).join(", "))]
+    #[error("no kind of tether is called \"{0}\"; there are {all}", all = Kind::ALL.map(Kind::word).join(", "))]
     Unknown(String),
     /// What stands behind "=" is no number.
     #[error("\"{0}\" is no number of tethers; write it as hog=1")]
     Count(String),
     /// More are numbered than there are.
     #[error(
-        "the mix has {numbered} tethers, and --tethers says {tethers}: raise --tethers, or lower the mix's numbers"
+        "--mix numbers {numbered} tethers, and --tethers says {tethers}: raise --tethers, or lower the numbers in --mix"
     )]
     TooMany {
         /// In the mix.
@@ -160,7 +160,7 @@ pub enum MixError {
     },
     /// All kinds are numbered, and tethers are left.
     #[error(
-        "the mix has {numbered} tethers, and --tethers says {tethers}: leave one kind without a number for the rest"
+        "--mix numbers {numbered} tethers, and --tethers says {tethers}: leave one kind without a number for the rest"
     )]
     TooFew {
         /// In the mix.

@@ -109,7 +109,10 @@ impl<'a> Run<'a> {
             let words = if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) };
             return Err(self.generator.unreachable(format!("no answer within {patience:.0?}{words}")));
         }
-        self.until(end_ns, |generator| !generator.is_connecting(), |_| {})?;
+        self.until(end_ns, |generator| generator.refused.is_some() || !generator.is_connecting(), |_| {})?;
+        if let Some(error) = self.generator.refused.take() {
+            return Err(Error::Refused(error));
+        }
         self.connect_ns = monotonic_ns() - begun_ns;
         let stays = self.generator.tethers.iter().any(|tether| tether.kind.stays());
         if stays && !self.generator.tethers.iter().any(|tether| tether.was_welcomed) {

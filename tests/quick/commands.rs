@@ -85,6 +85,42 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
 }
 
 #[test]
+fn a_load_that_cannot_be_is_wrong_usage() {
+    let load = |more: &[&str]| {
+        let args = [&["load", "--token", TOKEN, "--sink", "127.0.0.1:9"], more].concat();
+        let (code, text) = said(&command(&args).output().unwrap());
+        assert_eq!(code, Some(2), "{more:?}: {text}");
+        text
+    };
+    let help = "\n\nFor more information, try '--help'.\n";
+    for (gateway, mix, told) in [
+        (
+            "ws://a/",
+            "hog=1",
+            "--mix numbers 1 tethers, and --tethers says 10: leave one kind without a number for the rest",
+        ),
+        (
+            "ws://a/",
+            "hog=9,idle=2",
+            "--mix numbers 11 tethers, and --tethers says 10: raise --tethers, or lower the numbers in --mix",
+        ),
+        (
+            "ws://a/",
+            "hogs",
+            "invalid value 'hogs' for '--mix <KIND[=NUMBER]>': no kind of tether is called \"hogs\"; there are steady, \
+             bursty, small, bulk, hog, slow-reader, storm, half-open, idle",
+        ),
+        (
+            "wss://a/",
+            "hog",
+            "the load speaks plain WebSockets alone: give a ws:// URL, of the gateway behind whatever does TLS for it",
+        ),
+    ] {
+        assert_eq!(load(&["--gateway", gateway, "--mix", mix]), format!("error: {told}{help}"));
+    }
+}
+
+#[test]
 fn a_load_says_soon_what_it_cannot_reach() {
     // One that refuses, and one that takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -191,6 +191,30 @@ fn a_load_that_is_stopped_leaves_no_tether_at_the_gateway() {
 }
 
 #[test]
+fn a_load_whose_token_the_gateway_does_not_know_ends_at_once_and_the_gateway_tells_it_once() {
+    let mut bench = Bench::start(&[]);
+    bench.token = bench.scratch.file("another's");
+    std::fs::write(&bench.token, "wst1_k7m2p9xq_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc").unwrap();
+    let begun = Instant::now();
+    let output = bench.command(&["--tethers", "20"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "wstether: the gateway does not accept this token; make a new one there with \"wstether token new\" (it says: the \
+         token is unknown, revoked, or not this gateway's)\n"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "not after --connect-max, a minute");
+    let late = Instant::now() + PATIENCE;
+    let told = || bench.gateway.log().matches("token refused: it is unknown, revoked, or another gateway's").count();
+    while told() == 0 {
+        assert!(Instant::now() < late, "{}", bench.gateway.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(told(), 1, "{}", bench.gateway.log());
+    assert!(!bench.gateway.log().contains("k7m2p9xq"), "{}", bench.gateway.log());
+}
+
+#[test]
 fn a_token_that_the_command_made_before_the_gateways_first_start_lets_tethers_in() {
     let bench = Bench::start_with(&[], |setting| {
         let file = setting.scratch.file("credentials.toml");
