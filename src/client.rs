@@ -88,8 +88,8 @@ pub enum ClientError {
     /// The sockets cannot be as they are configured.
     #[error("{0}; see client.congestion and client.unsent_max")]
     Sockets(#[source] DialError),
-    /// TLS.
-    #[error(transparent)]
+    /// TLS, which only certificates of one's own keep from being set up.
+    #[error("client.ca: {0}")]
     Tls(#[from] TlsClientError),
     /// The figures' server.
     #[error("cannot serve the figures on {address}: {source}; choose another metrics.listen")]

@@ -85,8 +85,13 @@ pub enum CredentialError {
         what: String,
     },
     /// No credential has this id.
-    #[error("no credential has the id \"{0}\"; \"wstether token list\" shows them")]
-    NoSuchId(String),
+    #[error("no credential has the id \"{id}\"; \"{list}\" shows them", list = on(path, "list"))]
+    NoSuchId {
+        /// The file.
+        path: PathBuf,
+        /// What none has.
+        id: String,
+    },
     /// The name does not fit in a list.
     #[error("a name has at most {NAME_CHARS_MAX} characters and no control characters")]
     BadName,
@@ -95,10 +100,12 @@ pub enum CredentialError {
     NotShown(io::Error),
     /// The same, and the credential could not be taken out of the file again.
     #[error(
-        "the token cannot be shown ({error}), and its credential not be taken away again ({undo}); \"wstether token \
-         revoke {id}\" does"
+        "the token cannot be shown ({error}), and its credential not be taken away again ({undo}); \"{revoke}\" does",
+        revoke = on(path, &format!("revoke {id}"))
     )]
     LeftUnseen {
+        /// The file.
+        path: PathBuf,
         /// The credential.
         id: String,
         /// Why its token was not shown.
@@ -217,7 +224,7 @@ impl CredentialStore {
         if let Err(error) = show(&token) {
             return Err(match self.put_back(&before) {
                 Ok(()) => CredentialError::NotShown(error),
-                Err(undo) => CredentialError::LeftUnseen { id: credential.id, error, undo },
+                Err(undo) => CredentialError::LeftUnseen { path: self.path.clone(), id: credential.id, error, undo },
             });
         }
         *self.known() = read(&self.path)?;
@@ -233,7 +240,8 @@ impl CredentialStore {
         let _turn = self.wait_for_turn()?;
         let (mut gone, rest): (Vec<_>, Vec<_>) =
             read_any(&self.path)?.credentials.into_iter().partition(|credential| credential.id == id);
-        let revoked = gone.pop().ok_or_else(|| CredentialError::NoSuchId(id.to_owned()))?;
+        let no_such_id = || CredentialError::NoSuchId { path: self.path.clone(), id: id.to_owned() };
+        let revoked = gone.pop().ok_or_else(no_such_id)?;
         self.write(&rest)?;
         self.refresh();
         Ok(revoked)
@@ -283,6 +291,15 @@ impl CredentialStore {
     }
 }
 
+/// What to type for `action` on the file.
+fn on(path: &Path, action: &str) -> String {
+    if path == Path::new(DEFAULT_FILE) {
+        format!("wstether token {action}")
+    } else {
+        format!("wstether token --file {} {action}", path.display())
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
@@ -297,7 +314,8 @@ fn read(path: &Path) -> Result<Known, CredentialError> {
     match known.credentials.iter().find(|credential| !ids.insert(&credential.id)) {
         None => Ok(known),
         Some(Credential { id, .. }) => {
-            let what = format!("the id \"{id}\" is in it twice; \"wstether token revoke {id}\" takes every copy away");
+            let revoke = on(path, &format!("revoke {id}"));
+            let what = format!("the id \"{id}\" is in it twice; \"{revoke}\" takes every copy away");
             Err(CredentialError::Malformed { path: path.to_owned(), what })
         }
     }

@@ -15,7 +15,7 @@ use crate::transport::TcpOptions;
 #[derive(Debug, thiserror::Error)]
 pub enum RelayCommandError {
     /// The file of certificates.
-    #[error(transparent)]
+    #[error("--ca: {0}")]
     Tls(#[from] TlsClientError),
     /// The two sides could not be joined.
     #[error(transparent)]

@@ -126,7 +126,8 @@ fn a_credential_that_cannot_be_taken_out_again_is_named() {
         Err(io::ErrorKind::StorageFull.into())
     });
     let Err(CredentialError::LeftUnseen { id, .. }) = &error else { panic!("{error:?}") };
-    assert!(error.as_ref().unwrap_err().to_string().contains(&format!("token revoke {id}")));
+    let revoke = format!("\"wstether token --file {} revoke {id}\" does", folder.file().display());
+    assert!(error.as_ref().unwrap_err().to_string().ends_with(&revoke));
 }
 
 #[test]
@@ -216,7 +217,13 @@ fn an_id_that_is_there_twice_is_told_and_revoked_with_every_copy() {
     write(&folder.file(), &copied).unwrap();
 
     let error = CredentialStore::load(&folder.file()).unwrap_err().to_string();
-    assert!(error.contains(&format!("the id \"{}\" is in it twice", bob.id)), "{error}");
+    let told = format!(
+        "{file}: no file of credentials: the id \"{id}\" is in it twice; \"wstether token --file {file} revoke {id}\" takes \
+         every copy away",
+        file = folder.file().display(),
+        id = bob.id
+    );
+    assert_eq!(error, told);
     assert_eq!(store.list(), [ada.clone(), bob.clone(), cyd.clone()], "what was known still holds");
     assert!(matches!(add(&store, "Dan"), Err(CredentialError::Malformed { .. })));
 
@@ -248,7 +255,10 @@ const SHORT_VERIFIER: &str = "[[credential]]\nid = \"1\"\nname = \"\"\ncreated =
 fn errors_name_the_file_or_the_id() {
     let folder = Folder::new();
     let store = CredentialStore::load(&folder.file()).unwrap();
-    assert_eq!(store.revoke("00").unwrap_err().to_string(), CredentialError::NoSuchId("00".into()).to_string());
+    let list = format!("\"wstether token --file {} list\" shows them", folder.file().display());
+    assert_eq!(store.revoke("00").unwrap_err().to_string(), format!("no credential has the id \"00\"; {list}"));
+    let no_such_id = CredentialError::NoSuchId { path: DEFAULT_FILE.into(), id: "00".into() };
+    assert_eq!(no_such_id.to_string(), "no credential has the id \"00\"; \"wstether token list\" shows them");
     assert!(matches!(add(&store, "a\nb"), Err(CredentialError::BadName)));
     fs::write(folder.0.join("file"), "").unwrap();
     let nowhere = folder.0.join("file/credentials.toml");

@@ -39,7 +39,7 @@ pub enum TlsClientError {
         source: pem::Error,
     },
     /// The file has no certificate.
-    #[error("there is no certificate in {path}", path = path.display())]
+    #[error("there is no certificate in {path}; a PEM file of certificates is needed", path = path.display())]
     Empty {
         /// The file.
         path: PathBuf,

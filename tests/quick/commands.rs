@@ -85,6 +85,14 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
 }
 
 #[test]
+fn a_file_of_certificates_that_cannot_be_used_is_told_with_its_option() {
+    let (url, own) = ("ws://127.0.0.1:1/", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let output = command(&["relay", "--client", url, "--gateway", url, "--ca", own]).output().unwrap();
+    let told = format!("wstether: --ca: there is no certificate in {own}; a PEM file of certificates is needed\n");
+    assert_eq!(said(&output), (Some(1), told));
+}
+
+#[test]
 fn a_load_that_cannot_be_is_wrong_usage() {
     let load = |more: &[&str]| {
         let args = [&["load", "--token", TOKEN, "--sink", "127.0.0.1:9"], more].concat();
