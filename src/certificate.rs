@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::ring;
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -49,6 +50,20 @@ impl WrongDates {
     }
 }
 
+/// Whether a certificate is for no host at all: it has no subjectAltName, where alone clients look (RFC 9525, 6.3).
+pub fn is_nameless(certificate: &CertificateDer<'_>) -> bool {
+    let (Ok(parsed), Ok(anybody)) = (ParsedCertificate::try_from(certificate), ServerName::try_from("localhost"))
+    else {
+        return false;
+    };
+    matches!(verify_server_name(&parsed, &anybody), Err(Error::InvalidCertificate(error)) if tells_of_no_name(&error))
+}
+
+/// Whether this is what a verifier says of such a certificate.
+pub fn tells_of_no_name(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty())
+}
+
 impl fmt::Display for WrongDates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,6 +79,17 @@ impl fmt::Display for WrongDates {
 #[allow(clippy::unwrap_used, reason = "a test fails by panic")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_for_no_host_is_known() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let is_nameless = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            is_nameless(rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap().der())
+        };
+        assert!(is_nameless(&[]));
+        assert!(!["gateway.example", "localhost", "192.0.2.1"].iter().any(|&name| is_nameless(&[name])));
+    }
 
     #[test]
     fn a_certificate_whose_time_is_over_or_has_not_come_is_known_with_the_day() {

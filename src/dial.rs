@@ -11,7 +11,7 @@ use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::certificate::WrongDates;
+use crate::certificate::{WrongDates, tells_of_no_name};
 use crate::http::upgrade::{Asked, UpgradeError, check_upgrade_response, upgrade_request};
 use crate::http::url::WsUrl;
 use crate::io::ready::{self, Watched};
@@ -139,6 +139,15 @@ pub enum DialError {
         /// What is wrong with them.
         wrong: WrongDates,
     },
+    /// The server's certificate is for no host.
+    #[error(
+        "the certificate of {host} is for no host; whoever runs the gateway has to make one that has its name \
+         (subjectAltName)"
+    )]
+    Nameless {
+        /// The server.
+        host: String,
+    },
     /// TLS failed for another reason.
     #[error("TLS with {host} fails ({source}); does the server speak TLS at this port (wss), or not (ws)?")]
     Tls {
@@ -208,6 +217,7 @@ impl DialError {
             | Self::Prepare(_)
             | Self::Certificate { .. }
             | Self::Dates { .. }
+            | Self::Nameless { .. }
             | Self::Tls { .. }
             | Self::SpeaksTls { .. }
             | Self::HungUp { .. }
@@ -298,6 +308,7 @@ fn not_encrypted(host: String, source: rustls::Error) -> DialError {
     let rustls::Error::InvalidCertificate(error) = &source else { return DialError::Tls { host, source } };
     match WrongDates::told_by(error) {
         Some(wrong) => DialError::Dates { host, wrong },
+        None if tells_of_no_name(error) => DialError::Nameless { host },
         None => DialError::Certificate { host, source },
     }
 }

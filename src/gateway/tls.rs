@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::warn;
 
-use crate::certificate::WrongDates;
+use crate::certificate::{WrongDates, is_nameless};
 use crate::config::file;
 use crate::config::gateway::Tls;
 
@@ -86,6 +86,13 @@ pub(super) fn load(config: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     let certificates = certificates(&config.certificate)?;
     if let Some(wrong) = certificates.first().and_then(WrongDates::of) {
         warn!("{}: the certificate {wrong}, so clients refuse it; renew it", config.certificate.display());
+    }
+    if certificates.first().is_some_and(is_nameless) {
+        warn!(
+            "{}: the certificate is for no host, so clients refuse it; make one that has the gateway's name \
+             (subjectAltName)",
+            config.certificate.display()
+        );
     }
     let key = key(&config.key)?;
     let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -149,6 +149,14 @@ fn the_dates_of_a_self_signed_certificate_count() {
 }
 
 #[test]
+fn a_certificate_for_no_host_is_told_as_that() {
+    let own = Authority::new("dial-nameless");
+    let error = refused(own.itself(), &own.trusted());
+    assert!(matches!(error, DialError::Nameless { .. }), "{error}");
+    assert!(error.to_string().starts_with("the certificate of localhost is for no host; whoever runs"), "{error}");
+}
+
+#[test]
 fn a_refused_connection_is_told() {
     let server = Server::plain();
     let url = server.url();
