@@ -57,15 +57,18 @@ pub trait Reason: Copy + std::fmt::Debug + Eq + 'static {
 
     /// The label in metrics and logs.
     fn label(self) -> &'static str;
+
+    /// What it means, for docs/metrics.md: the words of its own documentation.
+    fn meaning(self) -> &'static str;
 }
 
-/// Defines a stage's drop reasons and their labels in one place.
+/// Defines a stage's drop reasons, their labels and their meaning in one place.
 #[macro_export]
 macro_rules! reasons {
-    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)+ }) => {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $label:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        $vis enum $name { $($(#[$doc])* $variant,)+ }
+        $vis enum $name { $($(#[doc = $doc])* $variant,)+ }
 
         impl $crate::stages::Reason for $name {
             const ALL: &'static [Self] = &[$(Self::$variant,)+];
@@ -76,6 +79,10 @@ macro_rules! reasons {
 
             fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
+            }
+
+            fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),*).trim_ascii_start(),)+ }
             }
         }
     };

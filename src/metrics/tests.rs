@@ -26,6 +26,8 @@ fn a_label_comes_from_its_reason() {
     crate::reasons! {
         enum Reason {
             Malformed = "malformed",
+            /// Longer than it may be,
+            /// or wider.
             TooBig = "too_big",
         }
     }
@@ -33,6 +35,10 @@ fn a_label_comes_from_its_reason() {
     let stage = StageMetrics::new("ip-parse", "uplink", &labels::<Reason>());
     stage.drops[Reason::TooBig.index()].add(3);
     assert_eq!((stage.drops[Reason::Malformed.index()].get(), stage.dropped()), (0, 3));
+    assert_eq!(
+        Reason::ALL.iter().map(|reason| reason.meaning()).collect::<Vec<_>>(),
+        ["", "Longer than it may be, or wider."]
+    );
 }
 
 #[test]
@@ -94,6 +100,7 @@ fn a_figure_kept_elsewhere_is_copied_before_each_reading() {
 }
 
 /// docs/metrics.md is this text. `UPDATE=1 cargo test` writes it anew.
+#[cfg(feature = "kernel")]
 #[test]
 fn the_document_lists_the_catalogue() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
@@ -105,6 +112,7 @@ fn the_document_lists_the_catalogue() {
     assert!(written == wanted, "docs/metrics.md is not the catalogue's: run UPDATE=1 cargo test metrics");
 }
 
+#[cfg(feature = "kernel")]
 fn document() -> String {
     let mut text = String::from(include_str!("document.md"));
     for instrument in INSTRUMENTS {
@@ -121,7 +129,79 @@ fn document() -> String {
             text += &format!("\n`{}`: {}.\nWhy: {}.\n", instrument.name, bounds.join(", "), buckets.reason);
         }
     }
-    text
+    text + &why::section()
+}
+
+/// Why packets are dropped, and connections refused.
+#[cfg(feature = "kernel")]
+mod why {
+    use super::*;
+    use crate::config::gateway::{Translation, Way};
+    use crate::pipeline::diagram::{Description, describe};
+    use crate::runtime::work::RUNTIME_REASONS;
+    use crate::stages::{accept, ip_parse, nat_rewrite, raw_recv, raw_send, tun_read, tun_write, ws_decode, ws_encode};
+
+    /// What a label means.
+    type Meaning = (&'static str, &'static str);
+
+    /// Of the reasons that every stage with a queue has.
+    const RUNTIME: [Meaning; RUNTIME_REASONS.len()] = [
+        ("queue_full", "The stage's queue holds all that it can."),
+        ("not_admitted", "Its queue could hold more, and admits less, because what waits in it waits too long."),
+        ("no_owner", "The link or tether that it was of has ended."),
+        ("panicked", "It was in a batch whose handling panicked, which is a bug."),
+        ("codel", "It waited too long in its flow (RFC 8289)."),
+        ("overlimit", "Room was needed, and its flow held most of what waited (RFC 8290)."),
+    ];
+
+    fn meanings<R: Reason>() -> Vec<Meaning> {
+        R::ALL.iter().map(|reason| (reason.label(), reason.meaning())).collect()
+    }
+
+    /// Of each stage's own reasons, in the order of the data's way.
+    fn of_stages() -> [(&'static str, Vec<Meaning>); 8] {
+        [
+            ("ws-decode", meanings::<ws_decode::Reason>()),
+            ("ip-parse", meanings::<ip_parse::Reason>()),
+            ("nat-rewrite", meanings::<nat_rewrite::Reason>()),
+            ("raw-send", meanings::<raw_send::Reason>()),
+            ("tun-write", meanings::<tun_write::Reason>()),
+            ("raw-recv", meanings::<raw_recv::Reason>()),
+            ("tun-read", meanings::<tun_read::Reason>()),
+            ("ws-encode", meanings::<ws_encode::Reason>()),
+        ]
+    }
+
+    pub(super) fn section() -> String {
+        let mut text =
+            "\n## Why packets are dropped\n\nThe label `reason` of `wstether_stage_drops_total`. Those of \"any\" \
+                        are of every stage with a queue.\n\n| stage | reason | what it means |\n| --- | --- | --- |\n"
+                .to_owned();
+        for (stage, meanings) in [("any", RUNTIME.to_vec())].into_iter().chain(of_stages()) {
+            meanings.iter().for_each(|(label, meaning)| text += &format!("| {stage} | `{label}` | {meaning} |\n"));
+        }
+        text += "\n## Why connections are refused\n\nThe label `reason` of `wstether_accept_refused_total`.\n\n\
+                 | reason | what it means |\n| --- | --- |\n";
+        for (label, meaning) in meanings::<accept::Reason>() {
+            text += &format!("| `{label}` | {meaning} |\n");
+        }
+        text
+    }
+
+    #[test]
+    fn every_reason_of_every_stage_is_listed_with_what_it_means() {
+        assert_eq!(RUNTIME.map(|(label, _)| label), RUNTIME_REASONS);
+        let name = "wst0".parse().expect("a name");
+        let ways = [config::Gateway::default().egress.way, Way::Tun { name, translation: Translation::Kernel }];
+        for Description { name, config, reasons, .. } in ways.iter().flat_map(describe) {
+            let own = of_stages().into_iter().find(|(stage, _)| *stage == name).map_or(Vec::new(), |(_, own)| own);
+            let runtime = if config.is_some() { RUNTIME.to_vec() } else { Vec::new() };
+            let listed: Vec<_> = runtime.iter().chain(&own).map(|(label, _)| *label).collect();
+            assert_eq!(listed, reasons, "{name}");
+            assert!(own.iter().all(|(_, meaning)| meaning.ends_with('.') && !meaning.contains('|')), "{name}: {own:?}");
+        }
+        assert!(meanings::<accept::Reason>().iter().all(|(_, meaning)| meaning.ends_with('.')));
+    }
 }
 
 #[cfg(feature = "kernel")]
