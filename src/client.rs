@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use crate::config::Role as _;
 use crate::config::client::{Client as Config, Via};
 use crate::config::values::Auto;
 use crate::dial::{self, DialError, TlsClientError};
@@ -206,7 +207,7 @@ impl Default for Figures {
 
 impl Figures {
     fn serve(&self, address: SocketAddr) -> Result<MetricsServer, ClientError> {
-        let metrics = Arc::new(Metrics::new(self.stages.all(), Arc::clone(&self.gateway)));
+        let metrics = Arc::new(Metrics::new(self.stages.all(), Arc::clone(&self.gateway)).of(Config::NAME));
         MetricsServer::bind(address, metrics).map_err(|source| ClientError::Metrics { address, source })
     }
 }

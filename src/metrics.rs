@@ -18,6 +18,7 @@ mod readiness;
 mod recent;
 
 use crate::budget::Part;
+use crate::config::{self, Role};
 use crate::overload::Cause;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -349,6 +350,8 @@ pub struct Metrics {
     pub stages: Vec<Arc<StageMetrics>>,
     /// The gateway as a whole.
     pub gateway: Arc<GatewayMetrics>,
+    /// Whose they are, as the command is called. A client has the same instruments.
+    pub role: &'static str,
     refresh: Vec<Refresh>,
     past: recent::Past,
 }
@@ -356,7 +359,13 @@ pub struct Metrics {
 impl Metrics {
     /// The figures of `stages`, which are in the order of the data's way, and of the gateway around them.
     pub fn new(stages: Vec<Arc<StageMetrics>>, gateway: Arc<GatewayMetrics>) -> Self {
-        Self { stages, gateway, refresh: Vec::new(), past: Default::default() }
+        Self { stages, gateway, role: config::Gateway::NAME, refresh: Vec::new(), past: Default::default() }
+    }
+
+    /// The same, of another role.
+    #[must_use]
+    pub fn of(self, role: &'static str) -> Self {
+        Self { role, ..self }
     }
 
     /// Runs `refresh` before each reading, to copy figures that are kept elsewhere. It runs on the reader's thread and

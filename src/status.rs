@@ -22,6 +22,8 @@ use crate::overload::Rung;
 /// last seconds ([`crate::metrics::RECENT`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// Whose it is: `gateway`, or `client`, which serves the same figures.
+    pub role: String,
     /// The version that runs.
     pub version: String,
     /// Whether it serves.
@@ -142,6 +144,7 @@ impl Status {
         let rung = Rung::ALL.get(gateway.overload_rung.get() as usize).copied().unwrap_or(Rung::TrimLargest);
         let (mappings, ports) = (&gateway.nat_mappings, &gateway.nat_ports_in_use);
         Self {
+            role: metrics.role.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             ready: why_not.is_none(),
             why_not_ready: why_not.map(Into::into),

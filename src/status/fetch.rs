@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Status;
+use crate::config::{Gateway, Role as _};
 
 /// A gateway on a local address answers at once; after this it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -16,7 +17,7 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Nobody answers at the address.
-    #[error("no gateway answers at {addr}: {source}")]
+    #[error("no gateway answers at {addr}: {source}; does it run, and is --address its metrics.listen?")]
     Unreachable {
         /// Where it was asked.
         addr: SocketAddr,
@@ -24,12 +25,22 @@ pub enum FetchError {
         source: io::Error,
     },
     /// Somebody answers who is no gateway of this version.
-    #[error("what answers at {addr} is not a wstether gateway of this version: {why}")]
+    #[error(
+        "what answers at {addr} is not a wstether gateway of this version: {why}; is --address its metrics.listen?"
+    )]
     NotAGateway {
         /// Where it was asked.
         addr: SocketAddr,
         /// What is wrong with the answer.
         why: String,
+    },
+    /// It is a client, which has no status.
+    #[error("what answers at {addr} is a wstether {role}, not a gateway: give --address a gateway's metrics.listen")]
+    OtherRole {
+        /// Where it was asked.
+        addr: SocketAddr,
+        /// What it is.
+        role: String,
     },
 }
 
@@ -39,7 +50,8 @@ pub enum FetchError {
 /// Nobody answers there, or with something else than a status.
 pub fn fetch(addr: SocketAddr) -> Result<Status, FetchError> {
     let answer = ask(addr).map_err(|source| FetchError::Unreachable { addr, source })?;
-    read(&answer).map_err(|why| FetchError::NotAGateway { addr, why })
+    let status = read(&answer).map_err(|why| FetchError::NotAGateway { addr, why })?;
+    if status.role == Gateway::NAME { Ok(status) } else { Err(FetchError::OtherRole { addr, role: status.role }) }
 }
 
 fn ask(addr: SocketAddr) -> io::Result<Vec<u8>> {
@@ -89,10 +101,39 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_told_from_a_gateway() {
+        let metrics = Metrics::new(Vec::new(), GatewayMetrics::new(&[])).of("client");
+        let server = MetricsServer::bind(loopback(), Arc::new(metrics)).expect("loopback");
+        let addr = server.local_addr();
+        let told = format!(
+            "what answers at {addr} is a wstether client, not a gateway: give --address a gateway's metrics.listen"
+        );
+        assert_eq!(fetch(addr).expect_err("no gateway").to_string(), told);
+    }
+
+    #[test]
+    fn what_is_no_gateway_at_all_is_told_with_where_one_answers() {
+        let listener = TcpListener::bind(loopback()).expect("loopback");
+        let addr = listener.local_addr().expect("its address");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody asks");
+            assert_ne!(stream.read(&mut [0; 1_024]).expect("a request"), 0);
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").expect("it reads");
+        });
+        let told = format!(
+            "what answers at {addr} is not a wstether gateway of this version: HTTP status 404; is --address its \
+             metrics.listen?"
+        );
+        assert_eq!(fetch(addr).expect_err("no gateway").to_string(), told);
+        server.join().expect("it answered");
+    }
+
+    #[test]
     fn where_nobody_listens_the_address_is_named() {
         let addr = TcpListener::bind(loopback()).and_then(|listener| listener.local_addr()).expect("a free port");
         let error = fetch(addr).expect_err("nobody is there");
         assert!(error.to_string().starts_with(&format!("no gateway answers at {addr}: ")), "{error}");
+        assert!(error.to_string().ends_with("; does it run, and is --address its metrics.listen?"), "{error}");
     }
 
     #[test]
