@@ -17,7 +17,7 @@ use crate::config::{self, Misfit};
 use crate::credentials::CredentialStore;
 use crate::io::packet_socket::RawReceiver;
 use crate::link::read_buffer_bytes;
-use crate::metrics::{Egress as EgressInfo, GatewayMetrics, Metrics, labels};
+use crate::metrics::{Counter, Egress as EgressInfo, GatewayMetrics, Metrics, labels};
 use crate::metrics_server::MetricsServer;
 use crate::nat::{self, AddressPlan};
 use crate::overload::Overload;
@@ -27,6 +27,7 @@ use crate::pipeline::{self, FLOW_LANES};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Entry, LaneId};
+use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
@@ -40,6 +41,7 @@ use egress::{Egress, EgressError, Surroundings, Way};
 use lookout::Lookout;
 use overseer::Overseer;
 use poller::Poller;
+use refusals::Refusals;
 use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
 
 mod acks;
@@ -49,6 +51,7 @@ pub mod ladder;
 mod lookout;
 mod overseer;
 mod poller;
+mod refusals;
 pub mod registry;
 mod resolver;
 mod tls;
@@ -244,7 +247,8 @@ impl Gateway {
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
-        let (metrics, mut overseer) = (Arc::clone(&self.metrics), Overseer::default());
+        let (metrics, mut overseer, mut refusals) =
+            (Arc::clone(&self.metrics), Overseer::default(), Refusals::default());
         self.housekeepers.push(spawn("tidy", move || {
             for look in (0..LOOKS_A_TIDYING).cycle().take_while(|_| !over.load(Ordering::Acquire)) {
                 let now = Instant::now();
@@ -252,6 +256,8 @@ impl Gateway {
                 if look == 0 {
                     registry.tidy(now);
                     lookout.look(&metrics.gateway.ready, registry.guard_rules());
+                    let refused = metrics.gateway.connections_refused.at(accept::Reason::BadCredential.index());
+                    refusals.look(now, refused.map_or(0, Counter::get));
                 }
                 // While links leave they are looked after more often.
                 while registry.see_off(Instant::now()) > 0 && now.elapsed() < LOOK_EVERY {
