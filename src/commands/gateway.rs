@@ -89,8 +89,13 @@ pub fn run_with(args: &cli::Gateway, experiment: Experiment, out: &mut dyn Write
     info!("stopping");
     notify(&[sd_notify::NotifyState::Stopping]);
     let late = gateway.stop()?;
-    if !late.is_empty() {
-        warn!(stages = late.join(", "), "late at the stop deadline");
+    if late.is_empty() {
+        info!("stopped: all that was queued has left, and what was set up is undone");
+    } else {
+        warn!(
+            stages = late.join(", "),
+            "stopped at runtime.stop_deadline: what these stages still had is lost; what was set up is undone"
+        );
     }
     Ok(())
 }

@@ -42,7 +42,11 @@ fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
         let counts = told.map(|text| lines(&gateway, text));
         // A cable may take a moment to be in after its end is up.
         assert!(matches!(counts, [1 | 2, 1, 1, 2]), "{told:?}: {counts:?}\n{}", gateway.log());
+        let log = gateway.log_path().to_owned();
         assert!(gateway.end().unwrap().success());
+        let log = std::fs::read_to_string(log).unwrap();
+        let last = "stopped: all that was queued has left, and what was set up is undone";
+        assert!(log.trim_end().ends_with(last), "{log}");
     }
 }
 
