@@ -334,6 +334,8 @@ fn a_gateway_that_says_nothing_is_given_up_and_tried_again() {
     let mut chromium = browser(&laptop);
     let (mut socket, _) = laptop.accept();
     let _silent = gateway.accept();
+    chromium.wait("#gateway-state", "data-state", "connected");
+    assert_eq!(chromium.text("#headline"), "Connecting…", "who has heard nothing is not online");
     assert_eq!(closing(&mut socket), (4922, "no first message in time".to_owned()));
     chromium.wait("#problem", "data-failure", "gatewaySilent");
     let _joined = Joined::accept(&laptop, &gateway);

@@ -147,7 +147,10 @@ class Session {
 
   pass(from, data) {
     if (from === "gateway") {
-      this.heard = true;
+      if (!this.heard) {
+        this.heard = true;
+        page.show();
+      }
       clearTimeout(this.timer);
       this.send(this.laptop, "down", data);
     } else if (this.gateway && this.gateway.readyState === WebSocket.OPEN) {
@@ -385,7 +388,8 @@ const page = {
     const session = keeper.session;
     const laptop = session ? session.stateOf("laptop") : "closed";
     const gateway = session ? session.stateOf("gateway") : "closed";
-    const joined = laptop === "connected" && gateway === "connected";
+    // Open sockets alone do not carry anything yet: something between may hold the gateway's messages back.
+    const joined = laptop === "connected" && gateway === "connected" && session.heard;
     const whole = joined ? "connected" : !keeper.wanted ? "stopped" : keeper.nextAt ? "waiting" : "connecting";
     const failure = joined ? null : keeper.failure;
     // A try after a failure is no news yet: the headline stays, so that neither eye nor screen reader is nagged.
