@@ -90,6 +90,17 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The memory of what stood before is not one of ours. What it remembers must not be overwritten.
+    #[error(
+        "state file {path}: cannot be read ({source}); remove it once \"nft list tables\", \"sysctl net.ipv4.ip_forward \
+         net.ipv4.ip_local_reserved_ports\" and \"ip link\" show what they should without a gateway"
+    )]
+    StateUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// Another gateway in this network namespace has the name.
     #[error("a gateway named {0:?} runs here already: stop it, or give this one another gateway.name")]
     AlreadyRunning(String),

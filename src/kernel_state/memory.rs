@@ -58,11 +58,11 @@ impl Memory {
     /// What an earlier run left; nothing where there was none. A file that cannot be understood is an error: what it
     /// remembers must not be overwritten.
     pub(super) fn load(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::StateFile { path: path.to_owned(), source };
-        match fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(io::Error::other(error))),
+        let path = path.to_owned();
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|source| Error::StateUnreadable { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(failed(error)),
+            Err(source) => Err(Error::StateFile { path, source }),
         }
     }
 
@@ -112,5 +112,23 @@ impl Memory {
 
     pub(super) fn undo_table(&mut self) -> Result<(), Error> {
         self.table.take().map_or(Ok(()), |name| Ok(nft::remove(&name)?))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panic")]
+mod tests {
+    use super::*;
+    use crate::lab::Scratch;
+
+    #[test]
+    fn a_file_that_is_not_ours_is_told_with_what_to_do_and_left() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.file("gateway.json");
+        fs::write(&file, "not JSON").unwrap();
+        let told = Memory::load(&file).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("state file {}: cannot be read (", file.display())), "{told}");
+        assert!(told.contains("); remove it once \"nft list tables\", "), "{told}");
+        assert!(file.exists());
     }
 }
