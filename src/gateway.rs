@@ -44,7 +44,6 @@ use poller::Poller;
 use refusals::Refusals;
 use registry::{LEAVING_PATIENCE, Parts, Registry, Terms};
 
-mod acks;
 mod census;
 pub mod egress;
 pub mod ladder;

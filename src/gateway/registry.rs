@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::acks::Acks;
 use super::census;
 use crate::budget::{Part, Share};
 use crate::credentials::CredentialStore;
@@ -22,7 +21,7 @@ use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
 use crate::stages::accept::{self, Doorkeeper, Guests, Pending, RETRY_AFTER_MS, overload_retry_ms};
 use crate::stages::ip_parse::{self, Guard};
-use crate::stages::ws_decode::{LinkKeeper, tell_received};
+use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
 use crate::tether::{NotJoined, TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
@@ -34,9 +33,11 @@ use crate::wire::capsule::{
 use crate::wire::frame::close_code;
 use crate::wire::proof::{CredentialId, Verifier};
 
+mod acks;
 mod attended;
 mod tidying;
 
+use acks::Acks;
 pub use attended::Stages;
 use attended::{clear, poke};
 pub use tidying::LOOK_BYTES;
@@ -466,49 +467,6 @@ impl Registry {
         }
     }
 
-    /// Sends the acknowledgements that waited long enough, and credit to those that may wait for it. Waits up to `limit` for
-    /// one to be due, or until `is_over`.
-    pub fn send_acks(&self, limit: Duration, is_over: impl Fn() -> bool) {
-        let (acks, put_off) = self.acks.wait(limit, is_over);
-        let now = Instant::now();
-        for link in acks {
-            let owner = link.owner().filter(|_| link.is_open());
-            let has_credit =
-                |owner: &Arc<TetherLinks>| owner.owes_credit(&link) && owner.has_credit_to_tell(now, &link);
-            if !link.ack_is_due(owner.is_none_or(has_credit)) {
-                self.ack_later(&link);
-            } else if let Some(owner) = owner {
-                self.tell_or_put_off(now, owner, &link);
-            }
-        }
-        for link in put_off {
-            link.takes_up_credit();
-            if let Some(owner) = link.owner().filter(|_| link.is_open()) {
-                self.tell_or_put_off(now, owner, &link);
-            }
-        }
-        for owner in self.half_left.drain().filter_map(|lane| self.tether_links.get(lane)) {
-            if let Some(link) = owner.to_send() {
-                self.tell_or_put_off(now, &owner, &link);
-            }
-        }
-    }
-
-    /// Tells the peer what there is to tell. A link that owes credit after that is come back to when half of what its tether has
-    /// inside has left, and after a while in any case: short memory holds credit back, too.
-    fn tell_or_put_off(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
-        let owes_credit = owner.owes_credit(link);
-        if owes_credit {
-            owner.account().watch();
-        }
-        if link.unacknowledged_bytes() > 0 || owes_credit && owner.has_credit_to_tell(now, link) {
-            tell_received(self, now, link, owner, &self.pool);
-        }
-        if owner.owes_credit(link) && link.puts_off_credit() {
-            self.acks.put_off(Arc::clone(link));
-        }
-    }
-
     fn close_with(&self, link: &Arc<Link>, reason: CloseReason, text: &str) {
         link.outbox().control(|out| append_close(reason, text, out));
         LinkKeeper::close(self, link, reason.close_code(), text);
@@ -517,11 +475,6 @@ impl Registry {
     /// From now on nobody is let in.
     pub fn stop_accepting(&self) {
         self.stopping.store(true, Ordering::Release);
-    }
-
-    /// Has [`Registry::send_acks`] look whether it is over.
-    pub fn wake_acks(&self) {
-        self.acks.wake();
     }
 
     /// Says goodbye to every link (1001).

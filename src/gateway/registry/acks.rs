@@ -1,11 +1,14 @@
-//! Links that owe an acknowledgement which may wait a moment, or credit which is there only once something has left; and the
-//! wait of the thread that sends them.
+//! Links that owe an acknowledgement which may wait a moment, or credit which is there only once something has left; and what
+//! the thread does that sends them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Registry;
 use crate::link::{ACK_DELAY_MS, Link};
+use crate::stages::ws_decode::{LinkKeeper as _, tell_received};
+use crate::tether_links::TetherLinks;
 
 /// How often tethers are looked for that wait for credit, and of whose packets enough has left.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
@@ -14,6 +17,56 @@ const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// more there are. To look at each of a thousand every 2 ms would take a quarter of a core.
 const PUT_OFF_A_LINK: Duration = Duration::from_micros(128);
 const PUT_OFF_MAX: Duration = Duration::from_millis(128);
+
+impl Registry {
+    /// Sends the acknowledgements that waited long enough, and credit to those that may wait for it. Waits up to `limit` for
+    /// one to be due, or until `is_over`.
+    pub fn send_acks(&self, limit: Duration, is_over: impl Fn() -> bool) {
+        let (acks, put_off) = self.acks.wait(limit, is_over);
+        let now = Instant::now();
+        for link in acks {
+            let owner = link.owner().filter(|_| link.is_open());
+            let has_credit =
+                |owner: &Arc<TetherLinks>| owner.owes_credit(&link) && owner.has_credit_to_tell(now, &link);
+            if !link.ack_is_due(owner.is_none_or(has_credit)) {
+                self.ack_later(&link);
+            } else if let Some(owner) = owner {
+                self.tell_or_put_off(now, owner, &link);
+            }
+        }
+        for link in put_off {
+            link.takes_up_credit();
+            if let Some(owner) = link.owner().filter(|_| link.is_open()) {
+                self.tell_or_put_off(now, owner, &link);
+            }
+        }
+        for owner in self.half_left.drain().filter_map(|lane| self.tether_links.get(lane)) {
+            if let Some(link) = owner.to_send() {
+                self.tell_or_put_off(now, &owner, &link);
+            }
+        }
+    }
+
+    /// Has [`Registry::send_acks`] look whether it is over.
+    pub fn wake_acks(&self) {
+        self.acks.wake();
+    }
+
+    /// Tells the peer what there is to tell. A link that owes credit after that is come back to when half of what its tether has
+    /// inside has left, and after a while in any case: short memory holds credit back, too.
+    fn tell_or_put_off(&self, now: Instant, owner: &TetherLinks, link: &Arc<Link>) {
+        let owes_credit = owner.owes_credit(link);
+        if owes_credit {
+            owner.account().watch();
+        }
+        if link.unacknowledged_bytes() > 0 || owes_credit && owner.has_credit_to_tell(now, link) {
+            tell_received(self, now, link, owner, &self.pool);
+        }
+        if owner.owes_credit(link) && link.puts_off_credit() {
+            self.acks.put_off(Arc::clone(link));
+        }
+    }
+}
 
 /// Links that owe something.
 #[derive(Debug, Default)]
