@@ -1,7 +1,9 @@
 //! A registry for tests.
 
+use std::net::IpAddr;
+
 use super::*;
-use crate::budget::Budget;
+use crate::budget::{Budget, Part};
 use crate::metrics::labels;
 use crate::nat::{Filtering, Timers, Translation};
 use crate::policy::Policy;

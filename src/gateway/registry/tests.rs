@@ -3,14 +3,16 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Weak;
 
 use super::*;
+use crate::budget::Part;
 use crate::metrics::labels;
 use crate::nat::Translation;
 use crate::policy::Policy;
 use crate::runtime::attend::Attend;
+use crate::stages::accept::{Doorkeeper as _, RETRY_AFTER_MS};
 use crate::transport::Transport;
-use crate::wire::capsule::{Capsule, Capsules};
+use crate::wire::capsule::{Capsule, Capsules, Hello, RefusalReason};
 use crate::wire::frame::{Role, Subprotocol};
-use crate::wire::proof::{CredentialId, Nonce, Proof};
+use crate::wire::proof::{CredentialId, Nonce, Proof, Verifier};
 
 mod refusals;
 

@@ -5,10 +5,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::admission::refusal;
 use super::*;
 use crate::credentials::Version;
 use crate::gateway::census::Census;
 use crate::io::heap;
+use crate::nat::Nat;
+use crate::stages::accept::{Doorkeeper as _, RETRY_AFTER_MS};
+use crate::wire::capsule::RefusalReason;
 
 /// Tethers that are looked over in one tidying. Where little moves, each is out of the processor's caches, and the first
 /// touch is what a look costs: 4 µs and more on a virtual machine (decision 21), so 10 ms.

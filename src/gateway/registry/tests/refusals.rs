@@ -1,9 +1,12 @@
 //! Whom the registry refuses for lack of something.
 
 use super::super::*;
+use crate::budget::Part;
 use crate::gateway::registry::testing::{TIMEOUT, registry, registry_of};
 use crate::link::testing::connected;
 use crate::overload::Rung;
+use crate::stages::accept::{Doorkeeper as _, RETRY_AFTER_MS};
+use crate::wire::capsule::{Challenge, Hello, RefusalReason};
 use crate::wire::proof::{CredentialId, Nonce, Proof};
 use crate::wire::token::Token;
 
