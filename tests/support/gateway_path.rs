@@ -1,20 +1,17 @@
 //! The gateway's stages over real links, with a counting sink where the internet would be: what a packet costs the
 //! gateway alone.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use wstether::budget::Part;
-use wstether::checksum;
 use wstether::link::{Link, LinkError};
 use wstether::metrics::{StageMetrics, labels};
-use wstether::nat::{self, AddressPlan, Filtering, Nat, Timers, Translation};
-use wstether::overload::Overload;
-use wstether::packet::{BufPool, Checksum, Offload, Packet, Raw};
+use wstether::nat::{AddressPlan, Translation};
+use wstether::packet::{BufPool, Packet, Raw};
 use wstether::pipeline::FLOW_LANES;
-use wstether::policy::{Policy, Prefix};
+use wstether::policy::Prefix;
 use wstether::runtime::cores::Cores;
 use wstether::runtime::hand_over::Rule;
 use wstether::runtime::inlet::Inlet;
@@ -25,27 +22,28 @@ use wstether::runtime::queue::{Fifo, Signal};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 use wstether::stages::ballast::Ballast;
-use wstether::stages::ip_parse::{self, Guard, Parsed};
+use wstether::stages::ip_parse::{self, Parsed};
 use wstether::stages::nat_rewrite::{self, Translated};
 use wstether::stages::tethered::{Steered, Tethered};
 use wstether::stages::ws_decode::{self, LinkKeeper, WsDecode};
 use wstether::stages::ws_encode::{self, WsEncode};
 use wstether::steer;
 use wstether::table::Table;
-use wstether::tether::{TICKET_BYTES, Tether};
-use wstether::tether_id::TetherId;
-use wstether::tether_links::{TetherLinks, Windows};
-use wstether::transport::Transport;
-use wstether::wire::capsule::{CloseReason, Features, SessionId, datagram_header};
-use wstether::wire::frame::{self, Opcode, Role, Subprotocol};
-use wstether::wire::proof::CredentialId;
+use wstether::tether::Tether;
+use wstether::wire::capsule::CloseReason;
+
+// This file is itself found by its path: without theirs, its rooms would be looked for beside it.
+#[path = "gateway_path/client.rs"]
+mod client;
+#[path = "gateway_path/shape.rs"]
+mod shape;
+
+use client::Client;
+pub(crate) use shape::Shape;
 
 /// Bytes of a message that the simulated client sends, as a client fills them.
 const MESSAGE_BYTES: usize = 65_536;
 const MESSAGE_BYTES_MAX: usize = 262_144;
-const MTU_BYTES: u16 = 1_500;
-/// Far more than is ever on its way, so that no window holds anything back.
-const WINDOW_BYTES: u64 = 1 << 40;
 const POOL_BYTES: u64 = 256 << 20;
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// A server on the internet.
@@ -53,94 +51,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const SERVER_PORT: u16 = 443;
 const UPLINK: &str = "uplink";
 const DOWNLINK: &str = "downlink";
-const TCP: u8 = 6;
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
-const UDP: u8 = 17;
 /// How long anything may take before the test says that it does not come.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What kind of packets there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// UDP of `bytes` in all.
-    Single {
-        /// Length of the IP packet.
-        bytes: usize,
-    },
-    /// TCP super-packets of `segments` segments of 1,400 bytes of payload.
-    Super {
-        /// Segments in each.
-        segments: usize,
-    },
-}
-
-const SEGMENT_BYTES: usize = 1_400;
-const TCP_HEADER_BYTES: usize = 40;
-
-impl Shape {
-    /// What is left to be done to such packets.
-    pub(crate) fn offload(self) -> Offload {
-        match self {
-            Self::Single { .. } => Offload::default(),
-            Self::Super { .. } => Offload {
-                checksum: Checksum::Partial { start: 20, offset: 16 },
-                segment_bytes: SEGMENT_BYTES as u16,
-                header_bytes: TCP_HEADER_BYTES as u16,
-            },
-        }
-    }
-
-    /// Segments in each.
-    pub(crate) fn segments(self) -> u64 {
-        match self {
-            Self::Single { .. } => 1,
-            Self::Super { segments } => segments as u64,
-        }
-    }
-
-    /// What opens a flow of such packets: only a SYN makes a mapping for TCP.
-    fn opening(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
-        match self {
-            Self::Single { .. } => self.packet(source, destination),
-            Self::Super { .. } => Self::Super { segments: 0 }.sealed(source, destination, TCP_SYN),
-        }
-    }
-
-    /// A packet between two ends, as whoever sends it makes it.
-    pub(crate) fn packet(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
-        self.sealed(source, destination, TCP_ACK)
-    }
-
-    fn sealed(self, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), tcp_flags: u8) -> Vec<u8> {
-        let (protocol, len) = match self {
-            Self::Single { bytes } => (UDP, bytes),
-            Self::Super { segments } => (TCP, TCP_HEADER_BYTES + segments * SEGMENT_BYTES),
-        };
-        let mut packet = vec![0; len];
-        packet[..12].copy_from_slice(&[0x45, 0, (len >> 8) as u8, len as u8, 0, 7, 0x40, 0, 64, protocol, 0, 0]);
-        packet[12..16].copy_from_slice(&source.0.octets());
-        packet[16..20].copy_from_slice(&destination.0.octets());
-        let sum = checksum::of(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        packet[20..22].copy_from_slice(&source.1.to_be_bytes());
-        packet[22..24].copy_from_slice(&destination.1.to_be_bytes());
-        let pseudo_header =
-            checksum::pseudo_header(IpAddr::V4(source.0), IpAddr::V4(destination.0), protocol, len - 20);
-        match self {
-            Self::Single { .. } => {
-                packet[24..26].copy_from_slice(&((len - 20) as u16).to_be_bytes());
-                let sum = !checksum::fold(pseudo_header + checksum::sum(&packet[20..]));
-                packet[26..28].copy_from_slice(&sum.to_be_bytes());
-            }
-            Self::Super { .. } => {
-                packet[32..34].copy_from_slice(&[0x50, tcp_flags]);
-                packet[36..38].copy_from_slice(&checksum::fold(pseudo_header).to_be_bytes());
-            }
-        }
-        packet
-    }
-}
 
 /// Keeps the links of the path: pokes ws-encode where there is something to say.
 #[derive(Default)]
@@ -190,39 +102,6 @@ impl Handler for Internet {
             if let Some(ports) = &mut *ports {
                 let bytes = entry.item.bytes();
                 ports.push(u16::from_be_bytes([bytes[20], bytes[21]]));
-            }
-        }
-    }
-}
-
-/// A client at the far end of a link.
-struct Client {
-    stream: TcpStream,
-    /// What opens each of its flows, as a message in a masked frame.
-    opening: Vec<u8>,
-    /// Its packets, likewise.
-    frame: Vec<u8>,
-    /// What they are in segments.
-    message_segments: u64,
-    /// Its link's lane at the gateway.
-    link: LaneId,
-    /// The gateway's end of it, which is told at once of what the client has: the window is not what is looked at here.
-    gateway_end: Arc<Link>,
-    acked_bytes: u64,
-    /// Packets for it from the internet, all flows in turn.
-    incoming: Vec<Vec<u8>>,
-    shape: Shape,
-}
-
-impl Client {
-    fn write(&self, bytes: impl FnOnce(&Self) -> &[u8]) {
-        let mut rest = bytes(self);
-        let end = Instant::now() + PATIENCE;
-        while !rest.is_empty() {
-            match (&self.stream).write(rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => assert!(Instant::now() < end, "no room"),
-                Err(error) => panic!("{error}"),
             }
         }
     }
@@ -393,8 +272,9 @@ impl GatewayPath {
         build.kept.reverse();
         let keeper = Keeper::new(build.kept, Arc::clone(&cores));
         keeper.start().expect("threads");
-        let clients =
-            (0..clients).map(|id| client(id, flows, shape, &plan, &pool, (&links, &tethers, &tether_links))).collect();
+        let clients = (0..clients)
+            .map(|id| Client::new(id, flows, shape, &plan, &pool, (&links, &tethers, &tether_links)))
+            .collect();
         let mut path = Self {
             clients,
             uplink: Inlet::new(ws_decode, Arc::clone(&cores)),
@@ -548,94 +428,4 @@ fn plan() -> AddressPlan {
     let pool = Prefix::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 16).expect("a prefix");
     let addresses = vec![IpAddr::V4(EXTERNAL)];
     AddressPlan::new(pool, Translation::Gateway { addresses, ports: 1_024..=65_535, block_ports: 512 }).expect("a plan")
-}
-
-fn packets_a_message(shape: Shape) -> usize {
-    let bytes = shape.packet((SERVER, 1), (SERVER, 1)).len();
-    (MESSAGE_BYTES / (bytes + datagram_header(bytes, shape.offload()).len())).max(1)
-}
-
-type Tables<'a> = (&'a Table<Link>, &'a Table<Tether>, &'a Table<TetherLinks>);
-
-fn client(id: u32, flows: u16, shape: Shape, plan: &Arc<AddressPlan>, pool: &BufPool, tables: Tables<'_>) -> Client {
-    let lane = LaneId(id);
-    let (stream, near) = connected();
-    let transport = Transport::new(mio::net::TcpStream::from_std(near), None).expect("a transport");
-    let link = Arc::new(Link::new(lane, transport, Role::Server, Instant::now()));
-    let windows = Windows { send_bytes_max: WINDOW_BYTES, credit_bytes: Some(WINDOW_BYTES) };
-    let owner = Arc::new(TetherLinks::new(lane, windows));
-    link.upgraded(Subprotocol::Binary, MESSAGE_BYTES_MAX, &[]);
-    link.opened(Arc::clone(&owner), Features::SUPER_PACKETS, MESSAGE_BYTES_MAX, Some(WINDOW_BYTES));
-    owner.join(Arc::clone(&link));
-    let tether = tether(TetherId(id), plan, pool, &owner);
-    let (links, tethers, tether_links) = tables;
-    links.put(lane, Arc::clone(&link));
-    tethers.put(lane, Arc::new(tether));
-    tether_links.put(lane, owner);
-    let IpAddr::V4(lease) = plan.lease(TetherId(id)).expect("a lease") else { panic!("an IPv4 plan") };
-    let source = |at: usize| (lease, 10_000 + at as u16 % flows);
-    let opening = (0..flows.into()).map(|at| shape.opening(source(at), (SERVER, SERVER_PORT)));
-    let packets = (0..packets_a_message(shape)).map(|at| shape.packet(source(at), (SERVER, SERVER_PORT)));
-    let checksum = shape.offload().checksum;
-    Client {
-        opening: message(opening, Offload { checksum, ..Offload::default() }),
-        frame: message(packets, shape.offload()),
-        message_segments: packets_a_message(shape) as u64 * shape.segments(),
-        stream,
-        link: lane,
-        gateway_end: link,
-        acked_bytes: 0,
-        incoming: Vec::new(),
-        shape,
-    }
-}
-
-fn tether(id: TetherId, plan: &Arc<AddressPlan>, pool: &BufPool, links: &Arc<TetherLinks>) -> Tether {
-    let guard_rules = ip_parse::Rules {
-        plan: Arc::clone(plan),
-        policy: Arc::new(Policy::new(vec![], vec![], vec![])),
-        mtu_bytes: MTU_BYTES.into(),
-        pool: pool.clone(),
-    };
-    let nat_rules = nat::Rules {
-        plan: Arc::clone(plan),
-        timers: Timers::default(),
-        filtering: Filtering::EndpointIndependent,
-        resolver: None,
-        mtu_bytes: MTU_BYTES,
-        mappings_max: 1_024,
-        mappings_per_second: 1_024,
-        remotes_max: 16,
-        overload: Overload::default(),
-        pool: pool.clone(),
-    };
-    let guard = Guard::new(id, Arc::new(guard_rules)).expect("a lease");
-    let nat = Nat::new(id, Arc::new(nat_rules), 1).expect("a lease");
-    let name = (SessionId([0; 16]), [0; TICKET_BYTES]);
-    let credential = CredentialId::random().expect("random bytes");
-    let memory = pool.budget().share(Part::Tethers);
-    Tether::new(id, name, credential, Arc::clone(links), (guard, nat), memory, Instant::now())
-}
-
-/// A message of these packets, masked as a client's are.
-fn message(packets: impl Iterator<Item = Vec<u8>>, offload: Offload) -> Vec<u8> {
-    let mut message = Vec::new();
-    for packet in packets {
-        message.extend_from_slice(&datagram_header(packet.len(), offload));
-        message.extend_from_slice(&packet);
-    }
-    let mut out = Vec::new();
-    frame::append(Opcode::Binary, &message, Some([1, 2, 3, 4]), &mut out);
-    out
-}
-
-fn connected() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let far = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-    let (near, _) = listener.accept().expect("a connection");
-    for stream in [&far, &near] {
-        stream.set_nonblocking(true).expect("non-blocking");
-        stream.set_nodelay(true).expect("no delay");
-    }
-    (far, near)
 }
