@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_halved_while_what_is_inside_waits_too_long_and_not_below_a_turn_of_reading() {
+    fn it_is_halved_while_what_is_inside_waits_too_long_and_not_below_a_dozen_small_packets() {
         let mut bench = Bench::grown(4 * MIB);
         let looks = (CUT_AFTER.as_millis() / LOOK_EVERY.as_millis()) as usize;
         let credits: Vec<_> = (0..40).map(|_| bench.look(bench.credit.bytes(), 100)).collect();

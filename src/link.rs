@@ -271,8 +271,7 @@ impl Link {
         self.counts.sent_acked.load(Ordering::Relaxed)
     }
 
-    /// Bytes of packets that may be sent now: what the window and the peer's credit leave, and no more than one message should
-    /// have.
+    /// Bytes of packets that may be sent now: what the window and the peer's credit leave, and no more than one batch.
     pub fn sendable_bytes(&self) -> u64 {
         let sent = self.counts.sent.load(Ordering::Relaxed);
         let credit = packet_bytes_within(self.counts.credit.load(Ordering::Relaxed).saturating_sub(sent));

@@ -107,7 +107,7 @@ pub struct Window {
     was_blocked: bool,
     /// Rounds in a row in which a full window made no queue.
     short_rounds: u32,
-    /// The rates of the last rounds with a full window, the newest first.
+    /// The rates of the last rounds, the newest first.
     rates: [f64; RATES],
     /// The window while the queue is let run dry.
     drain_bytes: Option<u64>,

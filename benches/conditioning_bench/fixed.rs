@@ -21,7 +21,8 @@ pub(crate) const KEYS: [&str; 8] = [
     "generator_pps",
     "generator_factor",
 ];
-pub(crate) const UPLINK_KEYS: [&str; 2] = ["uplink_goodput_ratio_worst", "uplink_goodput_ratio"];
+pub(crate) const UPLINK_KEYS: [&str; 3] =
+    ["uplink_goodput_ratio_worst", "uplink_goodput_ratio", "uplink_sparse_wait_ms"];
 pub(crate) const FAIRNESS_KEYS: [&str; 2] = ["jain_1000", "worst_share_1000"];
 pub(crate) const HOG_KEYS: [&str; 1] = ["hog_worst_share_ratio"];
 
@@ -59,6 +60,8 @@ const RECOVERY: Lasts = Lasts { quick_ms: 5_000, full_ms: 7_000 };
 /// Where a thousand begin at once, the first tenths of a second go to reading each for the first time.
 const UPLINK: Lasts = Lasts { quick_ms: 3_000, full_ms: 8_000 };
 const UPLINK_OF_ONE: Lasts = Lasts { quick_ms: 2_000, full_ms: 8_000 };
+/// Who is sparse is known after a while, of two to four seconds here.
+const UPLINK_SPARSE: Lasts = Lasts { quick_ms: 6_000, full_ms: 15_000 };
 /// Shares of some tens of packets would be those of chance.
 const FAIRNESS: Lasts = Lasts { quick_ms: 12_000, full_ms: 20_000 };
 const HOG: Lasts = Lasts { quick_ms: 4_000, full_ms: 10_000 };
@@ -223,10 +226,24 @@ pub(crate) fn uplink(run: &Run) -> Outcome<Figures> {
         ratios.insert(tethers.to_string(), json!(ratio));
         (before_pps, worst) = (after_pps, worst.min(ratio));
     }
+    let sparse_ms = sparse_wait_ms(&site, peak_pps, run.lasts(UPLINK_SPARSE))?;
+    told(&format!(
+        "  beside {HOGGED} that send a hundred times as much the others wait {sparse_ms:.1} ms in the median"
+    ));
     let mut figures = Figures::new();
     figures.insert("uplink_goodput_ratio_worst".into(), json!(worst));
     figures.insert("uplink_goodput_ratio".into(), Value::Object(ratios));
+    figures.insert("uplink_sparse_wait_ms".into(), json!(sparse_ms));
     Ok(figures)
+}
+
+/// The median wait of packets of tethers that send an eighth of their fair share each, beside as many that send a hundred times
+/// that: six times the peak, in all.
+fn sparse_wait_ms(site: &Site, peak_pps: f64, lasts: Duration) -> Outcome<f64> {
+    let rate = peak_pps / f64::from(2 * HOGGED) / 8.0;
+    let hogs = format!("steady,hog={HOGGED}");
+    let report = load(site, "up", 2 * HOGGED, rate, lasts, &["--mix", &hogs])?;
+    number(&report, "/mixes/steady/up/latency_ms/p50")
 }
 
 /// Jain's index and the worst share of many equal tethers at 1.5 times the peak.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::Figures;
 
 /// What each figure is, and what it should be.
-const ROWS: [(&str, &str, &str); 15] = [
+const ROWS: [(&str, &str, &str); 16] = [
     ("goodput_ratio_at_20x", "goodput at 20 times the peak load, as a part of the peak", "≥ 0.97"),
     ("goodput_ratio_real_at_4x", "the same with the real handlers, at 4 times", "≥ 0.95"),
     ("p99_ms_at_half_load", "p99 at half the peak load, ms", ""),
@@ -15,6 +15,7 @@ const ROWS: [(&str, &str, &str); 15] = [
         "from the tethers at 20 times the peak, the worst number of them, as a part of one alone",
         "≥ 0.97",
     ),
+    ("uplink_sparse_wait_ms", "from tethers that send little beside many that send much, the median wait, ms", ""),
     ("jain_1000", "Jain's index over 1,000 equal tethers", "≥ 0.99"),
     ("worst_share_1000", "the worst share of these, as a part of the mean", "≥ 0.9"),
     ("hog_worst_share_ratio", "the worst of 100 beside a hog of 100 times the rate, as a part of without", "≥ 0.95"),

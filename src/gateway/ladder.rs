@@ -14,7 +14,7 @@ pub const CLIMB_AFTER: Duration = Duration::from_secs(5);
 /// than it takes to climb, so that nobody is kept out for long.
 pub const LEAVE_AFTER: Duration = Duration::from_secs(2);
 
-/// The part of the budget, in percent, from which on a rung is taken at once: memory does not wait a second. Each is a
+/// The part of the budget, in percent, from which on a rung is taken at once: memory does not wait. Each is a
 /// percent below the ceiling where the budget itself would refuse what the rung refuses: at the ceiling it would have
 /// refused with a little less held than that, and no rung would tell.
 const MEMORY_PERCENT: [u64; 3] = [79, 84, 89];

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use gathering::has_gathered;
-use shares::{Share, Shares, Standing};
+use lane::{Lane, State};
+use shares::{Share, Shares};
 use turns::{Rank, Turns};
 
 mod gathering;
+mod lane;
+mod room;
 mod shares;
 mod turns;
 
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
-
-/// The part of a queue that is kept short into which a lane may still come that got far more than others.
-const FAR_AHEAD_PART: u64 = 8;
 
 /// A lane of a stage, by its place in the stage's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,92 +132,6 @@ pub struct Taken {
     pub behind: bool,
     /// Load that left the queue, shed items included.
     pub freed: Load,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// On no list. Runnable only once something comes in.
-    Idle,
-    /// Something waits in it, and it is not ready before more does, or [`Lanes::end_gathering`].
-    Gathering,
-    /// On the ready list.
-    Ready,
-    /// A thread has it.
-    Running,
-}
-
-#[derive(Debug)]
-struct Lane<Q> {
-    queue: Q,
-    state: State,
-    /// Run it though nothing waits.
-    poked: bool,
-    /// Out until resumed.
-    parked: bool,
-    /// A resume came while it still ran.
-    resumed: bool,
-    /// It has been resumed, and what it left over must go first: its next run is for that alone.
-    settling: bool,
-    /// Its owner went while it ran, so that what the handler says of it is of no more interest.
-    orphaned: bool,
-    allowance_bytes: Option<u64>,
-    /// Segments that it may still take in this round (deficit round robin).
-    deficit_segments: i64,
-    /// What it got of late.
-    share: Share,
-    /// The offer in which it last entered, and in which it was last refused.
-    entered_in: u64,
-    refused_in: u64,
-    /// On the list of those that gather, whatever its state.
-    is_listed: bool,
-}
-
-impl<Q: Queue> Lane<Q> {
-    fn new() -> Self {
-        Self {
-            queue: Q::default(),
-            state: State::Idle,
-            poked: false,
-            parked: false,
-            resumed: false,
-            settling: false,
-            orphaned: false,
-            allowance_bytes: None,
-            deficit_segments: 0,
-            share: Share::default(),
-            entered_in: 0,
-            refused_in: 0,
-            is_listed: false,
-        }
-    }
-
-    fn has_allowance(&self) -> bool {
-        self.allowance_bytes != Some(0)
-    }
-
-    fn spend(&mut self, bytes: usize) {
-        if let Some(allowance) = &mut self.allowance_bytes {
-            *allowance = allowance.saturating_sub(bytes as u64);
-        }
-    }
-
-    fn has_work(&self) -> bool {
-        !self.queue.is_empty() && self.has_allowance()
-    }
-
-    /// Whether a batch that is brought may run on in this lane: nothing of it waits, and nobody has it.
-    fn is_free(&self) -> bool {
-        self.state == State::Idle && !self.parked && self.queue.is_empty() && self.has_allowance()
-    }
-
-    /// Whether it entered in this offer, and nothing of it had to queue since.
-    fn is_entering(&self, offer: u64) -> bool {
-        self.state == State::Running && self.entered_in == offer && self.queue.is_empty() && self.has_allowance()
-    }
-
-    fn is_runnable(&self) -> bool {
-        !self.parked && (self.settling || self.poked || self.has_work())
-    }
 }
 
 /// The lanes of one stage: their queues, who runs, who is next.
@@ -336,71 +250,6 @@ impl<Q: Queue> Lanes<Q> {
                 refused.push(entry);
             }
         }
-    }
-
-    /// A lane may hold as much as is still free in the whole queue (dynamic thresholds, Choudhury and Hahne 1998): one
-    /// busy lane gets half of the space, two a third each, and a newcomer always finds room. An empty lane takes any
-    /// one item that fits, and an empty stage any one at all: an item larger than the queue would otherwise wait for
-    /// ever.
-    fn has_room(&self, lane: LaneId, item: &Q::Item) -> bool {
-        Q::COALESCES
-            || self.would_fit(
-                self.load,
-                self.lanes[lane.index()].queue.load(),
-                Load::of(item),
-                self.limits_of(lane, item),
-            )
-    }
-
-    /// The limits for a lane. A queue that is kept short may be shorter than there are lanes, and then it is chance, or the
-    /// order in which they come, who finds room. So its last half is for those that got less than the mean of late: what
-    /// comes of them between two looks of a source fits into it. And who got far more finds room where next to nothing
-    /// waits: its packets are there at any time, and would be in front of all that come at once.
-    fn limits_of(&self, lane: LaneId, item: &Q::Item) -> Limits {
-        let (segments, share) = (self.limits.segments, self.lanes[lane.index()].share);
-        let segments = match self.wait_max.map(|_| self.shares.standing(share, item.segments().into())) {
-            None if self.sparse_segments > 0 && self.shares.is_sparse(share) => segments + self.sparse_segments,
-            None | Some(Standing::Behind) => segments,
-            Some(Standing::Ahead) => segments.div_ceil(2),
-            Some(Standing::FarAhead) => segments.div_ceil(FAR_AHEAD_PART),
-        };
-        Limits { segments, ..self.limits }
-    }
-
-    /// Whether `new` fits into a lane that holds `mine`, of `all` that waits in the stage.
-    fn would_fit(&self, all: Load, mine: Load, new: Load, limits: Limits) -> bool {
-        if all == Load::default() {
-            return true;
-        }
-        let is_first = mine == Load::default();
-        let fits = |mine: u64, new: u64, held: u64, limit: u64| {
-            let free = limit.saturating_sub(held);
-            new <= free && (is_first || mine + new <= free)
-        };
-        fits(mine.segments, new.segments, all.segments, limits.segments)
-            && fits(mine.held_bytes, new.held_bytes, all.held_bytes, limits.held_bytes)
-    }
-
-    /// Lets the lane's own queue give up what it will for `item`, until that fits. `false` where it does not come to
-    /// that; nothing is given up where even all of it would not help.
-    fn make_room(&mut self, id: LaneId, item: &Q::Item, shed: &mut Shed<Q::Item>) -> bool {
-        let mine = self.lanes[id.index()].queue.load();
-        let mut others = self.load;
-        others -= mine;
-        if !self.would_fit(others, Load::default(), Load::of(item), self.limits) {
-            return false;
-        }
-        while !self.has_room(id, item) {
-            let lane = &mut self.lanes[id.index()];
-            if !lane.queue.relieve(&mut self.shared, shed) {
-                break;
-            }
-            self.load = others;
-            self.load += lane.queue.load();
-        }
-        let left = self.lanes[id.index()].queue.load();
-        self.backlogged -= usize::from(mine != Load::default() && left == Load::default());
-        self.has_room(id, item)
     }
 
     fn push(&mut self, now: Instant, hand_over: HandOver, id: LaneId, item: Q::Item) {
@@ -655,47 +504,14 @@ impl<Q: Queue> Lanes<Q> {
         self.load
     }
 
-    /// Segments that were refused, or given up for their age, since this was asked last.
-    pub fn take_turned_away(&mut self) -> u64 {
-        std::mem::take(&mut self.turned_away_segments)
-    }
-
     /// The most that ever waited.
     pub fn load_max(&self) -> Load {
         self.load_max
     }
 
-    /// From now on this is the most that may wait. What waits above it stays, and nothing enters until it has gone.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
     /// From now on an offer lets so many segments run on, and queues the rest.
     pub fn set_run_on_segments_max(&mut self, segments: u32) {
         self.run_on_segments_max = segments;
-    }
-
-    /// From now on what has waited longer is given up when its turn comes. Lanes have turns, so it is those who hold
-    /// much that lose: who holds little does not wait.
-    pub fn set_wait_max(&mut self, wait_max: Option<Duration>) {
-        self.wait_max = wait_max;
-    }
-
-    /// From now on so many segments above the limit are for lanes that got little of late, while the queue is kept short: what
-    /// they bring is little, and is not to wait for room behind those that always have more.
-    pub fn set_sparse_segments(&mut self, segments: u64) {
-        self.sparse_segments = segments;
-    }
-
-    /// Segments that find room; none where the memory is used up.
-    pub fn room(&self) -> u64 {
-        let is_full = self.load.held_bytes >= self.limits.held_bytes;
-        if is_full { 0 } else { self.limits.segments.saturating_sub(self.load.segments) }
-    }
-
-    /// The most that may wait.
-    pub fn limits(&self) -> Limits {
-        self.limits
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who got how much of late: what a short queue keeps its last places by.
+//! Who got how much of late: what a short queue keeps its last places by, and who need not wait for a turn.
 
 use std::time::{Duration, Instant};
 
