@@ -90,7 +90,7 @@ pub fn run_with(args: &cli::Gateway, experiment: Experiment, out: &mut dyn Write
     notify(&[sd_notify::NotifyState::Stopping]);
     let late = gateway.stop()?;
     if late.is_empty() {
-        info!("stopped: all that was queued has left, and what was set up is undone");
+        info!("stopped: nothing is queued any more, and what was set up is undone");
     } else {
         warn!(
             stages = late.join(", "),

@@ -138,9 +138,12 @@ fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
 /// repeated: it may be a token.
 fn key_of_bare_text(line: &str) -> Option<&str> {
     let (key, value) = line.split_once('=')?;
-    let value = value.trim();
-    let is_bare = value.starts_with(|first: char| first.is_alphanumeric() || matches!(first, '/' | '.' | ':'));
-    (is_bare && parse_item(value).is_none()).then(|| key.trim())
+    let (key, value) = (key.trim(), value.split(" #").next().unwrap_or_default().trim());
+    let is_key = key.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.'));
+    let is_flag = ["true", "false", "yes", "no", "on", "off"].iter().any(|word| value.eq_ignore_ascii_case(word));
+    let is_text = value.starts_with(|first: char| first.is_alphabetic() || matches!(first, '/' | ':'))
+        || value.starts_with(|first: char| first.is_ascii_digit()) && value.contains(['.', ':', '/']);
+    (is_key && is_text && !is_flag && parse_item(value).is_none()).then_some(key)
 }
 
 fn line_of(text: &str, span: Range<usize>) -> usize {

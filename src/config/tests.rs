@@ -130,6 +130,19 @@ fn a_text_without_quotes_is_told_as_that_and_not_repeated() {
 }
 
 #[test]
+fn what_else_is_wrong_with_a_line_is_not_put_down_to_quotes_and_no_line_is_repeated() {
+    for line in [
+        "links_max = 10 # ours\nlinks_max = 11 # theirs",
+        "enabled = True",
+        "links_max = 08080",
+        "wss://me:secret@a/?b=c",
+    ] {
+        let told = problems::<Gateway>(&format!("[listen]\n{line}")).concat();
+        assert!(told.contains("not TOML: ") && !told.contains("quotes") && !told.contains("secret"), "{line}: {told}");
+    }
+}
+
+#[test]
 fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
     assert_objection("[gateway]\nkeepalive = \"20s\"", &["gateway.keepalive: unknown key; it belongs in [listen]"]);
     assert_objection("name = \"x\"", &["line 1: name: not in a section; it belongs in [gateway]"]);

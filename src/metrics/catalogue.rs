@@ -217,7 +217,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     gauge("wstether_stage_queue_bytes", Bytes, "Memory held by what is in the stage's queue.", |s| (&s.queue_bytes).into()),
     gauge("wstether_stage_queue_capacity_packets", Count, "Segments that the stage's queue takes.", |s| (&s.queue_capacity_packets).into()),
     gauge("wstether_stage_queue_capacity_bytes", Bytes, "Memory that the stage's queue may hold.", |s| (&s.queue_capacity_bytes).into()),
-    gauge("wstether_stage_queue_admitted_packets", Count, "Segments that the stage's queue admits at present: its capacity, or less while the stage sheds.", |s| (&s.queue_admitted_packets).into()),
+    gauge("wstether_stage_queue_admitted_packets", Count, "Segments that the stage's queue admits at present: its capacity, or less while the stage sheds. On the way up, who sends little finds room up to twice that.", |s| (&s.queue_admitted_packets).into()),
     gauge("wstether_stage_shedding", Truth, "1 while the stage admits less than its queue could hold, because what waits in it waits too long.", |s| (&s.shedding).into()),
     gauge("wstether_stage_queue_packets_max_seen", Count, "The most segments in the stage's queue at once since the start.", |s| (&s.queue_packets_max_seen).into()),
     gauge("wstether_stage_lanes_parked", Count, "Lanes that wait for room in the stage's queue.", |s| (&s.lanes_parked).into()),

@@ -22,6 +22,9 @@ mod turns;
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
 
+/// A lane that brings more in its turn is not sparse, whatever it got of late: it has enough to wait for turns with.
+const SPARSE_TURN_SEGMENTS: u64 = 8;
+
 /// A lane of a stage, by its place in the stage's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub u32);
@@ -210,6 +213,7 @@ impl<Q: Queue> Lanes<Q> {
         shed: &mut Shed<Q::Item>,
     ) {
         self.offers += 1;
+        self.shares.look(now);
         entered.others = self.others();
         // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
         let (sheds, mut run_on_segments) = (self.wait_max.is_some(), 0_u64);
@@ -237,7 +241,7 @@ impl<Q: Queue> Lanes<Q> {
                 }
                 lane.spend(entry.item.bytes());
                 if !Q::COALESCES {
-                    self.shares.count(now, &mut lane.share, entry.item.segments().into());
+                    self.shares.count(&mut lane.share, entry.item.segments().into());
                 }
                 run_on_segments += u64::from(entry.item.segments());
                 entered.items.push(entry);
@@ -245,7 +249,7 @@ impl<Q: Queue> Lanes<Q> {
                 self.push(now, hand_over, entry.lane, entry.item);
             } else {
                 self.lanes[entry.lane.index()].refused_in = self.offers;
-                self.shares.count(now, &mut self.lanes[entry.lane.index()].share, 0);
+                self.shares.count(&mut self.lanes[entry.lane.index()].share, 0);
                 self.turned_away_segments += u64::from(entry.item.segments());
                 refused.push(entry);
             }
@@ -255,7 +259,7 @@ impl<Q: Queue> Lanes<Q> {
     fn push(&mut self, now: Instant, hand_over: HandOver, id: LaneId, item: Q::Item) {
         let lane = &mut self.lanes[id.index()];
         if !Q::COALESCES {
-            self.shares.count(now, &mut lane.share, item.segments().into());
+            self.shares.count(&mut lane.share, item.segments().into());
         }
         let before = lane.queue.load();
         lane.queue.push(&mut self.shared, now, item);
@@ -274,17 +278,20 @@ impl<Q: Queue> Lanes<Q> {
             lane.state = State::Ready;
             let rank = match lane.settling {
                 true => Rank::Resumed,
-                false if self.shares.is_sparse(lane.share) => Rank::Sparse,
+                false if !lane.brings_much && self.shares.is_sparse(lane.share) => Rank::Sparse,
                 false => Rank::Other,
             };
             self.turns.push(id, rank);
         }
     }
 
-    /// Counts what a lane brought of which only signals were queued: they are no measure of it.
+    /// Counts what a lane brought in its turn, of which only signals were queued, which are no measure of it.
     pub fn count(&mut self, now: Instant, id: LaneId, segments: u64) {
-        if let Some(lane) = self.lanes.get_mut(id.index()) {
-            self.shares.count(now, &mut lane.share, segments);
+        self.shares.look(now);
+        self.turns.brought(segments);
+        if let Some(lane) = self.lanes.get_mut(id.index()).filter(|lane| !lane.orphaned) {
+            self.shares.count(&mut lane.share, segments);
+            lane.brings_much = segments > SPARSE_TURN_SEGMENTS;
         }
     }
 
@@ -295,13 +302,13 @@ impl<Q: Queue> Lanes<Q> {
 
     /// Whether only lanes that are resumed, or sparse, have a turn: some wait for room in the next stage, where there is none.
     /// What another put out would not fit either: it would wait here in a place that nobody bounds, behind all that was read
-    /// before it was needed. From then on nothing else is ready, until one is resumed. Where there is room for some
-    /// segments, so many others have a turn.
+    /// before it was needed. From then on no other is ready, until one is resumed. Where there is room for some segments,
+    /// so many others have a turn.
     pub fn holds_back(&mut self, room: impl FnOnce() -> u64) -> bool {
-        if self.parked > 0 && !self.turns.any_resumed() && self.turns.others_max() > 0 {
+        if self.parked > 0 && !self.turns.any_resumed() && !self.turns.holds_back() {
             self.turns.set_others_max(usize::try_from(room()).unwrap_or(usize::MAX));
         }
-        self.turns.others_max() == 0
+        self.turns.holds_back()
     }
 
     /// The next batch: ready lanes in turn, each up to a fair part of the quota (deficit round robin, so that a lane of
@@ -380,6 +387,7 @@ impl<Q: Queue> Lanes<Q> {
             let load_after = lane.queue.load();
             self.load.segments -= load_before.segments - load_after.segments;
             self.load.held_bytes -= load_before.held_bytes - load_after.held_bytes;
+            self.turns.brought(load_before.segments - load_after.segments);
             if !self.exclusive {
                 lane.state = State::Idle;
                 self.make_ready(id);
@@ -416,6 +424,7 @@ impl<Q: Queue> Lanes<Q> {
         if !settled && !orphaned {
             lane.allowance_bytes = outcome.allowance_bytes;
             lane.poked |= outcome.again;
+            lane.brings_much |= outcome.again;
         }
         let resumed = std::mem::take(&mut lane.resumed);
         if outcome.park && !resumed {
@@ -433,7 +442,7 @@ impl<Q: Queue> Lanes<Q> {
         if lane.parked {
             lane.parked = false;
             self.parked -= 1;
-            self.turns.set_others_max(usize::MAX);
+            self.turns.let_in();
             lane.settling = true;
             self.make_ready(id);
         } else if lane.state == State::Running {
@@ -457,7 +466,7 @@ impl<Q: Queue> Lanes<Q> {
         self.load -= before;
         self.backlogged -= usize::from(before != Load::default());
         lane.deficit_segments = 0;
-        lane.share = Share::default();
+        (lane.share, lane.brings_much) = (Share::default(), false);
         lane.allowance_bytes = None;
         lane.orphaned = lane.state == State::Running;
         // What its next owner brings has its own time.
@@ -484,8 +493,7 @@ impl<Q: Queue> Lanes<Q> {
     /// Lanes that one thread more than `threads` could serve. Those that a thread has are not on the list, but if more
     /// than `threads` of them have work waiting, another thread would take its part when they are given back.
     pub fn ready_for_more(&self, threads: usize) -> usize {
-        let called =
-            if self.turns.others_max() == 0 { 0 } else { self.backlogged.saturating_sub(self.gathering.len()) };
+        let called = if self.turns.holds_back() { 0 } else { self.backlogged.saturating_sub(self.gathering.len()) };
         self.ready().max(called.saturating_sub(threads))
     }
 

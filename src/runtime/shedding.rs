@@ -76,8 +76,8 @@ pub fn able_segments_per_second(threads: usize, service: Duration) -> u64 {
     (threads as u128 * Duration::from_secs(1).as_nanos()).checked_div(service.as_nanos()).unwrap_or(0) as u64
 }
 
-/// Segments above what is admitted that are for those who got little of late, where the queue could hold so many: half of what
-/// is served is more than all of them bring.
+/// Segments above what is admitted that are for those who got little of late, where the queue could hold so many. They bring
+/// less than half of what all do.
 pub fn sparse_segments(admitted_segments: u64, capacity_segments: u64) -> u64 {
     admitted_segments.min(capacity_segments.saturating_sub(admitted_segments))
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Status;
-use crate::config::{Gateway, Role as _};
+use crate::config::{Client, Gateway, Role as _};
 
 /// A gateway on a local address answers at once; after this it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,12 +35,10 @@ pub enum FetchError {
         why: String,
     },
     /// It is a client, which has no status.
-    #[error("what answers at {addr} is a wstether {role}, not a gateway: give --address a gateway's metrics.listen")]
-    OtherRole {
+    #[error("what answers at {addr} is a wstether client, not a gateway: give --address a gateway's metrics.listen")]
+    Client {
         /// Where it was asked.
         addr: SocketAddr,
-        /// What it is.
-        role: String,
     },
 }
 
@@ -51,7 +49,11 @@ pub enum FetchError {
 pub fn fetch(addr: SocketAddr) -> Result<Status, FetchError> {
     let answer = ask(addr).map_err(|source| FetchError::Unreachable { addr, source })?;
     let status = read(&answer).map_err(|why| FetchError::NotAGateway { addr, why })?;
-    if status.role == Gateway::NAME { Ok(status) } else { Err(FetchError::OtherRole { addr, role: status.role }) }
+    match status.role.as_str() {
+        Gateway::NAME => Ok(status),
+        Client::NAME => Err(FetchError::Client { addr }),
+        _ => Err(FetchError::NotAGateway { addr, why: "its role is another one".to_owned() }),
+    }
 }
 
 fn ask(addr: SocketAddr) -> io::Result<Vec<u8>> {

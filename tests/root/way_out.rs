@@ -45,7 +45,7 @@ fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
         let log = gateway.log_path().to_owned();
         assert!(gateway.end().unwrap().success());
         let log = std::fs::read_to_string(log).unwrap();
-        let last = "stopped: all that was queued has left, and what was set up is undone";
+        let last = "stopped: nothing is queued any more, and what was set up is undone";
         assert!(log.trim_end().ends_with(last), "{log}");
     }
 }

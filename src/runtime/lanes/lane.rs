@@ -34,6 +34,8 @@ pub(super) struct Lane<Q> {
     pub(super) deficit_segments: i64,
     /// What it got of late.
     pub(super) share: Share,
+    /// Its last turn brought much, or was not enough for all that it had.
+    pub(super) brings_much: bool,
     /// The offer in which it last entered, and in which it was last refused.
     pub(super) entered_in: u64,
     pub(super) refused_in: u64,
@@ -54,6 +56,7 @@ impl<Q: Queue> Lane<Q> {
             allowance_bytes: None,
             deficit_segments: 0,
             share: Share::default(),
+            brings_much: false,
             entered_in: 0,
             refused_in: 0,
             is_listed: false,

@@ -8,6 +8,8 @@ const WHILE_SEGMENTS: u64 = 64;
 /// And after so long in any case: of a thousand that were busy one may be left, and who got what before is of no more interest.
 /// Not sooner, since a thousand that share 8,000 segments a second get four each in half a second, and one more is no sign.
 const WHILE_MAX: Duration = Duration::from_secs(4);
+/// But not before, however much comes: one that brings much at once would seem to be all there is.
+const WHILE_MIN: Duration = Duration::from_millis(100);
 
 /// A lane that got so many times the mean is far ahead, if that is more by some segments, which are no sign of anything: so
 /// many, or two of its items.
@@ -17,6 +19,8 @@ const FAR_ITEMS_MIN: u64 = 2;
 
 /// Of the mean, a lane that got no more than one part in so many is sparse (RFC 8290): what little it brings leaves first.
 const SPARSE_PART: u64 = 2;
+/// If the mean is so many segments, or more: it is chance who got one of few.
+const SPARSE_MEAN_MIN: u64 = 16;
 
 /// Where a lane stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,18 +63,23 @@ pub(super) struct Shares {
     number: u32,
     begun: Option<Instant>,
     total: Total,
-    /// Of the while before; `None` where there was none, or it is long ago, or one lane alone.
+    /// Of the while before; `None` where there was none, or it is long ago.
     before: Option<Total>,
 }
 
 impl Shares {
-    /// Counts `segments` of a lane, whose own part is `share`.
-    pub(super) fn count(&mut self, now: Instant, share: &mut Share, segments: u64) {
+    /// Begins another while where this one is over.
+    pub(super) fn look(&mut self, now: Instant) {
         let age = self.begun.map(|begun| now.saturating_duration_since(begun));
-        if age.is_some_and(|age| age >= WHILE_MAX) || self.total.segments >= WHILE_SEGMENTS * self.total.lanes {
-            let before = Some(self.total).filter(|total| total.lanes > 1 && age.is_some_and(|age| age < 2 * WHILE_MAX));
+        let is_much = self.total.segments >= WHILE_SEGMENTS * self.total.lanes;
+        if age.is_none_or(|age| age >= WHILE_MAX || age >= WHILE_MIN && is_much) {
+            let before = age.filter(|age| *age < 2 * WHILE_MAX).map(|_| self.total);
             *self = Self { number: self.number.wrapping_add(1), begun: Some(now), total: Total::default(), before };
         }
+    }
+
+    /// Counts `segments` of a lane, whose own part is `share`.
+    pub(super) fn count(&mut self, share: &mut Share, segments: u64) {
         if share.number != self.number {
             *share = share.in_while(self.number);
             self.total.lanes += 1;
@@ -99,13 +108,20 @@ impl Shares {
         let Some(before) = self.before else { return false };
         let share = share.in_while(self.number);
         let got = share.segments + share.segments_before;
-        got * SPARSE_PART * self.total.lanes.max(before.lanes) <= self.total.segments + before.segments
+        let (all, lanes) = (self.total.segments + before.segments, self.total.lanes.max(before.lanes));
+        all >= SPARSE_MEAN_MIN * lanes && got * SPARSE_PART * lanes <= all
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Counts as an offer would at that time.
+    fn count(shares: &mut Shares, now: Instant, share: &mut Share, segments: u64) {
+        shares.look(now);
+        shares.count(share, segments);
+    }
 
     fn standings(shares: Shares, lanes: &[Share]) -> Vec<Standing> {
         lanes.iter().map(|share| shares.standing(*share, 1)).collect()
@@ -116,70 +132,78 @@ mod tests {
         let mut shares = Shares::default();
         let (mut lanes, now) = ([Share::default(); 4], Instant::now());
         for (lane, segments) in lanes.iter_mut().zip([10, 11, 30, 5]) {
-            shares.count(now, lane, segments);
+            count(&mut shares, now, lane, segments);
         }
         // The mean is 14: far ahead is more than 28 and 8.
-        assert_eq!(standings(shares, &lanes), [Standing::Behind, Standing::Behind, Standing::Ahead, Standing::Behind]);
-        shares.count(now, &mut lanes[2], 30);
+        let [behind, ahead, far_ahead] = [Standing::Behind, Standing::Ahead, Standing::FarAhead];
+        assert_eq!(standings(shares, &lanes), [behind, behind, ahead, behind]);
+        count(&mut shares, now, &mut lanes[2], 30);
         // Now it is 21.5: more than 43 and 8.
-        assert_eq!(
-            standings(shares, &lanes),
-            [Standing::Behind, Standing::Behind, Standing::FarAhead, Standing::Behind]
-        );
+        assert_eq!(standings(shares, &lanes), [behind, behind, far_ahead, behind]);
         // Two super-packets are no sign of anything.
-        assert_eq!([8, 9].map(|segments| shares.standing(lanes[2], segments)), [Standing::FarAhead, Standing::Ahead]);
+        assert_eq!([8, 9].map(|segments| shares.standing(lanes[2], segments)), [far_ahead, ahead]);
     }
 
     #[test]
-    fn what_was_in_another_while_does_not_count() {
-        let mut shares = Shares::default();
-        let (mut early, mut late, now) = (Share::default(), Share::default(), Instant::now());
-        shares.count(now, &mut early, 2 * WHILE_SEGMENTS);
-        shares.count(now, &mut late, 1);
-        assert_eq!(standings(shares, &[early, late]), [Standing::Behind, Standing::Behind]);
+    fn a_while_is_over_after_so_many_segments_a_lane_or_so_long_and_what_was_in_it_does_not_count() {
+        for (segments, after, is_over) in [
+            (WHILE_SEGMENTS, WHILE_MIN, true),
+            (WHILE_SEGMENTS - 1, WHILE_MIN, false),
+            (1_000 * WHILE_SEGMENTS, WHILE_MIN - Duration::from_millis(1), false),
+            (1, WHILE_MAX, true),
+            (1, WHILE_MAX - Duration::from_millis(1), false),
+        ] {
+            let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 2], Instant::now());
+            count(&mut shares, begun, &mut lanes[0], 2 * segments);
+            count(&mut shares, begun, &mut lanes[1], 0);
+            shares.look(begun + after);
+            assert_eq!(lanes[0].in_while(shares.number).segments == 0, is_over, "{segments} in {after:?}");
+        }
     }
 
     #[test]
     fn who_is_left_of_many_is_not_far_ahead_for_long() {
         let mut shares = Shares::default();
         let (mut many, mut last, begun) = (vec![Share::default(); 1_000], Share::default(), Instant::now());
-        many.iter_mut().for_each(|lane| shares.count(begun, lane, 1));
-        shares.count(begun, &mut last, 100);
+        many.iter_mut().for_each(|lane| count(&mut shares, begun, lane, 1));
+        count(&mut shares, begun, &mut last, 100);
         assert_eq!(shares.standing(last, 1), Standing::FarAhead);
-        shares.count(begun + WHILE_MAX, &mut last, 100);
+        count(&mut shares, begun + WHILE_MAX, &mut last, 100);
         assert_eq!(shares.standing(last, 1), Standing::Behind);
     }
 
-    /// Two that got as much as they wanted, and one that got `little`, in a while that is over `after` its begin.
-    fn after_a_while(little: u64, after: Duration) -> (Shares, [Share; 3]) {
+    /// Two that got `much`, and one that got `little`, in a while that is over `after` its begin.
+    fn after_a_while(much: u64, little: u64, after: Duration) -> (Shares, [Share; 3]) {
         let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 3], Instant::now());
-        for (lane, segments) in lanes.iter_mut().zip([50, 50, little]) {
-            shares.count(begun, lane, segments);
+        for (lane, segments) in lanes.iter_mut().zip([much, much, little]) {
+            count(&mut shares, begun, lane, segments);
         }
-        shares.count(begun + after, &mut lanes[0], 1);
+        count(&mut shares, begun + after, &mut lanes[0], 1);
         (shares, lanes)
     }
 
     #[test]
     fn a_lane_is_sparse_that_got_half_of_the_mean_at_most_in_this_while_and_the_one_before() {
         for (little, expected) in [(0, true), (20, true), (21, false)] {
-            let (shares, lanes) = after_a_while(little, WHILE_MAX);
+            let (shares, lanes) = after_a_while(50, little, WHILE_MAX);
             assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false, false, expected], "{little}");
         }
-        let (mut shares, mut lanes) = after_a_while(20, WHILE_MAX);
+        let (mut shares, mut lanes) = after_a_while(50, 20, WHILE_MAX);
         assert!(shares.is_sparse(Share::default()), "who got nothing yet");
-        shares.count(Instant::now() + WHILE_MAX, &mut lanes[2], 1);
+        shares.count(&mut lanes[2], 1);
         assert!(!shares.is_sparse(lanes[2]));
     }
 
     #[test]
-    fn nobody_is_sparse_in_the_first_while_nor_behind_one_of_a_lane_alone_nor_after_a_long_rest() {
-        let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 2], Instant::now());
-        shares.count(begun, &mut lanes[0], 60);
+    fn nobody_is_sparse_where_all_got_little_nor_in_the_first_while_nor_after_a_long_rest() {
+        for (much, expected) in [(23, false), (24, true)] {
+            let (shares, lanes) = after_a_while(much, 0, WHILE_MAX);
+            assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false, false, expected], "{much}");
+        }
+        let (mut shares, mut lanes) = (Shares::default(), [Share::default(); 2]);
+        count(&mut shares, Instant::now(), &mut lanes[0], 60);
         assert!(!shares.is_sparse(lanes[1]));
-        shares.count(begun + WHILE_MAX, &mut lanes[0], 60);
-        assert!(!shares.is_sparse(lanes[1]), "there is no mean of one");
-        let (shares, lanes) = after_a_while(0, 2 * WHILE_MAX);
+        let (shares, lanes) = after_a_while(50, 0, 2 * WHILE_MAX);
         assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false; 3]);
     }
 }

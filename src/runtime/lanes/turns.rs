@@ -14,14 +14,19 @@ pub(super) enum Rank {
     Other,
 }
 
+/// Segments that sparse lanes may bring while others are held back and nobody is let in: some packets each of some.
+const PASSING_MAX: i64 = 32;
+
 /// The lanes that are ready, in their order.
 #[derive(Debug)]
 pub(super) struct Turns {
     resumed: VecDeque<LaneId>,
     sparse: VecDeque<LaneId>,
     others: VecDeque<LaneId>,
-    /// How many of the others have a turn in a batch at most.
+    /// How many of the others have a turn in a batch at most; while it is none, they are held back.
     others_max: usize,
+    /// Segments that sparse lanes may still bring past those that are held back.
+    passing: i64,
 }
 
 impl Turns {
@@ -31,6 +36,7 @@ impl Turns {
             sparse: VecDeque::new(),
             others: VecDeque::with_capacity(lanes as usize),
             others_max: usize::MAX,
+            passing: PASSING_MAX,
         }
     }
 
@@ -50,7 +56,9 @@ impl Turns {
 
     /// The next one that was not resumed. Of those that are not sparse only as many as may have a turn.
     pub(super) fn pop(&mut self, others_left: &mut usize) -> Option<(LaneId, Rank)> {
-        if let Some(id) = self.sparse.pop_front() {
+        if self.sparse_may_pass()
+            && let Some(id) = self.sparse.pop_front()
+        {
             return Some((id, Rank::Sparse));
         }
         *others_left = others_left.checked_sub(1)?;
@@ -73,7 +81,32 @@ impl Turns {
 
     /// Those that have a turn.
     pub(super) fn called(&self) -> usize {
-        self.resumed.len() + self.sparse.len() + if self.others_max == 0 { 0 } else { self.others.len() }
+        let sparse = if self.sparse_may_pass() { self.sparse.len() } else { 0 };
+        self.resumed.len() + sparse + if self.holds_back() { 0 } else { self.others.len() }
+    }
+
+    /// Whether those that are neither resumed nor sparse have no turn.
+    pub(super) fn holds_back(&self) -> bool {
+        self.others_max == 0
+    }
+
+    /// Those that are sparse bring no more past the others than is let in meanwhile, or what they bring would be without bound:
+    /// after a long rest, or where lanes are so many that their turns are further apart than shares are remembered, all are sparse.
+    fn sparse_may_pass(&self) -> bool {
+        !self.holds_back() || self.passing > 0
+    }
+
+    /// Something was brought while the others were held back.
+    pub(super) fn brought(&mut self, segments: u64) {
+        if self.holds_back() {
+            self.passing = self.passing.saturating_sub_unsigned(segments);
+        }
+    }
+
+    /// One that waited for room is let in, so that the others have turns again.
+    pub(super) fn let_in(&mut self) {
+        self.others_max = usize::MAX;
+        self.passing = (self.passing + 1).min(PASSING_MAX);
     }
 
     /// How many of those that are not sparse have a turn in a batch.
@@ -81,7 +114,7 @@ impl Turns {
         self.others_max
     }
 
-    /// From now on so many of them have.
+    /// From now on, and until one is let in, so many of them have.
     pub(super) fn set_others_max(&mut self, lanes: usize) {
         self.others_max = lanes;
     }

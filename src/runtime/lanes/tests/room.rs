@@ -125,10 +125,45 @@ fn a_lane_that_got_little_of_late_finds_room_above_the_limit_of_a_queue_that_is_
 }
 
 #[test]
+fn a_lane_whose_last_turn_brought_much_or_was_not_enough_is_held_back_whatever_it_got_of_late() {
+    for (brought, again, has_turn) in [(8, false, true), (9, false, false), (8, true, false)] {
+        let mut bench = with_a_sparse_lane();
+        bench.queue(&[(3, 13)]);
+        assert_eq!(bench.take().expect("work").lanes, ids(&[3, 1, 2]));
+        bench.lanes.count(bench.now, LaneId(3), brought);
+        [1, 2].map(|lane| bench.done(lane, Outcome::default()));
+        bench.done(3, Outcome { again, ..Outcome::default() });
+        bench.queue(&[(3, 14)]);
+        assert!(bench.lanes.holds_back(|| 0));
+        assert_eq!(bench.take().is_some(), has_turn, "{brought} {again}");
+    }
+}
+
+#[test]
+fn lanes_that_got_little_bring_no_more_past_those_that_are_held_back_than_is_let_in() {
+    let mut bench = with_a_sparse_lane();
+    bench.fill(3, 40, 1);
+    assert!(bench.lanes.holds_back(|| 0));
+    assert_eq!(bench.take().expect("work").items.len(), 40, "eight more than may pass");
+    bench.done(3, Outcome::default());
+    bench.queue(&[(3, 13)]);
+    for let_in in 0..9 {
+        assert_eq!((bench.lanes.ready(), bench.take().is_none()), (0, true), "{let_in} were let in");
+        bench.lanes.resume(LaneId(0));
+        assert_eq!(bench.take().expect("what it left over").settling, ids(&[0]));
+        bench.done(0, parked());
+        assert!(bench.lanes.holds_back(|| 0));
+    }
+    assert_eq!(names(&bench.take().expect("work").items), [13]);
+}
+
+#[test]
 fn the_next_owner_of_a_lane_does_not_stand_where_the_last_one_did() {
     let mut bench = with_a_sparse_lane();
     bench.take().expect("lanes 1 and 2");
     bench.lanes.clear(LaneId(1), &mut Vec::new());
+    // What the last one's turn brought is told of only now.
+    bench.lanes.count(bench.now, LaneId(1), 100);
     [1, 2].map(|lane| bench.done(lane, Outcome::default()));
     bench.queue(&[(2, 21), (1, 20)]);
     assert!(bench.lanes.holds_back(|| 0));
