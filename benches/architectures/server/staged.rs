@@ -14,6 +14,7 @@ use wstether::runtime::keeper::Keeper;
 use wstether::runtime::lanes::{Entry, LaneId, Limits, Quota};
 use wstether::runtime::port::Port;
 use wstether::runtime::queue::Fifo;
+use wstether::runtime::rest::{self, Rest};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 
@@ -92,7 +93,9 @@ pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>, cores: usize, kind: 
     keeper.start()?;
     let inlet = Inlet::new(first, shared);
     let theirs = Arc::clone(&run);
-    let source = spawn("source", move || feed(inputs, inlet, &theirs))?;
+    // That it rests is a controller's work, too.
+    let rest = matches!(kind, Kind::Controllers).then(Rest::default);
+    let source = spawn("source", move || feed(inputs, inlet, rest, &theirs))?;
     // A source that is not woken looks again within its longest wait.
     let wake = Box::new(move || drop(waker.wake()));
     Ok(Server { run, threads: vec![source], wake, stages: Some(Stages { keeper }) })
@@ -142,16 +145,23 @@ impl Handler for Step {
     }
 }
 
-fn feed(mut inputs: Inputs, mut inlet: Inlet<Request>, run: &Run) -> io::Result<()> {
+fn feed(mut inputs: Inputs, mut inlet: Inlet<Request>, mut rest: Option<Rest>, run: &Run) -> io::Result<()> {
     let (mut requests, mut entries) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     while !run.is_stopping() {
         inputs.look()?;
+        let started = Instant::now();
         inputs.read(BATCH, &mut requests)?;
         entries.extend(requests.drain(..).map(|item| {
             let lane = LaneId(item.tether);
             Entry { origin: lane, lane, item }
         }));
-        inlet.push(Instant::now(), inputs.has_more(), &mut entries);
+        let (now, has_more) = (Instant::now(), inputs.has_more());
+        let pushed = inlet.push(now, has_more, &mut entries);
+        if let Some(rest) = &mut rest {
+            let (read, cores_free) = (now.saturating_duration_since(started), inlet.cores_free());
+            let seen = rest::Observation { has_more, is_in_overload: false, pushed, read, cores_free };
+            std::thread::sleep(rest.after(now, seen));
+        }
     }
     Ok(())
 }

@@ -145,6 +145,7 @@ fn where_the_queue_is_shorter_than_there_are_lanes_those_that_got_least_find_roo
         let mut served = [0_u32; 33];
         // Of three packets two are served, and the lanes' order is always the same: the third is always the same ones'.
         for turn in 0..33 * 300 {
+            bench.now += Duration::from_millis(1);
             bench.queue(&[(turn % 33, 0)]);
             if turn % 3 > 0 {
                 let lane = bench.take_some(Quota { segments: 1, ..QUOTA }).unwrap().lanes[0];

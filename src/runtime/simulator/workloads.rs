@@ -232,7 +232,8 @@ fn beside_many_that_are_held_back_a_sparse_one_waits_for_some_batches_and_not_fo
     for seed in seeds(10) {
         let slow = Spec { lanes: HOGS + 1, when_full: WhenFull::Park, ..SPEC };
         // As links are: what waits there is bounded by their credit alone.
-        let links = Spec { segment_cost: Duration::from_micros(1), sojourn_max: None, ..slow };
+        let limits = Limits { segments: 16_384, ..SPEC.limits };
+        let links = Spec { segment_cost: Duration::from_micros(1), sojourn_max: None, limits, ..slow };
         let specs = [links, Spec { segment_cost: Duration::from_micros(10), ..slow }, slow];
         let mut all = flows(HOGS, Rate::Steady, 3.0);
         all.push(Flow { lane: LaneId(HOGS), segments: 1, rate: Rate::Steady(5.0) });

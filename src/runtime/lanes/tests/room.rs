@@ -90,7 +90,7 @@ fn a_queue_that_is_full_by_memory_has_no_room_for_a_segment() {
 /// Lane 0 waits for room, lanes 1 and 2 got their part in the while before, and lane 3 nothing.
 fn with_a_sparse_lane() -> Bench {
     let mut bench = with_parked(1);
-    [1, 2].map(|lane| bench.lanes.count(bench.now, LaneId(lane), 50));
+    [1, 2].map(|lane| bench.lanes.count(bench.now, LaneId(lane), 500));
     bench.now += Duration::from_secs(5);
     bench.lanes.count(bench.now, LaneId(1), 1);
     bench
@@ -144,8 +144,12 @@ fn lanes_that_got_little_bring_no_more_past_those_that_are_held_back_than_is_let
     let mut bench = with_a_sparse_lane();
     bench.fill(3, 40, 1);
     assert!(bench.lanes.holds_back(|| 0));
-    assert_eq!(bench.take().expect("work").items.len(), 40, "eight more than may pass");
-    bench.done(3, Outcome::default());
+    let mut brought = 0;
+    while let Some(batch) = bench.take() {
+        brought += batch.items.len();
+        bench.done(3, Outcome::default());
+    }
+    assert_eq!(brought, 40, "eight more than may pass");
     bench.queue(&[(3, 13)]);
     for let_in in 0..9 {
         assert_eq!((bench.lanes.ready(), bench.take().is_none()), (0, true), "{let_in} were let in");

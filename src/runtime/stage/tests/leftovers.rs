@@ -160,6 +160,7 @@ fn a_lane_of_signals_that_brings_little_has_its_turn_while_those_that_bring_much
     // Who brings little is known after a while.
     eventually(|| {
         poke(&[0, 1, 2]);
+        while take() {}
         assert!(second.take_and_process(lock(&second.inner), 1));
         while take() {}
         poke(&[0, 1, 2]);
