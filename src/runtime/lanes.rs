@@ -387,7 +387,9 @@ impl<Q: Queue> Lanes<Q> {
             let load_after = lane.queue.load();
             self.load.segments -= load_before.segments - load_after.segments;
             self.load.held_bytes -= load_before.held_bytes - load_after.held_bytes;
-            self.turns.brought(load_before.segments - load_after.segments);
+            if !Q::COALESCES {
+                self.turns.brought(load_before.segments - load_after.segments);
+            }
             if !self.exclusive {
                 lane.state = State::Idle;
                 self.make_ready(id);

@@ -57,6 +57,12 @@ impl Kind {
             when_full: WhenFull::Drop,
         }
     }
+
+    /// Nobody can be held back in front of the first stage. Behind it the controllers do, as on the gateway's uplink: what a later
+    /// stage drops has cost the earlier ones their work for nothing.
+    fn when_full(self, is_first: bool) -> WhenFull {
+        if matches!(self, Self::Controllers) && !is_first { WhenFull::Park } else { WhenFull::Drop }
+    }
 }
 
 /// The stages of a server.
@@ -88,7 +94,7 @@ pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>, cores: usize, kind: 
     let inputs = Inputs::new(sockets)?;
     let waker = inputs.waker()?;
     let shared = Cores::new(cores);
-    let (first, stages) = pipeline(settings, &run, &shared);
+    let (first, stages) = pipeline(kind, settings, &run, &shared);
     let keeper = Keeper::new(stages, Arc::clone(&shared));
     keeper.start()?;
     let inlet = Inlet::new(first, shared);
@@ -102,10 +108,16 @@ pub(super) fn start(sockets: Vec<UdpSocket>, run: Arc<Run>, cores: usize, kind: 
 }
 
 /// A stage a handler, the last one first.
-fn pipeline(settings: Settings, run: &Arc<Run>, cores: &Arc<Cores>) -> (Arc<dyn Port<Request>>, Vec<Arc<dyn Kept>>) {
+fn pipeline(
+    kind: Kind,
+    settings: Settings,
+    run: &Arc<Run>,
+    cores: &Arc<Cores>,
+) -> (Arc<dyn Port<Request>>, Vec<Arc<dyn Kept>>) {
     const NAMES: [&str; HANDLERS as usize] = ["first", "second", "third", "last"];
     let stage = |name, next| {
         let metrics = StageMetrics::new(name, "downlink", &RUNTIME_REASONS);
+        let settings = Settings { when_full: kind.when_full(name == NAMES[0]), ..settings };
         let handler = Step { run: Arc::clone(run), is_last: Option::is_none(&next) };
         Stage::new(name, settings, handler, next, None, Arc::clone(cores), metrics)
     };

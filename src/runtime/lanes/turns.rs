@@ -15,7 +15,10 @@ pub(super) enum Rank {
 }
 
 /// Segments that sparse lanes may bring while others are held back and nobody is let in: some packets each of some.
-const PASSING_MAX: i64 = 32;
+const PASSING_MAX: i64 = 64;
+
+/// And for each lane that is let in: about what such a one brings out of what it had left over.
+const PASSING_A_LANE: i64 = 4;
 
 /// The lanes that are ready, in their order.
 #[derive(Debug)]
@@ -90,8 +93,8 @@ impl Turns {
         self.others_max == 0
     }
 
-    /// Those that are sparse bring no more past the others than is let in meanwhile, or what they bring would be without bound:
-    /// after a long rest, or where lanes are so many that their turns are further apart than shares are remembered, all are sparse.
+    /// Those that are sparse bring about as much past the others as is let in meanwhile, and no more, or it would be without
+    /// bound: where lanes are so many that their turns are further apart than shares are remembered, all are sparse.
     fn sparse_may_pass(&self) -> bool {
         !self.holds_back() || self.passing > 0
     }
@@ -106,7 +109,7 @@ impl Turns {
     /// One that waited for room is let in, so that the others have turns again.
     pub(super) fn let_in(&mut self) {
         self.others_max = usize::MAX;
-        self.passing = (self.passing + 1).min(PASSING_MAX);
+        self.passing = (self.passing + PASSING_A_LANE).min(PASSING_MAX);
     }
 
     /// How many of those that are not sparse have a turn in a batch.
