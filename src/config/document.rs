@@ -139,7 +139,8 @@ fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
 fn key_of_bare_text(line: &str) -> Option<&str> {
     let (key, value) = line.split_once('=')?;
     let (key, value) = (key.trim(), value.split(" #").next().unwrap_or_default().trim());
-    let is_key = key.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.'));
+    let is_key =
+        !key.is_empty() && key.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.'));
     let is_flag = ["true", "false", "yes", "no", "on", "off"].iter().any(|word| value.eq_ignore_ascii_case(word));
     let is_text = value.starts_with(|first: char| first.is_alphabetic() || matches!(first, '/' | ':'))
         || value.starts_with(|first: char| first.is_ascii_digit()) && value.contains(['.', ':', '/']);

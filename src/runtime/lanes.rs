@@ -22,7 +22,7 @@ mod turns;
 /// The least that a ready lane gets in its turn. A super-packet of 45 segments then costs a lane at most 12 turns.
 const QUANTUM_SEGMENTS_MIN: i64 = 4;
 
-/// A lane that brings more in its turn is not sparse, whatever it got of late: it has enough to wait for turns with.
+/// A lane of signals that brings more in its turn is not sparse, whatever it got of late: it has enough to wait for turns with.
 const SPARSE_TURN_SEGMENTS: u64 = 8;
 
 /// A lane of a stage, by its place in the stage's table.
@@ -288,8 +288,11 @@ impl<Q: Queue> Lanes<Q> {
     /// Counts what a lane brought in its turn, of which only signals were queued, which are no measure of it.
     pub fn count(&mut self, now: Instant, id: LaneId, segments: u64) {
         self.shares.look(now);
-        self.turns.brought(segments);
-        if let Some(lane) = self.lanes.get_mut(id.index()).filter(|lane| !lane.orphaned) {
+        let Some(lane) = self.lanes.get_mut(id.index()) else { return };
+        if lane.passes {
+            self.turns.passed(segments);
+        }
+        if !lane.orphaned {
             self.shares.count(&mut lane.share, segments);
             lane.brings_much = segments > SPARSE_TURN_SEGMENTS;
         }
@@ -357,6 +360,7 @@ impl<Q: Queue> Lanes<Q> {
                 continue;
             }
             found = true;
+            lane.passes = rank == Rank::Sparse && self.turns.holds_back();
             lane.state = State::Running;
             self.running += 1;
             lane.poked = false;
@@ -387,8 +391,8 @@ impl<Q: Queue> Lanes<Q> {
             let load_after = lane.queue.load();
             self.load.segments -= load_before.segments - load_after.segments;
             self.load.held_bytes -= load_before.held_bytes - load_after.held_bytes;
-            if !Q::COALESCES {
-                self.turns.brought(load_before.segments - load_after.segments);
+            if lane.passes && !Q::COALESCES {
+                self.turns.passed(load_before.segments - load_after.segments);
             }
             if !self.exclusive {
                 lane.state = State::Idle;
@@ -428,6 +432,7 @@ impl<Q: Queue> Lanes<Q> {
             lane.poked |= outcome.again;
             lane.brings_much |= outcome.again;
         }
+        lane.passes = false;
         let resumed = std::mem::take(&mut lane.resumed);
         if outcome.park && !resumed {
             lane.parked = true;

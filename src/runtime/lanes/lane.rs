@@ -34,7 +34,9 @@ pub(super) struct Lane<Q> {
     pub(super) deficit_segments: i64,
     /// What it got of late.
     pub(super) share: Share,
-    /// Its last turn brought much, or was not enough for all that it had.
+    /// It has its turn past others that are held back.
+    pub(super) passes: bool,
+    /// Of a lane of signals: its last turn that brought something brought much, or was not enough for all that it had.
     pub(super) brings_much: bool,
     /// The offer in which it last entered, and in which it was last refused.
     pub(super) entered_in: u64,
@@ -56,6 +58,7 @@ impl<Q: Queue> Lane<Q> {
             allowance_bytes: None,
             deficit_segments: 0,
             share: Share::default(),
+            passes: false,
             brings_much: false,
             entered_in: 0,
             refused_in: 0,

@@ -63,7 +63,7 @@ pub(super) struct Shares {
     number: u32,
     begun: Option<Instant>,
     total: Total,
-    /// Of the while before; `None` where there was none, or it is long ago.
+    /// Of the while before; `None` where there was none, or it is long ago, or nothing came in it.
     before: Option<Total>,
 }
 
@@ -71,9 +71,10 @@ impl Shares {
     /// Begins another while where this one is over.
     pub(super) fn look(&mut self, now: Instant) {
         let age = self.begun.map(|begun| now.saturating_duration_since(begun));
-        let is_much = self.total.segments >= WHILE_SEGMENTS * self.total.lanes;
+        let is_much = self.total.lanes > 0 && self.total.segments >= WHILE_SEGMENTS * self.total.lanes;
         if age.is_none_or(|age| age >= WHILE_MAX || age >= WHILE_MIN && is_much) {
-            let before = age.filter(|age| *age < 2 * WHILE_MAX).map(|_| self.total);
+            let is_recent = age.is_some_and(|age| age < 2 * WHILE_MAX);
+            let before = Some(self.total).filter(|total| is_recent && total.lanes > 0);
             *self = Self { number: self.number.wrapping_add(1), begun: Some(now), total: Total::default(), before };
         }
     }
@@ -152,6 +153,7 @@ mod tests {
             (1_000 * WHILE_SEGMENTS, WHILE_MIN - Duration::from_millis(1), false),
             (1, WHILE_MAX, true),
             (1, WHILE_MAX - Duration::from_millis(1), false),
+            (0, WHILE_MAX - Duration::from_millis(1), true),
         ] {
             let (mut shares, mut lanes, begun) = (Shares::default(), [Share::default(); 2], Instant::now());
             count(&mut shares, begun, &mut lanes[0], 2 * segments);
@@ -205,5 +207,10 @@ mod tests {
         assert!(!shares.is_sparse(lanes[1]));
         let (shares, lanes) = after_a_while(50, 0, 2 * WHILE_MAX);
         assert_eq!(lanes.map(|share| shares.is_sparse(share)), [false; 3]);
+        let (mut shares, begun) = (Shares::default(), Instant::now());
+        for looks in 0..8 {
+            shares.look(begun + looks * WHILE_MAX / 4);
+            assert!(!shares.is_sparse(Share::default()), "nothing came");
+        }
     }
 }

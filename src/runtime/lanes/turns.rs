@@ -17,7 +17,7 @@ pub(super) enum Rank {
 /// Segments that sparse lanes may bring while others are held back and nobody is let in: some packets each of some.
 const PASSING_MAX: i64 = 64;
 
-/// And for each lane that is let in: about what such a one brings out of what it had left over.
+/// And for each lane that is let in: about what such a one brings of what it had left over.
 const PASSING_A_LANE: i64 = 4;
 
 /// The lanes that are ready, in their order.
@@ -99,11 +99,10 @@ impl Turns {
         !self.holds_back() || self.passing > 0
     }
 
-    /// Something was brought while the others were held back.
-    pub(super) fn brought(&mut self, segments: u64) {
-        if self.holds_back() {
-            self.passing = self.passing.saturating_sub_unsigned(segments);
-        }
+    /// A sparse one brought something past others that were held back. What several bring at once may be more than is left; the
+    /// debt is not to outlast what they did.
+    pub(super) fn passed(&mut self, segments: u64) {
+        self.passing = self.passing.saturating_sub_unsigned(segments).max(-PASSING_MAX);
     }
 
     /// One that waited for room is let in, so that the others have turns again.

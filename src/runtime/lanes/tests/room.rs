@@ -163,6 +163,42 @@ fn lanes_that_got_little_bring_about_as_much_past_those_that_are_held_back_as_is
 }
 
 #[test]
+fn what_a_lane_of_signals_brings_counts_as_passed_by_where_it_did_and_only_then() {
+    let mut lanes: Lanes<Latch> = Lanes::new(LANES, Limits { segments: 100, held_bytes: 1 << 30 });
+    let mut now = Instant::now();
+    let [parking, much, sparse] = [0, 1, 3].map(LaneId);
+    let turn_of = |lanes: &mut Lanes<Latch>, now: Instant, id: LaneId| {
+        lanes.poke(id);
+        let mut batch = Batch::default();
+        lanes.take(now, QUOTA, 1, &mut batch, &mut Shed::default()).is_some_and(|_| batch.has(id))
+    };
+    for lane in [much, LaneId(2)] {
+        lanes.count(now, lane, 500);
+    }
+    now += Duration::from_secs(5);
+    lanes.count(now, much, 1);
+    assert!(turn_of(&mut lanes, now, parking));
+    lanes.done(parking, parked());
+    assert!(lanes.holds_back(|| 0));
+    for brought in (0..64).step_by(8) {
+        assert!(turn_of(&mut lanes, now, sparse), "{brought} of 64 segments");
+        lanes.count(now, sparse, 8);
+        lanes.done(sparse, Outcome::default());
+    }
+    assert!(!turn_of(&mut lanes, now, sparse), "64 have passed, and nobody was let in");
+    lanes.resume(parking);
+    assert!(turn_of(&mut lanes, now, parking));
+    lanes.done(parking, parked());
+    // Its turn began before the others were held back again.
+    assert!(turn_of(&mut lanes, now, much) && lanes.holds_back(|| 0));
+    lanes.count(now, much, 500);
+    lanes.done(much, Outcome::default());
+    lanes.done(sparse, Outcome::default());
+    lanes.poke(sparse);
+    assert_eq!(lanes.ready(), 1, "what the other brought is not its debt");
+}
+
+#[test]
 fn the_next_owner_of_a_lane_does_not_stand_where_the_last_one_did() {
     let mut bench = with_a_sparse_lane();
     bench.take().expect("lanes 1 and 2");
