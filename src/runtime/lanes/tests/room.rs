@@ -90,7 +90,7 @@ fn a_queue_that_is_full_by_memory_has_no_room_for_a_segment() {
 /// Lane 0 waits for room, lanes 1 and 2 got their part in the while before, and lane 3 nothing.
 fn with_a_sparse_lane() -> Bench {
     let mut bench = with_parked(1);
-    [1, 2].map(|lane| bench.lanes.count(bench.now, LaneId(lane), 500));
+    [1, 2].into_iter().for_each(|lane| bench.lanes.count(bench.now, LaneId(lane), 500));
     bench.now += Duration::from_secs(5);
     bench.lanes.count(bench.now, LaneId(1), 1);
     bench
@@ -131,7 +131,7 @@ fn a_lane_whose_last_turn_brought_much_or_was_not_enough_is_held_back_whatever_i
         bench.queue(&[(3, 13)]);
         assert_eq!(bench.take().expect("work").lanes, ids(&[3, 1, 2]));
         bench.lanes.count(bench.now, LaneId(3), brought);
-        [1, 2].map(|lane| bench.done(lane, Outcome::default()));
+        [1, 2].into_iter().for_each(|lane| bench.done(lane, Outcome::default()));
         bench.done(3, Outcome { again, ..Outcome::default() });
         bench.queue(&[(3, 14)]);
         assert!(bench.lanes.holds_back(|| 0));
@@ -205,7 +205,7 @@ fn the_next_owner_of_a_lane_does_not_stand_where_the_last_one_did() {
     bench.lanes.clear(LaneId(1), &mut Vec::new());
     // What the last one's turn brought is told of only now.
     bench.lanes.count(bench.now, LaneId(1), 100);
-    [1, 2].map(|lane| bench.done(lane, Outcome::default()));
+    [1, 2].into_iter().for_each(|lane| bench.done(lane, Outcome::default()));
     bench.queue(&[(2, 21), (1, 20)]);
     assert!(bench.lanes.holds_back(|| 0));
     assert_eq!(names(&bench.take().expect("the new owner's").items), [20]);
