@@ -14,9 +14,11 @@ use crate::config::client::{Client as Config, Via};
 use crate::config::values::Auto;
 use crate::dial::{self, DialError, TlsClientError};
 use crate::http::url::WsUrl;
+use crate::io::tun::Tun;
 use crate::link::Link;
-use crate::metrics::{GatewayMetrics, Metrics};
+use crate::metrics::{Egress, GatewayMetrics, Metrics};
 use crate::metrics_server::MetricsServer;
+use crate::offload::SuperPackets;
 use crate::stop::Stop;
 use crate::table::Table;
 use crate::transport::{TcpOptions, Transport};
@@ -235,7 +237,7 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
     dial::check(&tcp).map_err(ClientError::Sockets)?;
     let offer = Offer {
         token: identity.token.clone(),
-        features: Features::SUPER_PACKETS,
+        features: features(config),
         mtu_bytes: configured_mtu_bytes(config).unwrap_or(u16::MAX),
         ticket: Vec::new(),
     };
@@ -416,7 +418,9 @@ impl Client<'_> {
     }
 
     fn new_session(&self, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<Session, ClientError> {
-        let tun = network::open_tun(self.config, terms.welcome.features.contains(Features::SUPER_PACKETS))?;
+        let agreed = terms.welcome.features.contains(Features::SUPER_PACKETS);
+        let tun = network::open_tun(self.config, agreed)?;
+        self.tell_of_super_packets(agreed, &tun);
         let surroundings = Surroundings {
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
@@ -424,6 +428,21 @@ impl Client<'_> {
         };
         let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;
         Ok(Session { terms: terms.clone(), mtu_bytes, peer, is_set_up: false, engine })
+    }
+
+    /// Tells what the tunnel does without, and why.
+    fn tell_of_super_packets(&self, agreed: bool, tun: &Tun) {
+        let super_packets = tun.offloads();
+        let interface = tun.name().to_owned();
+        self.figures.gateway.tell_egress(Egress { mode: "tun", interface, super_packets });
+        match (self.config.tun.super_packets, agreed) {
+            (true, true) if super_packets == SuperPackets::ALL => {}
+            (true, true) => {
+                info!(takes = %super_packets, "this kernel does not take all super-packets: others are cut (Linux 6.2 takes all)");
+            }
+            (true, false) => info!("the gateway takes no super-packets: each packet goes by itself"),
+            (false, _) => info!("tun.super_packets is false: each packet goes by itself"),
+        }
     }
 
     fn retry(&mut self, error: &dyn std::error::Error, retry_after: Option<Duration>) {
@@ -546,8 +565,7 @@ impl Session {
     /// Has a link whose handshake is done carry packets.
     fn join(&self, link: &Arc<Link>) -> Result<(), EngineError> {
         let Self { terms, engine, .. } = self;
-        let features = terms.welcome.features.and(Features::SUPER_PACKETS);
-        let credit = Some(terms.welcome.credit_bytes);
+        let (features, credit) = (terms.welcome.features, Some(terms.welcome.credit_bytes));
         link.opened(Arc::clone(engine.links.tether()), features, message_bytes_max(terms), credit);
         Ok(engine.links.join(link)?)
     }
@@ -567,6 +585,11 @@ impl Session {
         self.terms.welcome.features == terms.welcome.features
             && message_bytes_max(&self.terms) >= message_bytes_max(terms)
     }
+}
+
+/// What the client offers.
+fn features(config: &Config) -> Features {
+    if config.tun.super_packets { Features::SUPER_PACKETS } else { Features::default() }
 }
 
 fn configured_mtu_bytes(config: &Config) -> Option<u16> {

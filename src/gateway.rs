@@ -20,6 +20,7 @@ use crate::link::read_buffer_bytes;
 use crate::metrics::{Counter, Egress as EgressInfo, GatewayMetrics, Metrics, labels};
 use crate::metrics_server::MetricsServer;
 use crate::nat::{self, AddressPlan};
+use crate::offload::SuperPackets;
 use crate::overload::Overload;
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 use crate::pipeline::experiment::Experiment;
@@ -156,13 +157,17 @@ impl Gateway {
             Way::Raw { .. } => "raw",
             Way::Tun(_) => "tun",
         };
-        gateway_metrics.egress.get_or_init(|| EgressInfo { mode, interface: around.interface.clone() });
+        let super_packets = egress.super_packets();
+        if super_packets != SuperPackets::ALL {
+            info!(takes = %super_packets, "this kernel does not take all super-packets: others are cut before (Linux 6.2 takes all)");
+        }
+        gateway_metrics.tell_egress(EgressInfo { mode, interface: around.interface.clone(), super_packets });
         let joined = Self::join(config, registry, &plan, (egress, lookout), tls, experiment);
         match joined {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
                 let tethers_max = gateway.registry.tethers.capacity();
-                info!(egress = mode, interface = around.interface, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
+                info!(egress = mode, interface = around.interface, %super_packets, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
                 Ok(gateway)
             }
             Err(failed) => {

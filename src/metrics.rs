@@ -19,9 +19,10 @@ mod recent;
 
 use crate::budget::Part;
 use crate::config::{self, Role};
+use crate::offload::SuperPackets;
 use crate::overload::Cause;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use catalogue::{INSTRUMENTS, Instrument, Kind, Unit};
@@ -233,6 +234,8 @@ pub struct GatewayMetrics {
     pub tethers_resumed: Counter,
     /// Links (WebSocket connections past their hello) that are open.
     pub links: Gauge,
+    /// Those of them whose peer takes and sends no super-packets.
+    pub links_plain: Gauge,
     /// Links opened since the start.
     pub links_opened: Counter,
     /// Connections accepted.
@@ -287,17 +290,18 @@ pub struct GatewayMetrics {
     pub egress_read_errors: Counter,
     /// What the controllers decided.
     pub decisions: Arc<Decisions>,
-    /// The way out: told once, when it is known.
-    pub egress: OnceLock<Egress>,
+    egress: Mutex<Option<Egress>>,
 }
 
-/// The way out to the internet, as the metrics tell it.
+/// The way out to the internet, as the metrics tell it. A client's is its device.
 #[derive(Clone, Debug)]
 pub struct Egress {
     /// `raw` or `tun`.
     pub mode: &'static str,
     /// The interface's name.
     pub interface: String,
+    /// Which super-packets it takes. Others are cut before.
+    pub super_packets: SuperPackets,
 }
 
 impl GatewayMetrics {
@@ -309,6 +313,7 @@ impl GatewayMetrics {
             tethers_opened: Counter::default(),
             tethers_resumed: Counter::default(),
             links: Gauge::default(),
+            links_plain: Gauge::default(),
             links_opened: Counter::default(),
             connections_accepted: Counter::default(),
             connections_refused: Labelled::new(refusals),
@@ -336,8 +341,18 @@ impl GatewayMetrics {
             packet_socket_drops: Counter::default(),
             egress_read_errors: Counter::default(),
             decisions: Arc::default(),
-            egress: OnceLock::new(),
+            egress: Mutex::default(),
         })
+    }
+
+    /// The way out, once it is known.
+    pub fn egress(&self) -> Option<Egress> {
+        self.egress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the way out.
+    pub fn tell_egress(&self, egress: Egress) {
+        *self.egress.lock().unwrap_or_else(PoisonError::into_inner) = Some(egress);
     }
 }
 

@@ -13,6 +13,8 @@ pub use check::{Lie, check};
 pub use merge::Merger;
 pub use segment::{Lost, segment, split};
 
+use std::fmt;
+
 use crate::checksum;
 use crate::packet::{BufPool, Checksum, Offload, Packet};
 use check::{Layout, Protocol};
@@ -37,6 +39,17 @@ impl SuperPackets {
             Protocol::Tcp => self.tcp,
             Protocol::Udp => self.udp,
         }
+    }
+}
+
+impl fmt::Display for SuperPackets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self { tcp: true, udp: true } => "tcp and udp",
+            Self { tcp: true, udp: false } => "tcp",
+            Self { tcp: false, udp: true } => "udp",
+            Self { tcp: false, udp: false } => "none",
+        })
     }
 }
 

@@ -15,6 +15,14 @@ pub use pool::{BufPool, COPIED_BYTES_MAX, TINY_BYTES_MAX};
 /// The largest IP packet: the IPv4 total length field has 16 bits (RFC 791, 3.1).
 pub const PACKET_BYTES_MAX: usize = 65_535;
 
+/// The least payload of a TCP segment in a super-packet: Linux lets no socket have an MSS below 88 (TCP_MIN_MSS), of
+/// which options take 40 at most. Less would only make many packets of one.
+pub const TCP_SEGMENT_BYTES_MIN: u16 = 88 - 40;
+
+/// The most datagrams in a super-packet (UDP_MAX_SEGMENTS in Linux). A datagram of a single byte is honest, so that the
+/// number is what bounds them.
+pub const UDP_SEGMENTS_MAX: usize = 128;
+
 /// The address family of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
@@ -120,14 +128,16 @@ impl<Proof> Packet<Proof> {
         }
     }
 
-    /// Segments that this packet is on the wire of an interface: its weight in queues, shares, rates and counters.
+    /// Segments that this packet is on the wire of an interface: its weight in queues, shares, rates and counters. What a
+    /// peer says of a packet is judged behind the first queue, so that a lie weighs no more than what is honest may.
     pub fn segments(&self) -> u32 {
         let Offload { segment_bytes, header_bytes, .. } = self.offload;
         if segment_bytes == 0 {
             return 1;
         }
         let payload = self.len().saturating_sub(usize::from(header_bytes));
-        (payload.div_ceil(usize::from(segment_bytes)).max(1)) as u32
+        let honest = (payload / usize::from(TCP_SEGMENT_BYTES_MIN)).max(UDP_SEGMENTS_MAX);
+        (payload.div_ceil(usize::from(segment_bytes)).clamp(1, honest)) as u32
     }
 
     /// What has been proven.
@@ -171,5 +181,21 @@ mod tests {
         assert_eq!(packet.segments(), 1);
         packet.set_offload(Offload { segment_bytes: 1_400, header_bytes: 40, ..Offload::default() });
         assert_eq!(packet.segments(), 3);
+    }
+
+    #[test]
+    fn a_lie_about_the_segments_weighs_no_more_than_the_smallest_honest_ones() {
+        let pool = BufPool::new(1 << 20);
+        for (payload_bytes, segment_bytes, weight) in [
+            (48_000, TCP_SEGMENT_BYTES_MIN, 1_000),
+            (48_000, 1, 1_000),
+            // Datagrams of one byte are honest, as long as they are no more than one call may send.
+            (128, 1, 128),
+            (129, 1, 128),
+        ] {
+            let mut packet = Packet::raw(pool.copy(&vec![0x45; 28 + payload_bytes]).expect("room"), Offload::default());
+            packet.set_offload(Offload { segment_bytes, header_bytes: 28, ..Offload::default() });
+            assert_eq!(packet.segments(), weight, "{payload_bytes} bytes in segments of {segment_bytes}");
+        }
     }
 }

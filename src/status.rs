@@ -15,7 +15,7 @@ pub use bottleneck::{Bottleneck, Sign};
 pub use fetch::{FetchError, fetch};
 
 use crate::metrics::decisions::Decision;
-use crate::metrics::{Gauge, Metrics, Process, Snapshot, StageMetrics};
+use crate::metrics::{Egress, Gauge, Metrics, Process, Snapshot, StageMetrics};
 use crate::overload::Rung;
 
 /// A gateway at one moment. Counts are since its start, the quantiles of waits are of the
@@ -34,6 +34,8 @@ pub struct Status {
     pub egress: String,
     /// The interface of the way out.
     pub interface: String,
+    /// Of which protocols the way out takes super-packets: `tcp and udp`, `tcp`, `none`, or `unknown` until it is open.
+    pub super_packets: String,
     /// When the process started, in seconds since 1970-01-01 UTC.
     pub started_unix_seconds: f64,
     /// Processor time of the process.
@@ -44,6 +46,8 @@ pub struct Status {
     pub tethers: u64,
     /// Links that are open.
     pub links: u64,
+    /// Those of them whose client takes and sends no super-packets.
+    pub links_plain: u64,
     /// NAT mappings of all protocols.
     pub nat_mappings: u64,
     /// External ports in use, of the protocol that uses most.
@@ -136,7 +140,8 @@ impl Status {
         metrics.refresh();
         let now = Instant::now();
         let gateway = &*metrics.gateway;
-        let egress = gateway.egress.get();
+        let egress = gateway.egress();
+        let told = |what: fn(&Egress) -> String| egress.as_ref().map_or_else(|| "unknown".to_owned(), what);
         let waits = metrics.recent_sojourns(now);
         let stages: Vec<_> =
             metrics.stages.iter().zip(&waits).map(|(stage, waits)| StageStatus::of(stage, waits)).collect();
@@ -148,13 +153,15 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").into(),
             ready: why_not.is_none(),
             why_not_ready: why_not.map(Into::into),
-            egress: egress.map_or("unknown", |egress| egress.mode).into(),
-            interface: egress.map_or("unknown", |egress| &egress.interface).into(),
+            egress: told(|egress| egress.mode.into()),
+            interface: told(|egress| egress.interface.clone()),
+            super_packets: told(|egress| egress.super_packets.to_string()),
             started_unix_seconds: process.start_time_seconds,
             cpu_seconds: process.cpu_seconds,
             resident_memory_bytes: process.resident_memory_bytes as u64,
             tethers: gateway.tethers.get(),
             links: gateway.links.get(),
+            links_plain: gateway.links_plain.get(),
             nat_mappings: mappings.each().map(Gauge::get).iter().sum(),
             nat_ports_in_use: ports.each().map(Gauge::get).into_iter().max().unwrap_or(0),
             nat_ports_limit: gateway.nat_ports_limit.get(),
@@ -224,7 +231,8 @@ fn decisions(last: &[(Duration, Decision)]) -> Vec<DecisionStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Egress, GatewayMetrics, decisions};
+    use crate::metrics::{GatewayMetrics, decisions};
+    use crate::offload::SuperPackets;
 
     fn metrics() -> Metrics {
         let stages = vec![
@@ -250,7 +258,9 @@ mod tests {
         metrics.gateway.nat_ports_in_use.udp.set(7);
         metrics.gateway.nat_ports_in_use.tcp.set(4);
         metrics.gateway.nat_mappings.icmp.set(2);
-        metrics.gateway.egress.set(Egress { mode: "tun", interface: "wst0".into() }).expect("first");
+        metrics.gateway.tell_egress(Egress { mode: "tun", interface: "wst0".into(), super_packets: SuperPackets::TCP });
+        metrics.gateway.links.set(3);
+        metrics.gateway.links_plain.set(1);
         metrics.gateway.ready.set_ready();
 
         let status = Status::of(&metrics, &Process::default());
@@ -261,6 +271,10 @@ mod tests {
         assert_eq!((status.nat_ports_in_use, status.nat_mappings), (7, 2));
         assert_eq!(status.decisions, []);
         assert_eq!((status.ready, &*status.egress, &*status.interface), (true, "tun", "wst0"));
+        assert_eq!((&*status.super_packets, status.links, status.links_plain), ("tcp", 3, 1));
+        let text = status.to_string();
+        assert!(text.contains("egress tun on wst0, super-packets: tcp\n"), "{text}");
+        assert!(text.contains("links 3 (1 without super-packets), "), "{text}");
     }
 
     #[test]

@@ -223,7 +223,9 @@ impl Handshake {
     fn welcomed(&mut self, welcome: Welcome, asked: &[u8]) -> Result<Step, HandshakeError> {
         let proven = self.offer.token.secret.check_server(&welcome.auth_message(asked), &welcome.proof);
         proven.map_err(|_| HandshakeError::WrongGateway)?;
-        self.state = State::Address(Box::new(welcome));
+        // What was not offered is not agreed on, whatever a gateway says.
+        let features = welcome.features.and(self.offer.features);
+        self.state = State::Address(Box::new(Welcome { features, ..welcome }));
         Ok(Step::Wait)
     }
 }

@@ -195,6 +195,9 @@ settings! {
         name: InterfaceName = "wst0",
         /// The largest packet inside the tunnel, in bytes. "auto": what the gateway says.
         mtu: Auto<u16> = "auto" in 1280..=65535,
+        /// Whether it hands out and takes super-packets, up to 64 KiB of a flow in one piece. Without them each packet goes by
+        /// itself, several times slower. Off is for finding a fault.
+        super_packets: bool = true,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::io::packet_socket::{self, EgressSettings, RawReceiver, RawSender};
 use crate::io::tun::Tun;
 use crate::kernel_state::{self, KernelState};
 use crate::nat::{AddressPlan, PlanError, Translation};
+use crate::offload::SuperPackets;
 use crate::policy::{Policy, Prefix, PrefixError};
 
 /// What the kernel may hold of packets that were not read, or not sent, in bytes of its own accounting: a few
@@ -192,6 +193,14 @@ pub enum Way {
 }
 
 impl Egress {
+    /// Which super-packets the way out takes.
+    pub fn super_packets(&self) -> SuperPackets {
+        match &self.way {
+            Way::Raw { sender, .. } => sender.takes(),
+            Way::Tun(tun) => tun.offloads(),
+        }
+    }
+
     /// Sets up the kernel and opens the way. Captures before the kernel's own stack is told to look away, so no packet
     /// of a connection that lives is answered by it or lost.
     ///

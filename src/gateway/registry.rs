@@ -243,6 +243,7 @@ impl Registry {
         }
         if let Some(owner) = link.owner() {
             self.metrics.links.sub(1);
+            self.metrics.links_plain.sub(u64::from(!link.features().contains(Features::SUPER_PACKETS)));
             // Where it was replaced, the tether may have ended and the place be another's, which has no such link.
             if let Some(tether) = self.tethers.get(owner.lane()) {
                 self.leave(&tether, link, now);

@@ -2,7 +2,7 @@
 
 use super::families::Value;
 use super::figures::{Buckets, Counter, Gauge};
-use super::{ByProtocol, GatewayMetrics, Process, StageMetrics, buckets};
+use super::{ByProtocol, Egress, GatewayMetrics, Process, StageMetrics, buckets};
 use crate::budget::Part;
 
 /// What kind of figure an instrument is, in Prometheus' words.
@@ -186,8 +186,9 @@ fn drops(stage: &StageMetrics) -> Vec<(&'static str, u64)> {
 }
 
 fn egress(gateway: &GatewayMetrics) -> Vec<String> {
-    let unknown = || vec!["unknown".into(), "unknown".into()];
-    gateway.egress.get().map_or_else(unknown, |egress| vec![egress.mode.into(), egress.interface.clone()])
+    let unknown = || vec!["unknown".into(); 3];
+    let told = |egress: &Egress| vec![egress.mode.into(), egress.interface.clone(), egress.super_packets.to_string()];
+    gateway.egress().as_ref().map_or_else(unknown, told)
 }
 
 use Kind::{Counter as C, Gauge as G};
@@ -236,6 +237,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_tethers_opened_total", C, Count, "Tethers opened.", |g| (&g.tethers_opened).into()),
     whole("wstether_tethers_resumed_total", C, Count, "Tethers that came back with a resume ticket.", |g| (&g.tethers_resumed).into()),
     whole("wstether_links", G, Count, "Links (WebSocket connections past their hello) that are open.", |g| (&g.links).into()),
+    whole("wstether_links_plain", G, Count, "Those of them whose client takes and sends no super-packets: each packet is handled by itself.", |g| (&g.links_plain).into()),
     whole("wstether_links_opened_total", C, Count, "Links opened.", |g| (&g.links_opened).into()),
     whole("wstether_accept_connections_total", C, Count, "Connections accepted.", |g| (&g.connections_accepted).into()),
     whole_by("wstether_accept_refused_total", C, &["reason"], "Connections refused before they became a link, by reason.", |g| g.connections_refused.counts()),
@@ -266,7 +268,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_packet_socket_drops_total", C, Count, "Packets that the kernel dropped because a packet socket's buffer was full.", |g| (&g.packet_socket_drops).into()),
     whole("wstether_egress_read_errors_total", C, Count, "Errors from reading the packet socket or the TUN device. What could not be written is among the drops of raw-send or tun-write.", |g| (&g.egress_read_errors).into()),
     // What runs.
-    info("wstether_egress_info", &["mode", "interface"], "The way out: raw or tun, and its interface; unknown until it is open.", egress),
+    info("wstether_egress_info", &["mode", "interface", "super_packets"], "The way out: raw or tun, its interface, and of which protocols it takes super-packets; unknown until it is open.", egress),
     info("wstether_build_info", &["version"], "The version that runs.", |_| vec![env!("CARGO_PKG_VERSION").into()]),
     process("process_cpu_seconds_total", C, Seconds, "Processor time of the process, user and system.", |p| p.cpu_seconds),
     process("process_resident_memory_bytes", G, Bytes, "Resident memory of the process.", |p| p.resident_memory_bytes),

@@ -240,7 +240,11 @@ mod text {
         metrics.stages[0].packets_in.add(7);
         metrics.stages[0].drops[1].add(2);
         metrics.stages[0].batch_packets.observe(3);
-        metrics.gateway.egress.set(Egress { mode: "raw", interface: "e\"th".into() }).expect("first");
+        metrics.gateway.tell_egress(Egress {
+            mode: "raw",
+            interface: "e\"th".into(),
+            super_packets: SuperPackets::TCP,
+        });
         let text = metrics.encode();
         for line in [
             "# TYPE wstether_stage_packets_in_total counter",
@@ -248,7 +252,7 @@ mod text {
             "wstether_stage_drops_total{stage=\"ip-parse\",direction=\"uplink\",reason=\"spoofed\"} 2",
             "wstether_stage_batch_packets_bucket{le=\"4.0\",stage=\"ip-parse\",direction=\"uplink\"} 1",
             "wstether_stage_batch_packets_count{stage=\"ip-parse\",direction=\"uplink\"} 1",
-            "wstether_egress_info{mode=\"raw\",interface=\"e\\\"th\"} 1",
+            "wstether_egress_info{mode=\"raw\",interface=\"e\\\"th\",super_packets=\"tcp\"} 1",
             "wstether_tethers 0",
         ] {
             assert!(text.lines().any(|written| written == line), "{line}\nis not in\n{text}");

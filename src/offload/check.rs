@@ -2,7 +2,7 @@
 
 use crate::checksum;
 use crate::ipv4;
-use crate::packet::{Checksum, Family, Offload};
+use crate::packet::{Checksum, Family, Offload, TCP_SEGMENT_BYTES_MIN, UDP_SEGMENTS_MAX};
 
 /// Length of an IPv6 header (RFC 8200, 3), and where its fields are.
 const IPV6_HEADER_BYTES: usize = 40;
@@ -21,14 +21,6 @@ const TCP_RST: u8 = 0x04;
 /// Length of a UDP header (RFC 768), and where its length field is.
 const UDP_HEADER_BYTES: usize = 8;
 pub(super) const UDP_LENGTH: usize = 4;
-
-/// The least payload of a TCP segment in a super-packet: Linux lets no socket have an MSS below 88 (TCP_MIN_MSS), of
-/// which options take 40 at most. Less would only make many packets of one.
-pub(super) const TCP_SEGMENT_BYTES_MIN: u16 = 88 - 40;
-
-/// The most datagrams in a super-packet (UDP_MAX_SEGMENTS in Linux). A datagram of a single byte is honest, so that the
-/// number is what bounds them.
-pub(super) const UDP_SEGMENTS_MAX: usize = 128;
 
 /// What is not true about an offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

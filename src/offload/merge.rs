@@ -2,13 +2,14 @@
 
 use super::SuperPackets;
 use super::check::{
-    IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_BYTES, TCP_SEGMENT_BYTES_MIN,
-    TCP_SEQUENCE, UDP_LENGTH, UDP_SEGMENTS_MAX,
+    IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_BYTES, TCP_SEQUENCE, UDP_LENGTH,
 };
 use super::segment::{TCP_CWR, TCP_FIN, TCP_PSH};
 use crate::checksum;
 use crate::ipv4;
-use crate::packet::{Buf, BufPool, Checksum, Family, Offload, PACKET_BYTES_MAX, Packet};
+use crate::packet::{
+    Buf, BufPool, Checksum, Family, Offload, PACKET_BYTES_MAX, Packet, TCP_SEGMENT_BYTES_MIN, UDP_SEGMENTS_MAX,
+};
 
 /// Runs that are looked through for a packet's flow, newest first: as many as the kernel holds in a bucket
 /// (MAX_GRO_SKBS).

@@ -2,11 +2,13 @@ mod merging;
 
 use proptest::prelude::*;
 
-use super::check::{Layout, Protocol, TCP_SEGMENT_BYTES_MIN, UDP_SEGMENTS_MAX};
+use super::check::{Layout, Protocol};
 use super::{Lie, Lost, check, complete_checksum, segment, split};
 use crate::checksum;
 use crate::ipv4;
-use crate::packet::{BufPool, Checksum, Family, Offload, PACKET_BYTES_MAX, Packet, Raw};
+use crate::packet::{
+    BufPool, Checksum, Family, Offload, PACKET_BYTES_MAX, Packet, Raw, TCP_SEGMENT_BYTES_MIN, UDP_SEGMENTS_MAX,
+};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;

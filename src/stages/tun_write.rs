@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::io::tun::Tun;
 use crate::ipv4;
 use crate::offload::{self, Merger};
-use crate::packet::{BufPool, Family, Packet};
+use crate::packet::{BufPool, Family, PACKET_BYTES_MAX, Packet};
 use crate::runtime::queue::Fifo;
 use crate::runtime::work::{Handler, WorkOf};
 use crate::stages::Reason as _;
@@ -26,6 +26,8 @@ crate::reasons! {
         NoBuffer = "no_buffer",
         /// It is for another address than the one that packets may be for.
         NotOurs = "not_ours",
+        /// What the gateway says about its checksum or segments does not fit it.
+        BadOffload = "bad_offload",
     }
 }
 
@@ -58,7 +60,7 @@ pub struct TunWrite<Proof> {
     tun: Arc<Tun>,
     /// Where a super-packet gets its memory.
     pool: BufPool,
-    /// The one address that packets may be for; `None` where an earlier stage has judged that.
+    /// The one address that packets may be for; `None` where an earlier stage has judged them.
     only_to: Option<Arc<Destination>>,
     /// Space for the batch that a thread writes, kept between batches.
     spare: Mutex<Vec<Space<Proof>>>,
@@ -82,15 +84,23 @@ impl<Proof: Copy> TunWrite<Proof> {
         Self { tun, pool, only_to: None, spare: Mutex::default() }
     }
 
-    /// The same for packets to one address alone.
+    /// The same for packets of which nothing is known: those to one address alone, of which nothing untrue is said.
     #[must_use]
     pub fn only_to(self, destination: Arc<Destination>) -> Self {
         Self { only_to: Some(destination), ..self }
     }
 
-    fn is_ours(&self, packet: &Packet<Proof>) -> bool {
-        self.only_to.as_ref().is_none_or(|destination| destination.is_of(packet.family(), packet.bytes()))
+    fn judge(&self, packet: &Packet<Proof>) -> Result<(), Reason> {
+        self.only_to.as_ref().map_or(Ok(()), |destination| judge(destination, packet))
     }
+}
+
+fn judge<Proof>(destination: &Destination, packet: &Packet<Proof>) -> Result<(), Reason> {
+    if !destination.is_of(packet.family(), packet.bytes()) {
+        return Err(Reason::NotOurs);
+    }
+    // The device cuts to any size, and its reader is this machine: there is no MTU to be kept.
+    offload::check(packet.bytes(), packet.offload(), PACKET_BYTES_MAX).map_err(|_| Reason::BadOffload)
 }
 
 fn reason_of(error: io::ErrorKind) -> Reason {
@@ -106,9 +116,9 @@ impl<Proof: Copy + Send + 'static> Handler for TunWrite<Proof> {
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = spare().pop().unwrap_or_default();
         for entry in work.batch.items.drain(..) {
-            match self.is_ours(&entry.item) {
-                true => space.packets.push(entry.item),
-                false => work.tally.drop(Reason::NotOurs.index(), &entry.item),
+            match self.judge(&entry.item) {
+                Ok(()) => space.packets.push(entry.item),
+                Err(reason) => work.tally.drop(reason.index(), &entry.item),
             }
         }
         let taken = self.tun.offloads();
@@ -130,6 +140,8 @@ impl<Proof: Copy + Send + 'static> Handler for TunWrite<Proof> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::{Checksum, Offload};
+    use crate::packet_builder::{raw, udp};
 
     const OURS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
 
@@ -142,6 +154,26 @@ mod tests {
         assert!(!destination.is_of(Some(Family::V4), &packet[..18]), "a header that was cut off");
         let other = ipv4::header(OURS, Ipv4Addr::new(100, 64, 0, 3), ipv4::UDP, 0, 64);
         assert!(!destination.is_of(Some(Family::V4), &other));
+    }
+
+    #[test]
+    fn what_is_said_of_a_packets_offload_is_judged_by_the_packet() {
+        let destination = Destination::new(OURS);
+        let honest = udp("192.0.2.1:53", "100.64.0.2:1024", b"an answer").partial();
+        assert_eq!(judge(&destination, &honest), Ok(()));
+        let offload = honest.offload();
+        let beyond = Checksum::Partial { start: 20, offset: 1_000 };
+        for lie in [
+            Offload { checksum: beyond, ..offload },
+            Offload { segment_bytes: 4, ..offload },
+            Offload { header_bytes: 28, ..offload },
+            Offload { segment_bytes: 4, header_bytes: 28, checksum: Checksum::Complete },
+        ] {
+            let said = raw(honest.bytes(), lie);
+            assert_eq!(judge(&destination, &said), Err(Reason::BadOffload), "{lie:?}");
+        }
+        let other = udp("192.0.2.1:53", "100.64.0.3:1024", b"an answer").partial();
+        assert_eq!(judge(&destination, &other), Err(Reason::NotOurs));
     }
 
     #[test]

@@ -61,10 +61,15 @@ impl Status {
             Some(why) => format!("not ready ({why})"),
             None => "ready".into(),
         };
-        writeln!(f, "wstether {} is {ready}; egress {} on {}", self.version, self.egress, self.interface)?;
+        let Self { version, egress, interface, super_packets, .. } = self;
+        writeln!(f, "wstether {version} is {ready}; egress {egress} on {interface}, super-packets: {super_packets}")?;
+        let plain = match self.links_plain {
+            0 => String::new(),
+            some => format!(" ({} without super-packets)", grouped(some)),
+        };
         writeln!(
             f,
-            "tethers {}, links {}, NAT mappings {}, ports {} of {}",
+            "tethers {}, links {}{plain}, NAT mappings {}, ports {} of {}",
             grouped(self.tethers),
             grouped(self.links),
             grouped(self.nat_mappings),
@@ -153,6 +158,7 @@ fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::metrics::{Egress, GatewayMetrics, Metrics, Process, StageMetrics};
+    use crate::offload::SuperPackets;
     use std::time::Duration;
 
     #[test]
@@ -179,10 +185,10 @@ mod tests {
         let encode = StageMetrics::new("ws-encode", "downlink", &[]);
         let gateway = GatewayMetrics::new(&[]);
         gateway.ready.set_ready();
-        gateway.egress.set(Egress { mode: "raw", interface: "eth0".into() }).expect("first");
+        gateway.tell_egress(Egress { mode: "raw", interface: "eth0".into(), super_packets: SuperPackets::ALL });
         let text = Status::of(&Metrics::new(vec![parse, encode], gateway), &Process::default()).to_string();
         let wanted = "\
-wstether 0.0.1 is ready; egress raw on eth0
+wstether 0.0.1 is ready; egress raw on eth0, super-packets: tcp and udp
 tethers 0, links 0, NAT mappings 0, ports 0 of 0
 packet buffers 0.0 of 0.0 MiB, resident 0.0 MiB, processor 0.0 s
 

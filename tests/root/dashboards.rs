@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use wstether::metrics::{CONTENT_TYPE, Egress, GatewayMetrics, INSTRUMENTS, Metrics, StageMetrics};
 use wstether::metrics_server::MetricsServer;
+use wstether::offload::SuperPackets;
 
 /// Where the committed configuration scrapes: the default of `listen` in the gateway's `[metrics]`.
 const GATEWAY_DEFAULT: &str = "127.0.0.1:9321";
@@ -257,7 +258,7 @@ impl LiveGateway {
         let stages = uplink.into_iter().chain(downlink).collect();
         let metrics = Arc::new(Metrics::new(stages, GatewayMetrics::new(&["full", "credential"])));
         metrics.gateway.ready.set_ready();
-        metrics.gateway.egress.set(Egress { mode: "raw", interface: "eth0".into() }).expect("told once");
+        metrics.gateway.tell_egress(Egress { mode: "raw", interface: "eth0".into(), super_packets: SuperPackets::ALL });
         let stop = Arc::new(AtomicBool::new(false));
         let server =
             MetricsServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&metrics)).expect("loopback");

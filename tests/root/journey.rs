@@ -169,6 +169,75 @@ fn a_laptop_reaches_the_internet_with_no_phone_between_through_wss_whose_certifi
     travels_encrypted(RelayKind::Direct);
 }
 
+#[test]
+fn the_super_packets_of_a_flow_cross_whole_both_ways_by_either_egress() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let mut journey = Journey::start(Trip { egress, ..Trip::default() });
+        let seen = status_and_log(&journey);
+        assert_eq!((&*seen.0.super_packets, seen.0.links, seen.0.links_plain), ("tcp and udp", 1, 0));
+        assert!(seen.1.contains("super_packets=tcp and udp"), "{}", seen.1);
+        let captures = Large::look(&journey);
+        bulk_arrives_whole(&journey);
+        let [up, down] = captures.count();
+        // TCP makes them of up to 44 segments, and begins with few. By itself each segment would be 1,448 bytes.
+        let segments = BULK_BYTES / 1_448;
+        assert!(up > 0 && up < segments / 4, "{egress:?}: {up} super-packets left for the internet");
+        assert!(down > 0 && down < segments / 4, "{egress:?}: {down} super-packets came to the laptop");
+        journey.end();
+    }
+}
+
+#[test]
+fn a_client_without_super_packets_moves_the_same_bytes_packet_by_packet_and_everybody_is_told() {
+    for egress in [EgressMode::Raw, EgressMode::Tun] {
+        let client = ["--set", "tun.super_packets=false"];
+        let mut journey = Journey::start(Trip { egress, client: &client, ..Trip::default() });
+        let (status, log) = status_and_log(&journey);
+        assert_eq!((status.links, status.links_plain), (1, 1));
+        assert!(log.contains("the client takes no super-packets"), "{log}");
+        let log = journey.client.as_ref().expect("it runs").log();
+        assert!(log.contains("tun.super_packets is false: each packet goes by itself"), "{log}");
+        let captures = Large::look(&journey);
+        bulk_arrives_whole(&journey);
+        assert_eq!(captures.count()[1], 0, "none comes to the laptop");
+        nothing_is_lost_uncounted(&journey.drained());
+        journey.client.take().expect("it runs").end().unwrap();
+        let late = Instant::now() + PATIENCE;
+        while journey.status().links > 0 {
+            assert!(Instant::now() < late, "the link stays");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(journey.status().links_plain, 0);
+        journey.end();
+    }
+}
+
+fn status_and_log(journey: &Journey) -> (Status, String) {
+    (journey.status(), journey.gateway.as_ref().expect("it runs").log())
+}
+
+/// Counts packets larger than any link's MTU: up, as the gateway sends them to the internet; down, as the laptop gets them.
+struct Large([Capture; 2]);
+
+impl Large {
+    fn look(journey: &Journey) -> Self {
+        const MTU_BYTES: usize = 1_500;
+        const ETHERNET_BYTES: usize = 14;
+        let World { gateway, laptop, .. } = &journey.world;
+        let ours = lease(laptop).octets();
+        let is_from = |packet: &[u8], source: [u8; 4]| packet.get(12..16) == Some(&source);
+        let up = move |frame: &[u8]| {
+            frame.len() > MTU_BYTES + ETHERNET_BYTES && is_from(&frame[ETHERNET_BYTES..], GATEWAY_EXTERNAL.octets())
+        };
+        let down = move |packet: &[u8]| packet.len() > MTU_BYTES && packet.get(16..20) == Some(&ours);
+        Self([Capture::start(gateway, INTERNET_INTERFACE, up).unwrap(), Capture::start(laptop, TUN, down).unwrap()])
+    }
+
+    fn count(self) -> [u64; 2] {
+        self.0.map(|capture| capture.finish().0)
+    }
+}
+
 fn travels_encrypted(relay: RelayKind) {
     let mut journey = Journey::prepare(None, true);
     let names = [world::GATEWAY, world::GATEWAY_DIRECT].map(|address| address.to_string());

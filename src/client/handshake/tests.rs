@@ -26,11 +26,16 @@ impl Gateway {
 
     /// WELCOME in answer to a HELLO whose proof fits.
     fn welcome(&self, hello: &[u8]) -> Vec<u8> {
+        self.welcome_with(hello, Features::SUPER_PACKETS)
+    }
+
+    /// The same with features of its own choice.
+    fn welcome_with(&self, hello: &[u8], features: Features) -> Vec<u8> {
         let Some(Ok(Capsule::Hello(hello))) = Capsules::new(hello).next() else { panic!("no HELLO") };
         let asked = hello.auth_message(&CHALLENGE);
         let mut welcome = Welcome {
             session: SessionId([3; 16]),
-            features: hello.features,
+            features,
             mtu: 1_400,
             gateway: vec![[100, 64, 0, 1].into()],
             dns: vec![[100, 64, 0, 1].into()],
@@ -95,6 +100,21 @@ fn the_terms_come_in_one_message_or_in_several() {
         let Step::Done(terms) = last else { panic!("{last:?}") };
         assert_eq!((terms.lease, terms.routes.as_slice()), (LEASE, [AddressRange::ALL_V4].as_slice()));
         assert_eq!((terms.welcome.mtu, terms.datagram_bytes), (1_400, 0));
+    }
+}
+
+#[test]
+fn what_was_not_offered_is_not_agreed_on_whatever_the_gateway_says() {
+    for (offered, said, agreed) in [
+        (Features::default(), Features::SUPER_PACKETS, Features::default()),
+        (Features::SUPER_PACKETS, Features(u64::MAX), Features::SUPER_PACKETS),
+    ] {
+        let (handshake, gateway) = pair();
+        let mut handshake = Handshake::new(Offer { features: offered, ..handshake.offer });
+        let welcome = gateway.welcome_with(&hello_of(&mut handshake), said);
+        let message = [welcome, Gateway::lease(), Gateway::routes()].concat();
+        let Step::Done(terms) = handshake.take_in(&message).unwrap() else { panic!("not done") };
+        assert_eq!(terms.welcome.features, agreed);
     }
 }
 

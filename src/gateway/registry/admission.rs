@@ -20,8 +20,8 @@ use crate::tether::{NotJoined, TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
 use crate::tether_links::{TetherLinks, Windows};
 use crate::wire::capsule::{
-    AddressRange, AssignedAddress, Challenge, CloseReason, Hello, Prefix, Refusal, RefusalReason, SessionId, Welcome,
-    append_address_assign, append_routes,
+    AddressRange, AssignedAddress, Challenge, CloseReason, Features, Hello, Prefix, Refusal, RefusalReason, SessionId,
+    Welcome, append_address_assign, append_routes,
 };
 use crate::wire::proof::Verifier;
 
@@ -58,6 +58,10 @@ impl Doorkeeper for Registry {
         // Counted before others can see it, and take it off again.
         self.metrics.links.add(1);
         self.metrics.links_opened.inc();
+        if !welcome.features.contains(Features::SUPER_PACKETS) {
+            self.metrics.links_plain.add(1);
+            info!(tether = tether.id.0, "the client takes no super-packets: each of its packets is handled by itself");
+        }
         link.opened(Arc::clone(&tether.links), welcome.features, self.terms.message_bytes_max, None);
         self.tidying().look_at(link.lane(), now + self.terms.keep_alive);
         self.metrics.handshake_seconds.observe(now.saturating_duration_since(link.born()));
