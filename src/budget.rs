@@ -137,6 +137,13 @@ impl Budget {
         self.held_bytes().saturating_sub(self.spare().map_or(0, |spare| spare.spare_bytes()))
     }
 
+    /// How much more this part may hold, where no other grows.
+    pub fn room_for(&self, part: Part) -> u64 {
+        let ceiling = if self.0.has_ceilings { part.ceiling_percent() } else { 100 };
+        let most = u128::from(self.limit_bytes()) * u128::from(ceiling) / 100;
+        (most as u64).saturating_sub(self.held_bytes())
+    }
+
     /// How often somebody was refused.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)

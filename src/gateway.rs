@@ -34,6 +34,7 @@ use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
 use crate::steer;
 use crate::table::PLACE_BYTES;
+use crate::tether_id::TetherId;
 use crate::transport::TcpOptions;
 use crate::wire::HANDSHAKE_MESSAGE_BYTES_MAX;
 use crate::wire::capsule::Features;
@@ -147,9 +148,12 @@ impl Gateway {
             fixed,
             metrics: Arc::clone(&gateway_metrics),
         });
-        let lookout =
+        let mut lookout =
             Lookout::new(&around, config.egress.mode() == EgressMode::Raw, mtu_bytes).map_err(EgressError::from)?;
         let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
+        if let (Way::Tun(tun), Some(lease)) = (&egress.way, plan.lease(TetherId(0))) {
+            lookout.watch_tun(tun.name(), lease).map_err(EgressError::from)?;
+        }
         for listener in egress.kernel.listeners() {
             warn!(%listener, "a program listens on a port of ours, and will receive nothing: end it, or change egress.ports");
         }
@@ -257,6 +261,7 @@ impl Gateway {
             for look in (0..LOOKS_A_TIDYING).cycle().take_while(|_| !over.load(Ordering::Acquire)) {
                 let now = Instant::now();
                 overseer.look(now, &registry, &metrics);
+                registry.read_once_more();
                 if look == 0 {
                     registry.tidy(now);
                     lookout.look(&metrics.gateway.ready, registry.guard_rules());

@@ -242,7 +242,11 @@ impl KernelState {
         let open = self.tun.take();
         let Some(memory) = self.memory.tun.take().filter(|tun| tun.ours) else { return Ok(()) };
         let done = match open {
-            Some(tun) => tun.set_persistent(false).map_err(Error::Tun),
+            Some(tun) => match tun.set_persistent(false) {
+                // Somebody has deleted it.
+                Err(error) if Tun::is_gone(&error) => Ok(()),
+                done => done.map_err(Error::Tun),
+            },
             None => Netlink::open().and_then(|mut netlink| netlink.delete_link(&memory.name)).map_err(Error::Netlink),
         };
         match done {

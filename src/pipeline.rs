@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 
+use crate::budget::Part;
 use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
 use crate::gateway::registry::{self, Registry};
@@ -42,6 +43,10 @@ use experiment::Experiment;
 
 pub mod diagram;
 pub mod experiment;
+
+/// A stage's queue holds at most the memory for buffers divided by this, however much its configuration allows: where one
+/// that waits for its peers held all of it, nothing would come in by which it could empty.
+const QUEUE_PART_OF_BUFFERS: u64 = 2;
 
 /// Lanes of the downlink's ip-parse, where no tether is known yet: flows are spread over them. Enough that a few busy
 /// flows seldom share one.
@@ -87,6 +92,7 @@ pub fn gateway(
         cores: Cores::new(cores),
         tethers: registry.tethers.capacity(),
         links: registry.links.capacity(),
+        buffers_bytes: registry.pool.budget().room_for(Part::Buffers),
         stages: Vec::new(),
         metrics: Vec::new(),
     };
@@ -231,6 +237,8 @@ struct Build<'a> {
     cores: Arc<Cores>,
     tethers: u32,
     links: u32,
+    /// Memory that packets may hold.
+    buffers_bytes: u64,
     /// In the order they are built: each direction from its end.
     stages: Vec<Arc<dyn Kept>>,
     metrics: Vec<Arc<StageMetrics>>,
@@ -293,7 +301,11 @@ impl Build<'_> {
                 Owner::Tether => self.tethers,
                 Owner::Flow => FLOW_LANES,
             },
-            limits: Limits { segments: config.queue_packets as u64, held_bytes: config.queue_bytes.0 },
+            // Whatever waits for links that nobody reads, others find a buffer.
+            limits: Limits {
+                segments: config.queue_packets as u64,
+                held_bytes: config.queue_bytes.0.min(self.buffers_bytes / QUEUE_PART_OF_BUFFERS),
+            },
             quota: Quota { segments: config.batch as u32, lane_bytes: crate::link::BATCH_BYTES_MAX },
             threads: (*threads.start(), *threads.end()),
             hand_over: match (self.experiment.hand_over, config.hand_over) {

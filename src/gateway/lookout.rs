@@ -24,12 +24,20 @@ enum Lost {
     NoCarrier,
     NoWayToInternet,
     NoRoute,
+    TunGone,
+    TunDown,
+    NoRouteToClients,
 }
 
 impl Lost {
-    /// In words for an operator.
-    fn why(self, interface: &str) -> String {
+    /// In words for an operator, who knows the way out by its `interface`, and the device in front of it as `tun`.
+    fn why(self, interface: &str, tun: &str) -> String {
         match self {
+            Self::TunGone => format!("egress: the TUN device {tun} was deleted or made anew; restart the gateway"),
+            Self::TunDown => format!("egress: the TUN device {tun} is down; restart the gateway"),
+            Self::NoRouteToClients => {
+                format!("egress: no route to the clients leads into the TUN device {tun}; restart the gateway")
+            }
             Self::Gone => format!("egress: there is no interface {interface} any more"),
             Self::Replaced => format!("egress: {interface} was made anew; restart the gateway"),
             Self::Down => format!("egress: {interface} is down"),
@@ -67,6 +75,15 @@ struct Needed {
     to_internet: bool,
 }
 
+/// The TUN device between the gateway and the kernel's routing.
+#[derive(Debug)]
+struct Tunnel {
+    name: String,
+    index: u32,
+    /// Of a client: its packets must be led into the device.
+    lease: IpAddr,
+}
+
 /// What is missing of `needed`, where there is an interface of the name that is as `seen`.
 fn judge(needed: Needed, seen: Option<Seen>) -> Option<Lost> {
     let Some(seen) = seen else { return Some(Lost::Gone) };
@@ -93,6 +110,7 @@ pub(super) struct Lookout {
     netlink: Netlink,
     interface: String,
     needed: Needed,
+    tun: Option<Tunnel>,
     lost: Option<Lost>,
     /// The largest packet that a tether may send.
     lease_mtu_bytes: u16,
@@ -110,6 +128,7 @@ impl Lookout {
             netlink: Netlink::open()?,
             interface: around.interface.clone(),
             needed: Needed { index: by_socket.then_some(around.index), to_internet: true },
+            tun: None,
             lost: None,
             lease_mtu_bytes,
             mtu_bytes: lease_mtu_bytes,
@@ -118,11 +137,21 @@ impl Lookout {
         Ok(lookout)
     }
 
-    /// Looks, tells by `ready` and `rules`, and logs what has changed. Costs two questions to the kernel.
+    /// From now on looks at this TUN device, too, into which packets for `lease` are led.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn watch_tun(&mut self, name: &str, lease: IpAddr) -> Result<(), netlink::Error> {
+        let index = self.netlink.link(name)?.index;
+        self.tun = Some(Tunnel { name: name.to_owned(), index, lease });
+        Ok(())
+    }
+
+    /// Looks, tells by `ready` and `rules`, and logs what has changed. Costs two questions to the kernel, or four.
     pub(super) fn look(&mut self, ready: &Readiness, rules: &ip_parse::Rules) {
-        match self.see() {
-            Ok(seen) => {
-                self.tell_ready(judge(self.needed, seen), ready);
+        match self.see().and_then(|seen| Ok((seen, self.see_tun()?))) {
+            Ok((seen, lost)) => {
+                self.tell_ready(judge(self.needed, seen).or(lost), ready);
                 if let Some(seen) = seen.filter(|_| self.needed.index.is_some()) {
                     self.tell_mtu(seen.mtu_bytes, rules);
                 }
@@ -151,7 +180,8 @@ impl Lookout {
     }
 
     fn tell_ready(&mut self, lost: Option<Lost>, ready: &Readiness) {
-        match lost.map(|lost| lost.why(&self.interface)) {
+        let tun = self.tun.as_ref().map_or("", |tun| &tun.name);
+        match lost.map(|lost| lost.why(&self.interface, tun)) {
             Some(why) => {
                 if self.lost != lost {
                     warn!("not ready: {why}");
@@ -184,6 +214,22 @@ impl Lookout {
             Routes::None
         };
         Ok(Some(Seen { index: link.index, up: link.up, carrier: link.carrier, mtu_bytes: link.mtu, routes }))
+    }
+
+    fn see_tun(&mut self) -> Result<Option<Lost>, netlink::Error> {
+        let Some(Tunnel { name, index, lease }) = &self.tun else { return Ok(None) };
+        let link = match self.netlink.link(name) {
+            Err(netlink::Error::NoInterface { .. }) => return Ok(Some(Lost::TunGone)),
+            link => link?,
+        };
+        if link.index != *index {
+            return Ok(Some(Lost::TunGone));
+        }
+        if !link.up {
+            return Ok(Some(Lost::TunDown));
+        }
+        let leads = self.netlink.next_hop(*lease).is_ok_and(|hop| hop.interface == *index && !hop.local);
+        Ok((!leads).then_some(Lost::NoRouteToClients))
     }
 
     fn leads_to_internet(&mut self, index: u32) -> bool {
@@ -233,7 +279,10 @@ mod tests {
     #[test]
     fn each_loss_is_told_with_the_interfaces_name() {
         let all = [Lost::Gone, Lost::Replaced, Lost::Down, Lost::NoCarrier, Lost::NoWayToInternet, Lost::NoRoute];
-        assert!(all.iter().all(|lost| lost.why("eth7").starts_with("egress: ") && lost.why("eth7").contains("eth7")));
-        assert_eq!(Lost::Down.why("eth0"), "egress: eth0 is down");
+        let why = |lost: Lost| lost.why("eth7", "wst7");
+        assert!(all.map(why).iter().all(|why| why.starts_with("egress: ") && why.contains("eth7")));
+        let all = [Lost::TunGone, Lost::TunDown, Lost::NoRouteToClients];
+        assert!(all.map(why).iter().all(|why| why.starts_with("egress: ") && why.contains("wst7")));
+        assert_eq!(why(Lost::Down), "egress: eth7 is down");
     }
 }

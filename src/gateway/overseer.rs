@@ -11,12 +11,13 @@ use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
 use crate::overload::{Cause, Rung};
 use crate::runtime::work::{NOT_ADMITTED, RUNTIME_REASONS};
+use crate::stages::{Reason as _, raw_recv};
 
 /// Who looks after the ladder.
 #[derive(Debug, Default)]
 pub(super) struct Overseer {
     ladder: Ladder,
-    /// What the stages had not admitted at the last look.
+    /// What the stages had not admitted at the last look, and what was lost in front of the first of them.
     refused: u64,
 }
 
@@ -27,10 +28,10 @@ impl Overseer {
         let seen = Observation {
             memory_bytes: budget.needed_bytes(),
             memory_limit_bytes: budget.limit_bytes(),
-            sheds: self.sheds(&metrics.stages),
+            sheds: self.sheds(metrics),
         };
+        let before = self.ladder.rung();
         while let Some(step) = self.ladder.look(now, seen) {
-            registry.trim_downlink(step.to == Rung::TrimLargest);
             if let Some(counter) = registry.metrics.overload_steps.at(step.cause as usize) {
                 counter.inc();
             }
@@ -45,16 +46,27 @@ impl Overseer {
             }
         }
         let rung = self.ladder.rung();
+        // What is above the trimmed limit goes in parts: at each look, as long as it lasts.
+        if [before, rung].contains(&Rung::TrimLargest) {
+            registry.trim_downlink(rung == Rung::TrimLargest);
+        }
         registry.metrics.overload_rung.set(rung as u64);
         registry.overload.set(rung, registry.large_bytes());
     }
 }
 
 impl Overseer {
-    /// Whether somebody has lost by a stage's shedding since the last look: something was not admitted, or waits for a
-    /// stage that admits less. A limit that nobody reaches is no overload.
-    fn sheds(&mut self, stages: &[Arc<StageMetrics>]) -> bool {
-        let refused = stages.iter().map(|stage| stage.dropped_for(RUNTIME_REASONS[NOT_ADMITTED])).sum();
+    /// Whether somebody has lost by shedding since the last look: something was not admitted, or waits for a stage that admits
+    /// less, or was lost in the kernel's ring, which is kept short while the stages have more to do than they can. A limit
+    /// that nobody reaches is no overload.
+    fn sheds(&mut self, metrics: &Metrics) -> bool {
+        metrics.refresh();
+        let stages = &metrics.stages;
+        let lost = |stage: &Arc<StageMetrics>| {
+            stage.dropped_for(RUNTIME_REASONS[NOT_ADMITTED])
+                + stage.dropped_for(raw_recv::Reason::WaitedTooLong.label())
+        };
+        let refused = stages.iter().map(lost).sum::<u64>() + metrics.gateway.packet_socket_drops.get();
         let has_refused = std::mem::replace(&mut self.refused, refused) < refused;
         has_refused || stages.iter().any(|stage| stage.shedding.get() > 0 && stage.lanes_parked.get() > 0)
     }
@@ -119,5 +131,32 @@ mod tests {
         assert_eq!(told.len(), 10);
         assert_eq!((told[0].1.reason, told[0].1.change), (decisions::OVERLOAD_OVER, Change::Down));
         assert!(told[9].1.inputs.starts_with("from calm to no_new_tethers: 85 % of the memory"), "{:?}", told[9]);
+    }
+
+    #[test]
+    fn what_is_lost_in_front_of_the_first_stage_for_long_is_an_overload_too() {
+        let registry = registry(|_| {});
+        let raw_recv = StageMetrics::new("raw-recv", "downlink", &["no_buffer", "waited_too_long"]);
+        let metrics = Metrics::new(vec![raw_recv], Arc::clone(&registry.metrics));
+        let lose: [fn(&Metrics); 2] =
+            [|metrics| metrics.gateway.packet_socket_drops.inc(), |metrics| metrics.stages[0].drops[1].inc()];
+        for lose in lose {
+            let (mut overseer, start) = (Overseer::default(), Instant::now());
+            let mut look = |at: u32| {
+                overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
+                registry.overload.rung()
+            };
+            let seconds = |seconds: u32| seconds * 1_000 / super::super::LOOK_EVERY.as_millis() as u32;
+            look(0);
+            let rungs: Vec<_> = (1..=seconds(6))
+                .map(|at| {
+                    lose(&metrics);
+                    look(at)
+                })
+                .collect();
+            assert_eq!((rungs[0], rungs.last()), (Rung::Calm, Some(&Rung::NoNewTethers)));
+            let after: Vec<_> = (1..seconds(3)).map(|at| look(seconds(6) + at)).collect();
+            assert_eq!(after.last(), Some(&Rung::Calm));
+        }
     }
 }

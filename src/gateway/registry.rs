@@ -337,6 +337,14 @@ impl Registry {
         self.stopping.store(true, Ordering::Release);
     }
 
+    /// Has every link read once more, while the gateway stops. One that was left with more to read when nothing was on its way
+    /// to its peer may owe an acknowledgement of what has left since, and its socket does not tell that again.
+    pub fn read_once_more(&self) {
+        if let Some(stages) = self.stages.get().filter(|_| self.is_stopping()) {
+            self.links.all().iter().for_each(|link| poke(&stages.ws_decode, link.lane()));
+        }
+    }
+
     /// Says goodbye to every link (1001).
     pub fn close_all(&self) {
         for link in self.links.all() {

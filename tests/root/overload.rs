@@ -2,7 +2,7 @@
 //! client costs.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -271,6 +271,30 @@ fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_b
     assert!(gateway.program.log().contains("overload: a rung down"));
     gateway.open().expect("a new tether").leave();
     first.pings();
+}
+
+/// Nothing that waits for a peer may keep all memory for packets: what would let it leave could not come in any more.
+#[test]
+fn clients_that_read_nothing_leave_the_others_buffers_to_be_served_with() {
+    const SILENT: usize = 20;
+    const AT_ONCE: usize = 50;
+    let gateway = Gateway::start(&["memory.budget=17MiB"]);
+    let mut reader = gateway.open().expect("a tether");
+    reader.pings();
+    let silent: Vec<_> = (0..SILENT).map(|_| gateway.open().expect("a tether")).collect();
+    let somebody = gateway.namespace.run(|| UdpSocket::bind((HERE, 0)).unwrap()).unwrap();
+    let given_up = "wstether_stage_drops_total{stage=\"ws-encode\",direction=\"downlink\",reason=\"overlimit\"}";
+    let late = Instant::now() + PATIENCE;
+    while gateway.figure(given_up) == 0 && gateway.figure("wstether_buffers_refused_total") == 0 {
+        assert!(Instant::now() < late, "their queues take everything");
+        for client in &silent {
+            // What the device's own queue does not take comes again.
+            (0..AT_ONCE).for_each(|_| drop(somebody.send_to(&[0; 600], (client.lease, 9))));
+        }
+    }
+    reader.pings();
+    gateway.open().expect("another tether").pings();
+    drop(silent);
 }
 
 #[test]

@@ -51,6 +51,28 @@ fn a_gateway_whose_way_out_is_lost_says_why_and_is_ready_again_by_itself() {
 }
 
 #[test]
+fn a_gateway_whose_tun_device_is_taken_away_is_not_ready_says_why_and_stops_cleanly() {
+    for (take, why) in [
+        ("down", "egress: the TUN device wst0 is down; restart the gateway"),
+        ("routes", "egress: no route to the clients leads into the TUN device wst0; restart the gateway"),
+        ("all", "egress: the TUN device wst0 was deleted or made anew; restart the gateway"),
+    ] {
+        let journey = Journey::prepare(None, false);
+        let mut gateway = journey.setting().gateway(EgressMode::Tun, &[]).unwrap();
+        until(&journey, &mut gateway, None);
+        let host = &journey.world.gateway;
+        match take {
+            "down" => host.netlink(|netlink| netlink.set_up("wst0", false)).unwrap(),
+            "routes" => host.netlink(|netlink| netlink.replace_addresses("wst0", &[])).unwrap(),
+            _ => host.netlink(|netlink| netlink.delete_link("wst0")).unwrap(),
+        }
+        until(&journey, &mut gateway, Some(why));
+        assert!(gateway.end().unwrap().success(), "{take}");
+        assert!(host.netlink(|netlink| netlink.link("wst0")).is_err(), "{take}: it stays");
+    }
+}
+
+#[test]
 fn an_interface_that_takes_less_than_at_the_start_is_told_to_the_laptop_until_it_takes_as_much_again() {
     let mut journey = Journey::start(Trip { relay: RelayKind::Direct, ..Trip::default() });
     let set_mtu = |journey: &Journey, bytes| {

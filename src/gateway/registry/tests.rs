@@ -362,3 +362,19 @@ fn a_credit_that_was_cut_is_looked_at_though_its_client_sends_nothing() {
     registry.tidy(now);
     assert_eq!(poked(), []);
 }
+
+#[test]
+fn while_the_gateway_stops_every_link_is_read_once_more_for_what_its_socket_does_not_tell_again() {
+    let (registry, now) = (registry(), Instant::now());
+    let (ws_decode, nothing) = (Arc::new(Poked::default()), Arc::new(Poked::default()));
+    let (weak, none): (Weak<dyn Attend>, Weak<dyn Attend>) =
+        (Arc::downgrade(&(Arc::clone(&ws_decode) as _)), Arc::downgrade(&(nothing as _)));
+    registry.attend(Stages { accept: none.clone(), ws_decode: weak, ws_encode: none, tethered: vec![] });
+    let links = [come(&registry, now), come(&registry, now)];
+    let poked = || std::mem::take(&mut *ws_decode.0.lock().expect("no panic"));
+    registry.read_once_more();
+    assert_eq!(poked(), [], "it does not stop");
+    registry.stop_accepting();
+    registry.read_once_more();
+    assert_eq!(poked(), links.each_ref().map(|(link, _)| link.lane()));
+}

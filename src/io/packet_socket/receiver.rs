@@ -86,14 +86,14 @@ impl RawReceiver {
     }
 
     /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets
-    /// are read and lost. What came of a TCP flow in a row is one super-packet, where the device has not joined it already.
+    /// are read and lost. What came of a flow in a row is one super-packet, where the device has not joined it already.
     ///
     /// # Errors
     /// The interface is down or gone (ENETDOWN, ENXIO).
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let received = self.read_singles(&mut slots, pool, max, out)?;
-        slots.merger.merge(out, SuperPackets::TCP, pool);
+        slots.merger.merge(out, SuperPackets::ALL, pool);
         Ok(received)
     }
 

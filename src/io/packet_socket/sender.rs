@@ -237,7 +237,10 @@ fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
 fn segment_len<Proof>(packet: &Packet<Proof>) -> usize {
     match packet.offload() {
         Offload { segment_bytes: 0, .. } => packet.len(),
-        Offload { segment_bytes, header_bytes, .. } => usize::from(segment_bytes) + usize::from(header_bytes),
+        // One segment alone may be shorter than it might be.
+        Offload { segment_bytes, header_bytes, .. } => {
+            packet.len().min(usize::from(segment_bytes) + usize::from(header_bytes))
+        }
     }
 }
 
@@ -247,5 +250,21 @@ fn refusal(error: &io::Error) -> Refusal {
         Some(libc::EMSGSIZE) => Refusal::TooLarge,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => Refusal::NoRoute,
         _ => Refusal::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet_builder::raw;
+
+    #[test]
+    fn the_longest_segment_of_a_super_packet_is_no_longer_than_the_packet() {
+        let packet = raw(&[0x45; 520], Offload::default());
+        assert_eq!(segment_len(&packet), 520);
+        for (segment_bytes, bytes) in [(100, 140), (480, 520), (u16::MAX, 520)] {
+            let offload = Offload { segment_bytes, header_bytes: 40, ..Offload::default() };
+            assert_eq!(segment_len(&raw(&[0x45; 520], offload)), bytes);
+        }
     }
 }

@@ -15,6 +15,25 @@ impl<Q: Queue> Lanes<Q> {
         self.limits = limits;
     }
 
+    /// Gives up of what waits above the limits, in the lanes that hold most, where their queues know what: `lanes_max` times.
+    pub fn give_up_above(&mut self, lanes_max: usize, shed: &mut Shed<Q::Item>) {
+        for _ in 0..lanes_max {
+            if self.load.held_bytes <= self.limits.held_bytes && self.load.segments <= self.limits.segments {
+                return;
+            }
+            let fattest = self.lanes.iter_mut().max_by_key(|lane| lane.queue.load().held_bytes);
+            let Some(lane) = fattest else { return };
+            let before = lane.queue.load();
+            if !lane.queue.relieve(&mut self.shared, shed) {
+                return;
+            }
+            let after = lane.queue.load();
+            self.load -= before;
+            self.load += after;
+            self.backlogged -= usize::from(before != Load::default() && after == Load::default());
+        }
+    }
+
     /// From now on what has waited longer is given up when its turn comes. Lanes have turns, so it is those who hold
     /// much that lose: who holds little does not wait.
     pub fn set_wait_max(&mut self, wait_max: Option<Duration>) {

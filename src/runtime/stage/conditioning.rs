@@ -10,7 +10,7 @@ use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
 use crate::metrics::{Snapshot, StageMetrics};
 use crate::runtime::controller::{self, PoolController};
 use crate::runtime::lanes::Limits;
-use crate::runtime::queue::Queue;
+use crate::runtime::queue::{Queue, Shed};
 use crate::runtime::shedding::{Shedding, Verdict};
 use crate::runtime::sync::lock;
 use crate::runtime::work::{Handler, In};
@@ -18,6 +18,10 @@ use crate::runtime::{batch, shedding};
 
 /// A limit that moves in small steps is told anew when it has moved by this factor.
 const TELL_FACTOR: u64 = 2;
+
+/// How many lanes give something up at once where a queue is above what it may hold: each is looked for among all, under the
+/// stage's lock.
+const LANES_GIVEN_UP_MAX: usize = 16;
 
 /// Weight of the newest look in how busy a stage was of late, as a power of two: 1/16 of looks that are 20 ms apart are
 /// about the last half second.
@@ -217,14 +221,22 @@ where
         self.metrics.shedding.set(is_shedding.into());
     }
 
-    /// Has the queue hold no more than so many percent of what it could. What is above goes as newcomers need the room:
-    /// from the fattest flows, where the queue knows any. For a stage whose own controller does not shed.
+    /// Has the queue hold no more than so many percent of what it could. What is above is given up, some of it at each call,
+    /// from the fattest flows of the lanes that hold most, where the queue knows any. For a stage whose own controller does
+    /// not shed.
     pub(crate) fn hold_at_most(&self, percent: u64) {
         debug_assert!(self.settings.sojourn_max.is_none(), "one controller changes a stage's limits");
         let Limits { segments, held_bytes } = self.settings.limits;
         let part = |whole: u64| whole.saturating_mul(percent) / 100;
         let limits = Limits { segments: part(segments), held_bytes: part(held_bytes) };
-        lock(&self.inner).lanes.set_limits(limits);
+        let mut shed = Shed::default();
+        {
+            let mut inner = lock(&self.inner);
+            inner.lanes.set_limits(limits);
+            inner.lanes.give_up_above(LANES_GIVEN_UP_MAX, &mut shed);
+            self.gauge(&inner);
+        }
+        self.count_shed(&mut shed);
         self.metrics.queue_admitted_packets.set(limits.segments);
     }
 

@@ -1,6 +1,10 @@
 //! Lanes that wait for room in the next stage, and those that are left where they are meanwhile.
 
+use std::hash::RandomState;
+
 use super::*;
+use crate::runtime::fq_codel::{FqCodel, OfFlow};
+use crate::runtime::queue::Law;
 
 const ONE: Quota = Quota { segments: 1, ..QUOTA };
 
@@ -209,4 +213,41 @@ fn the_next_owner_of_a_lane_does_not_stand_where_the_last_one_did() {
     bench.queue(&[(2, 21), (1, 20)]);
     assert!(bench.lanes.holds_back(|| 0));
     assert_eq!(names(&bench.take().expect("the new owner's").items), [20]);
+}
+
+impl OfFlow for Item {
+    fn flow(&self, _keys: &RandomState) -> u64 {
+        0
+    }
+
+    fn mark_congestion(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn what_is_above_a_lowered_limit_is_given_up_in_the_lanes_that_hold_most_and_they_still_run() {
+    let limits = |segments| Limits { segments, held_bytes: 1 << 30 };
+    let mut lanes: Lanes<FqCodel<Item>> = Lanes::new(LANES, limits(300));
+    let (now, mut shed) = (Instant::now(), Shed::default());
+    let mut offered = Vec::new();
+    for (lane, count) in [(0, 100), (1, 40), (2, 4)] {
+        offered.extend((0..count).map(|name| entry(lane, name, 1)));
+    }
+    let (mut entered, mut refused) = (Batch::default(), Vec::new());
+    lanes.offer(now, HandOver::Queue, &mut offered, &mut entered, &mut refused, &mut shed);
+    assert_eq!((lanes.load().segments, refused.len(), shed.dropped.len()), (144, 0, 0));
+    lanes.give_up_above(100, &mut shed);
+    assert_eq!(shed.dropped.len(), 0, "nothing is above");
+    lanes.set_limits(limits(60));
+    lanes.give_up_above(1, &mut shed);
+    assert_eq!((lanes.load().segments, shed.dropped.len()), (94, 50), "half of what lane 0 held");
+    lanes.give_up_above(100, &mut shed);
+    // 25 more of lane 0, then of lane 1, which holds most now, 20.
+    assert_eq!((lanes.load().segments, shed.dropped.len()), (49, 95));
+    assert!(shed.dropped.iter().all(|(law, _)| *law == Law::Overlimit));
+    let mut batch = Batch::default();
+    lanes.take(now, QUOTA, 1, &mut batch, &mut shed).expect("work");
+    let of = |lane| batch.items.iter().filter(|entry| entry.lane == LaneId(lane)).count();
+    assert_eq!([of(0), of(1), of(2)], [25, 20, 4]);
 }
