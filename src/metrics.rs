@@ -75,7 +75,8 @@ pub struct StageMetrics {
     pub busy_seconds: TimeCounter,
     /// Threads that worked in the handler on average of late, in thousandths: for the status, which has no past.
     pub recent_busy_permille: Gauge,
-    /// 99th percentile of the time in the queue of what was taken before the last look, in nanoseconds.
+    /// 99th percentile of the time in the queue of each batch's oldest item, of what was taken before the last look, in
+    /// nanoseconds.
     pub recent_sojourn_ns: Gauge,
     /// Time that a source rested, because what it brought found no room.
     pub rest_seconds: TimeCounter,

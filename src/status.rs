@@ -126,9 +126,10 @@ pub struct StageStatus {
     pub busy_seconds: f64,
     /// Threads that worked in the handler on average of late.
     pub busy_threads: f64,
-    /// 99th percentile of the time in the queue in the last moment, in milliseconds; 0 when nothing waited.
+    /// 99th percentile of the time in the queue of each batch's oldest packet in the last moment, in milliseconds; 0 when
+    /// nothing waited.
     pub sojourn_ms_now: f64,
-    /// Median time in the queue in the last seconds, in milliseconds; absent where nothing was queued.
+    /// Median of the same in the last seconds, in milliseconds; absent where nothing was queued.
     pub sojourn_ms_p50: Option<f64>,
     /// 99th percentile of the same.
     pub sojourn_ms_p99: Option<f64>,

@@ -1,7 +1,8 @@
 //! How much a stage takes at once: what is there, up to a limit that follows the service time.
 //!
 //! A batch is not interrupted: what comes meanwhile waits for all of it, and what stands last in it waits for all that
-//! stands before. So a batch may take a small part of the bound on waiting. Nothing ever waits to fill one.
+//! stands before. So a batch may take a small part of the bound on waiting. While a core is free nothing begins to wait
+//! for one to fill; with none free, only what gathers does (`lanes/gathering.rs`).
 
 use std::time::Duration;
 

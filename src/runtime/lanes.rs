@@ -55,7 +55,7 @@ pub struct Limits {
     pub held_bytes: u64,
 }
 
-/// The most that one batch takes. Nothing waits to fill it.
+/// The most that one batch takes. A lane that is ready does not wait until there is so much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Segments, over all lanes of the batch.

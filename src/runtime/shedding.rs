@@ -47,7 +47,8 @@ const ABLE_SHIFT: u32 = 3;
 /// What a stage's queue looks like now.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// The 99th percentile of the wait among what was taken since the last look; `None` where nothing was.
+    /// The 99th percentile of the wait of each batch's oldest item, of the batches taken since the last look; `None` where
+    /// none was.
     pub sojourn_p99: Option<Duration>,
     /// Segments that were turned away since the last look.
     pub turned_away_segments: u64,

@@ -52,8 +52,9 @@ pub struct Settings {
     pub hand_over: Rule,
     /// What happens when the queue is full.
     pub when_full: WhenFull,
-    /// How long things may wait in the queue, at the 99th percentile, before it admits less. `None` where the wait is
-    /// for something else than a thread of this stage, and managed by the queue itself.
+    /// How long things may wait in the queue, the oldest of each batch at the 99th percentile, before it admits less. `None`
+    /// where the wait is for something else than a thread of this stage, and managed by the queue itself. A queue of
+    /// signals, which is bounded by its lanes, admits all in any case.
     pub sojourn_max: Option<Duration>,
     /// How long a lane may gather, where that makes the stage's work less.
     pub gather_max: Option<Duration>,

@@ -18,11 +18,13 @@ settings! {
         queue_packets: usize = 4096 in 16..=1000000,
         /// How many bytes may wait in its queue, in memory held.
         queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
-        /// How long packets may wait in its queue. When one in a hundred waits longer, the queue admits less, and the
-        /// tethers that fill it most lose first. The queue of "ws-encode" waits for the tether's link and is not bounded so:
-        /// there packets are sent together, for twice as long (10 ms) at most, while the gateway has more to do than it can.
+        /// How long packets may wait in its queue. When the oldest packet of one batch in a hundred waits longer, the queue
+        /// admits less, and the tethers that fill it most lose first. The queues of "accept" and "ws-decode" hold one signal
+        /// a link and refuse none. That of "ws-encode" waits for the tether's link and is not bounded so: there packets are
+        /// sent together, for twice as long (10 ms) at most, while no core is free and the gateway has more to do than it can.
         sojourn_max: Duration = "5ms" in "1ms"..="10s",
-        /// The most packets it takes at once. It never waits for more than are there.
+        /// The most packets it takes at once. It does not wait until there are so many; the one wait for more is that of
+        /// "ws-encode", told with sojourn_max.
         batch: usize = 256 in 1..=1024,
         /// Whether a batch goes through the next stage on the same thread: "auto" decides by what waits, "always" and
         /// "never" are for measurements.
