@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wstether::io::affinity;
 
 use super::generator::{self, Offered, Sender};
@@ -31,7 +31,7 @@ pub(crate) struct Length {
 }
 
 /// What a cell gave.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cell {
     pub(crate) architecture: Architecture,
     pub(crate) tethers: u32,
@@ -53,6 +53,21 @@ pub(crate) struct Cell {
     pub(crate) dropped: Dropped,
     /// Seconds that were counted.
     pub(crate) measured_s: f64,
+}
+
+/// Requests a tether on average below which shares say little: with fewer, one more or less is a tenth of a share.
+const SHARE_MEAN_MIN: f64 = 10.0;
+
+impl Cell {
+    /// Requests that a tether was served, on average.
+    pub(crate) fn served_a_tether(&self) -> f64 {
+        self.delivered_per_s * self.measured_s / f64::from(self.tethers)
+    }
+
+    /// Whether that is so little that the shares are those of whole numbers, too.
+    pub(crate) fn is_coarse(&self) -> bool {
+        self.served_a_tether() < SHARE_MEAN_MIN
+    }
 }
 
 /// What is asked of a cell.

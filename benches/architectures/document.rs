@@ -35,6 +35,8 @@ struct Table {
     shows: fn(&Cell, usize) -> bool,
     value: fn(&Cell) -> Option<f64>,
     digits: usize,
+    /// Whether a value is told with the number of requests that it is of, where these are few.
+    is_share: bool,
 }
 
 fn tables(report: &Report) -> Result<String, std::fmt::Error> {
@@ -42,7 +44,7 @@ fn tables(report: &Report) -> Result<String, std::fmt::Error> {
     let loads = || LOADS.map(|load| format!("{load} times")).to_vec();
     let by_tethers: fn(&Cell, usize) -> bool = |cell, at| is(cell.load, OVERLOAD) && cell.tethers == TETHERS[at];
     let by_load: fn(&Cell, usize) -> bool = |cell, at| cell.tethers == MANY_TETHERS && is(cell.load, LOADS[at]);
-    let table = |title, columns, shows, value, digits| Table { title, columns, shows, value, digits };
+    let table = |title, columns, shows, value, digits| Table { title, columns, shows, value, digits, is_share: false };
     let all = [
         table(
             format!("Served at {OVERLOAD} times the peak load, as a part of the peak"),
@@ -67,7 +69,16 @@ fn tables(report: &Report) -> Result<String, std::fmt::Error> {
         ),
         table(format!("{MANY_TETHERS} tethers: median of response time, ms"), loads(), by_load, |cell| cell.p50_ms, 1),
         table(format!("{MANY_TETHERS} tethers: p99 of response time, ms"), loads(), by_load, |cell| cell.p99_ms, 1),
-        table(format!("{MANY_TETHERS} tethers: Jain's index"), loads(), by_load, |cell| cell.jain, 3),
+        Table {
+            is_share: true,
+            ..table(
+                format!("{MANY_TETHERS} tethers: Jain's index (in brackets: requests a tether, where fewer than ten)"),
+                loads(),
+                by_load,
+                |cell| cell.jain,
+                3,
+            )
+        },
     ];
     let mut text = String::new();
     writeln!(text, "\n{}; `{}`.", report.machine, report.command)?;
@@ -83,7 +94,45 @@ fn tables(report: &Report) -> Result<String, std::fmt::Error> {
         writeln!(text, "Left out: {} tethers, {whom}: {}.\n", skipped.tethers, skipped.why)?;
     }
     all.iter().try_for_each(|table| table.write(report, &mut text))?;
+    every_cell(report, &mut text)?;
     Ok(text)
+}
+
+/// All that was measured, to be unfolded.
+fn every_cell(report: &Report, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "<details><summary>Every cell of the run</summary>\n")?;
+    let head = [
+        "architecture",
+        "tethers",
+        "load, times the peak",
+        "served a second",
+        "of offered or peak",
+        "p50, ms",
+        "p99, ms",
+        "Jain's index",
+        "requests a tether",
+    ];
+    writeln!(text, "| {} |\n| --- |{}", head.join(" | "), " ---: |".repeat(head.len() - 1))?;
+    let figure =
+        |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
+    for architecture in Architecture::ALL {
+        for cell in report.cells.iter().filter(|cell| cell.architecture == architecture) {
+            writeln!(
+                text,
+                "| {} | {} | {} | {:.0} | {} | {} | {} | {} | {:.1} |",
+                architecture.label(),
+                cell.tethers,
+                cell.load,
+                cell.delivered_per_s,
+                figure(cell.goodput, 2),
+                figure(cell.p50_ms, 1),
+                figure(cell.p99_ms, 1),
+                figure(cell.jain, 3),
+                cell.served_a_tether()
+            )?;
+        }
+    }
+    writeln!(text, "\n</details>\n")
 }
 
 impl Table {
@@ -94,8 +143,11 @@ impl Table {
             write!(text, "| {} |", architecture.label())?;
             for at in 0..self.columns.len() {
                 let cell = report.cells.iter().find(|cell| cell.architecture == architecture && (self.shows)(cell, at));
-                match cell.and_then(self.value) {
-                    Some(value) => write!(text, " {value:.*} |", self.digits)?,
+                match cell.and_then(|cell| Some((cell, (self.value)(cell)?))) {
+                    Some((cell, value)) if self.is_share && cell.is_coarse() => {
+                        write!(text, " {value:.*} ({:.1}) |", self.digits, cell.served_a_tether())?;
+                    }
+                    Some((_, value)) => write!(text, " {value:.*} |", self.digits)?,
                     None => write!(text, " - |")?,
                 }
             }

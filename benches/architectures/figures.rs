@@ -115,7 +115,8 @@ fn fairness(report: &Report) -> BarChart {
     let bar = |architecture: Architecture| {
         let here =
             |cell: &&Cell| cell.architecture == architecture && cell.tethers == MANY_TETHERS && is(cell.load, OVERLOAD);
-        (architecture.label().to_owned(), report.cells.iter().find(here).and_then(|cell| cell.jain))
+        let cell = report.cells.iter().find(here).filter(|cell| !cell.is_coarse());
+        (architecture.label().to_owned(), cell.and_then(|cell| cell.jain))
     };
     BarChart {
         title: format!("Fairness over {MANY_TETHERS} equal tethers, at {OVERLOAD} times the peak load"),

@@ -4,6 +4,7 @@
 //!
 //! One process: the generator has a core to itself, the server the others. On a machine of one core nothing can be said.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,9 +63,15 @@ struct Options {
     /// Writes the plots into this folder.
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
-    /// Writes the tables into this document, and the plots into images/ beside it.
+    /// Writes the tables, with every cell, into this document, and the plots into images/ beside it.
     #[arg(long, value_name = "FILE")]
     doc: Option<PathBuf>,
+    /// Writes the JSON object beside that document, too.
+    #[arg(long, requires = "doc")]
+    keep_json: bool,
+    /// Measures nothing, and writes what the JSON object of an earlier run says.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// Only so many tethers at most.
     #[arg(long, value_name = "N", default_value_t = u32::MAX)]
     tethers_max: u32,
@@ -84,6 +91,30 @@ fn main() -> ExitCode {
 }
 
 fn compare(options: &Options) -> io::Result<()> {
+    let report = match &options.from {
+        Some(file) => serde_json::from_slice(&fs::read(file)?)?,
+        None => measure(options)?,
+    };
+    if let Some(folder) = &options.svg {
+        figures::write(&report, folder)?;
+    }
+    if let Some(file) = &options.doc {
+        document::write(&report, file)?;
+        figures::write(&report, &file.with_file_name("images"))?;
+        if options.keep_json {
+            fs::write(file.with_extension("json"), serde_json::to_vec(&report)?)?;
+        }
+    }
+    if options.json {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Runs the whole comparison.
+fn measure(options: &Options) -> io::Result<Report> {
     let machine = Machine::here();
     let mut cores = affinity::allowed()?;
     if cores.len() < 2 {
@@ -109,19 +140,7 @@ fn compare(options: &Options) -> io::Result<()> {
         skipped: Vec::new(),
     };
     run(options, &place, &mut report);
-    if let Some(folder) = &options.svg {
-        figures::write(&report, folder)?;
-    }
-    if let Some(file) = &options.doc {
-        document::write(&report, file)?;
-        figures::write(&report, &file.with_file_name("images"))?;
-    }
-    if options.json {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-    }
-    Ok(())
+    Ok(report)
 }
 
 /// Runs every cell that the machine allows.
@@ -147,8 +166,12 @@ fn run(options: &Options, place: &Place, report: &mut Report) {
     }
 }
 
-/// Requests a tether that a cell should serve, so that shares say something: a little more than what is asked of them.
-const SERVED_A_TETHER: f64 = 11.0;
+/// Requests a tether that a cell at the peak serves. Ten are wanted where shares are judged, and an architecture that loses a
+/// third, or a machine that has become slower since the peak was taken, should still come to that.
+const SERVED_A_TETHER: f64 = 15.0;
+
+/// Requests that a tether's socket holds.
+const SOCKET_REQUESTS: f64 = 8.0;
 
 /// A cell of so many seconds is run once.
 const LONG_CELL_S: f64 = 10.0;
@@ -156,9 +179,10 @@ const LONG_CELL_S: f64 = 10.0;
 /// How long a cell takes, and how often it is run. Where there are many tethers it takes longer until each has been
 /// served, and until their sockets are as full as they will be.
 fn length(full: bool, tethers: u32, peak_per_s: f64) -> (Length, u32) {
-    let (warm_up_s, least_s, most_s, times) = if full { (0.5, 2.0, 30.0, 3) } else { (0.1, 0.3, 1.2, 1) };
+    let (warm_up_s, least_s, most_s, times) = if full { (0.5, 1.5, 30.0, 3) } else { (0.1, 0.3, 1.2, 1) };
     let measured_s = (SERVED_A_TETHER * f64::from(tethers) / peak_per_s).clamp(least_s, most_s);
-    let fill_s = SERVED_A_TETHER * f64::from(tethers) / (LOADS[3] * peak_per_s);
+    // At the smaller of the overloads; what is served meanwhile does not stay.
+    let fill_s = SOCKET_REQUESTS * f64::from(tethers) / ((LOADS[3] - 1.0) * peak_per_s);
     let warm_up = Duration::from_secs_f64(warm_up_s + fill_s.min(measured_s));
     // A long cell has its chance events in it already.
     let times = if measured_s < LONG_CELL_S { times } else { 1 };

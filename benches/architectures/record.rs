@@ -85,13 +85,9 @@ impl Run {
         let total = served.iter().map(|served| u64::from(*served)).sum();
         let mean = total as f64 / served.len() as f64;
         let worst = f64::from(served.iter().copied().min().unwrap_or_default());
-        let is_enough = mean >= SHARE_MEAN_MIN;
-        Shares { total, jain: jain(&served).filter(|_| is_enough), worst: is_enough.then(|| worst / mean) }
+        Shares { total, jain: jain(&served), worst: (total > 0).then(|| worst / mean) }
     }
 }
-
-/// Requests a tether on average below which shares say nothing: with fewer, one more or less is a tenth of a share.
-const SHARE_MEAN_MIN: f64 = 10.0;
 
 /// Who got how much.
 #[derive(Clone, Copy, Debug)]

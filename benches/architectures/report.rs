@@ -1,12 +1,12 @@
 //! What came out: for people on standard error, for programs as JSON.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
 use super::machine::Machine;
 use super::server::{Architecture, Dropped};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) command: String,
@@ -20,7 +20,7 @@ pub(crate) struct Report {
 }
 
 /// What the machine refused.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Skipped {
     /// `None` for all of them.
     pub(crate) architecture: Option<Architecture>,
@@ -83,7 +83,7 @@ fn show(cell: &Cell) {
     let figure =
         |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
     eprintln!(
-        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5}  unread {}, queue full {}, not admitted {}",
+        "{:20} {:>6} tethers {:>4}x  offered {:>7.0} served {:>6.0} /s ({:>4})  p50 {:>7} p99 {:>7} p99.9 {:>7} ms  Jain {:>5} of {:.1}  unread {}, queue full {}, not admitted {}",
         cell.architecture.label(),
         cell.tethers,
         cell.load,
@@ -94,6 +94,7 @@ fn show(cell: &Cell) {
         figure(cell.p99_ms, 1),
         figure(cell.p999_ms, 1),
         figure(cell.jain, 3),
+        cell.served_a_tether(),
         cell.unread,
         cell.dropped.queue_full,
         cell.dropped.not_admitted,

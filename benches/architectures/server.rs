@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::record::Run;
 
@@ -16,7 +16,7 @@ mod staged;
 mod threads;
 
 /// How requests get to the handlers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Architecture {
     /// A thread a tether, which blocks in its socket.
@@ -76,7 +76,7 @@ pub(crate) struct Server {
 }
 
 /// Requests that a server read and did not serve, by the reason.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Dropped {
     /// The queue was full.
     pub(crate) queue_full: u64,

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long what is under way at a load's end may take, in seconds: many times what queues of some milliseconds hold.
-const DRAIN_S: &str = "0.3";
+const DRAIN_S: &str = "0.2";
 
 /// All of it. What runs is killed, and the namespaces go, when it is dropped.
 pub(crate) struct Site {

@@ -17,7 +17,8 @@ use wstether::lab::{Counts, DelayBox, Isolation, Namespace, Program, Scratch, Wa
 use crate::site::BINARY;
 use crate::{Figures, Outcome, Run, told};
 
-pub(crate) const KEYS: [&str; 3] = ["slow_link_ping_over_idle_ms", "slow_link_goodput_ratio", "slow_link"];
+pub(crate) const KEYS: [&str; 4] =
+    ["slow_link_ping_over_idle_ms", "slow_link_goodput_ratio", "slow_link_plain_bbr_ratio", "slow_link"];
 
 const RATE_BIT_S: u64 = 10_000_000;
 /// Half of it each way.
@@ -27,14 +28,19 @@ const BUFFER_BYTES: usize = 1_000_000;
 const CASES: [(&str, bool, &str); 4] =
     [("down", true, "cubic"), ("down", true, "bbr"), ("up", false, "cubic"), ("up", false, "bbr")];
 const INNER: &str = "cubic";
+/// Plain TCP: its way and how it is paced. By cubic is what the others are compared with. By BBR tells how much of what the
+/// tunnel misses with it is BBR's own.
+const PLAIN_CASES: [(&str, bool, &str); 4] =
+    [("down", true, "cubic"), ("up", false, "cubic"), ("down", true, "bbr"), ("up", false, "bbr")];
 
 /// TCP needs some seconds until it has found the link's rate.
 const WARM_UP: Duration = Duration::from_secs(4);
 /// A loss and the recovery from it, several times; and two rounds of BBR's ten seconds, each with a pause of its own
 /// (ProbeRTT). Fifteen seconds hold one or two of those, and are 0.90 or 0.93 of plain TCP's by chance.
 const BULK: Duration = Duration::from_secs(20);
-/// Plain TCP fills the link and its buffer all the time.
-const PLAIN: Duration = Duration::from_secs(5);
+/// By cubic, plain TCP fills the link and its buffer all the time. By BBR it has those pauses, and is measured as long as
+/// the tunnel is.
+const PLAIN_CUBIC: Duration = Duration::from_secs(5);
 const PINGS_IDLE: u16 = 20;
 /// As long as the transfer, so that goodput and busy link are told of the same time.
 const PINGS_BUSY: u16 = 190;
@@ -58,9 +64,13 @@ struct Tunnelled {
 }
 
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
-    let [plain_down, plain_up] = each(run.full, [true, false], |down| Slow::new()?.plain(down));
+    let (plain, tunnelled) = both(
+        run.full,
+        || each(run.full, PLAIN_CASES, |(_, down, congestion)| Slow::new()?.plain(congestion, down)),
+        || each(run.full, CASES, |(_, down, outer)| Slow::new()?.tunnelled(outer, down)),
+    );
+    let [plain_down, plain_up, bbr_down, bbr_up] = plain;
     let (plain_down, plain_up) = (plain_down?, plain_up?);
-    let tunnelled = each(run.full, CASES, |(_, down, outer)| Slow::new()?.tunnelled(outer, down));
     let mut cases = Figures::new();
     let (mut worst_ping_ms, mut worst_goodput) = (0.0_f64, f64::INFINITY);
     for ((direction, down, outer), tunnelled) in CASES.into_iter().zip(tunnelled) {
@@ -91,13 +101,42 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
         });
         cases.insert(name, case);
     }
+    let (mut plain_bbr, mut worst_bbr) = (Figures::new(), f64::INFINITY);
+    for (direction, bbr, cubic) in [("down", bbr_down, plain_down), ("up", bbr_up, plain_up)] {
+        match bbr {
+            Ok(bit_s) => {
+                let ratio = bit_s / cubic;
+                told(&format!("  {direction}, plain bbr: {ratio:.3} of plain cubic's"));
+                worst_bbr = worst_bbr.min(ratio);
+                plain_bbr.insert(direction.into(), json!(ratio));
+            }
+            Err(why) => drop(plain_bbr.insert(direction.into(), why.into())),
+        }
+    }
+    cases.insert("plain_bbr".into(), Value::Object(plain_bbr));
     let mut figures = Figures::new();
+    if worst_bbr.is_finite() {
+        figures.insert("slow_link_plain_bbr_ratio".into(), json!(worst_bbr));
+    }
     if worst_goodput.is_finite() {
         figures.insert("slow_link_ping_over_idle_ms".into(), json!(worst_ping_ms));
         figures.insert("slow_link_goodput_ratio".into(), json!(worst_goodput));
     }
     figures.insert("slow_link".into(), Value::Object(cases));
     Ok(figures)
+}
+
+/// One after the other in the full setting, at once in the quick one.
+fn both<A: Send, B>(full: bool, one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+    if full {
+        return (one(), other());
+    }
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        // A panic is this part's end, as everywhere in it.
+        (one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+    })
 }
 
 /// Measures all cases, each in a world of its own: one after the other in the full setting. The quick one has them at
@@ -146,9 +185,10 @@ impl Slow {
     }
 
     /// Bits a second of one plain TCP connection over the slow link.
-    fn plain(&self, down: bool) -> Outcome<f64> {
+    fn plain(&self, congestion: &str, down: bool) -> Outcome<f64> {
         let _server = Server::start(&self.world.gateway)?;
-        rate(bulk(&self.world.phone, GATEWAY, down, PLAIN)?)
+        let lasts = if congestion == INNER { PLAIN_CUBIC } else { BULK };
+        rate(bulk(&self.world.phone, GATEWAY, (congestion, down), lasts)?)
     }
 
     /// The same through the tunnel, while pings go the same way.
@@ -163,7 +203,7 @@ impl Slow {
         setting.connected(&mut client)?;
         let _server = Server::start(&self.world.internet)?;
         let idle_ms = self.ping_ms(PINGS_IDLE)?;
-        let bulk = bulk(&self.world.laptop, INTERNET, down, BULK)?;
+        let bulk = bulk(&self.world.laptop, INTERNET, (INNER, down), BULK)?;
         std::thread::sleep(WARM_UP);
         let (began, before) = (Instant::now(), self.passed(down));
         let busy_ms = self.ping_ms(PINGS_BUSY);
@@ -208,12 +248,12 @@ impl Drop for Server {
     }
 }
 
-/// Starts a bulk transfer of one TCP connection.
-fn bulk(from: &Namespace, to: Ipv4Addr, down: bool, lasts: Duration) -> Outcome<Child> {
+/// Starts a bulk transfer of one TCP connection, by a congestion control, down or up.
+fn bulk(from: &Namespace, to: Ipv4Addr, (congestion, down): (&str, bool), lasts: Duration) -> Outcome<Child> {
     let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
     let mut command = from.command("iperf3", isolation)?;
     let (warm_up, lasts) = (WARM_UP.as_secs().to_string(), lasts.as_secs().to_string());
-    command.args(["-c", &to.to_string(), "-J", "-C", INNER, "-O", &warm_up, "-t", &lasts]);
+    command.args(["-c", &to.to_string(), "-J", "-C", congestion, "-O", &warm_up, "-t", &lasts]);
     command.args(if down { &["-R"][..] } else { &[] });
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
 }

@@ -16,20 +16,23 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::json;
 
 use measures::{Lengths, profile};
 use row::Row;
-use site::{Error, Site};
+use site::{End, Error, Site};
 use systems::System;
 use systems::wstether::Build;
 
 /// How often each system is measured: quick to see where it stands, full for medians.
 const ROUNDS_QUICK: usize = 1;
 const ROUNDS_FULL: usize = 3;
+
+/// The quick setting ends within 8 minutes. Later than this nothing is begun; what runs then needs some seconds to end.
+const QUICK_BEGINS_S_MAX: u64 = 465;
 
 /// Measure wstether against other tunnels, a roofline and the kernel's own forwarding, in network namespaces
 #[derive(Debug, Parser)]
@@ -44,6 +47,10 @@ struct Args {
     /// So many rounds
     #[arg(long)]
     rounds: Option<usize>,
+    /// Begin nothing new after so many seconds: what is left out is told with the reason. 465 where the quick setting has one
+    /// round, else for ever
+    #[arg(long, value_name = "SECONDS")]
+    within: Option<u64>,
     /// Print one JSON object in place of a table
     #[arg(long)]
     json: bool,
@@ -68,6 +75,13 @@ struct Args {
 }
 
 impl Args {
+    /// When nothing new is begun any more.
+    fn late(&self, started: Instant) -> Option<Instant> {
+        let is_quick = !self.full && self.rounds.is_none() && self.profile.is_none();
+        let within_s = self.within.or(is_quick.then_some(QUICK_BEGINS_S_MAX))?;
+        Some(started + Duration::from_secs(within_s))
+    }
+
     fn wants(&self, system: &dyn System) -> bool {
         let (name, path) = system.name();
         let all = format!("{name} {path}");
@@ -90,7 +104,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    let started = Instant::now();
     let over = Arc::new(AtomicBool::new(false));
+    let end = End { over: Arc::clone(&over), late: args.late(started) };
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&over))?;
     }
@@ -100,17 +116,17 @@ fn run(args: &Args) -> Result<(), Error> {
         .into_iter()
         .filter(|system| args.wants(system.as_ref()))
         .collect();
-    let congestion = Site::new(&over)?.congestion;
+    let congestion = Site::new(&end)?.congestion;
     let load_before = load();
     let mut measured: Vec<Vec<Row>> = systems.iter().map(|_| Vec::new()).collect();
     // Round after round, so that what else the machine does meets all systems alike.
     for round in 1..=rounds {
         for (system, rows) in systems.iter().zip(&mut measured) {
             let (name, path) = system.name();
-            let started = Instant::now();
-            let row = measure(system.as_ref(), &over, lengths, args.profile.as_deref());
-            eprintln!("{round}/{rounds} {name} {path}: {:.0} s", started.elapsed().as_secs_f64());
-            Site::check(&over)?;
+            let begun = Instant::now();
+            let row = measure(system.as_ref(), &end, lengths, args.profile.as_deref());
+            eprintln!("{round}/{rounds} {name} {path}: {:.0} s", begun.elapsed().as_secs_f64());
+            end.stopped()?;
             rows.push(row);
         }
     }
@@ -133,6 +149,7 @@ fn run(args: &Args) -> Result<(), Error> {
                 "kernel": kernel.trim(),
                 "congestion_control": congestion,
                 "load_before": load_before,
+                "took_seconds": started.elapsed().as_secs(),
                 "rows": rows,
             })
         )
@@ -148,14 +165,14 @@ fn load() -> Option<f64> {
 }
 
 /// One system, from start to end.
-fn measure(system: &dyn System, over: &Arc<AtomicBool>, lengths: Lengths, profile: Option<&Path>) -> Row {
+fn measure(system: &dyn System, end: &End, lengths: Lengths, profile: Option<&Path>) -> Row {
     let (name, path) = system.name();
     let version = match system.version() {
         Ok(version) => version,
         Err(error) => return Row::lacking(name, path, None, &format!("not here: {error}")),
     };
     let mut row = Row::new(name, path, Some(version));
-    match in_its_site(system, over, lengths, profile, &mut row) {
+    match in_its_site(system, end, lengths, profile, &mut row) {
         Ok(()) => row,
         Err(error) => Row::lacking(row.system, row.path, row.version, &error.to_string()),
     }
@@ -163,12 +180,13 @@ fn measure(system: &dyn System, over: &Arc<AtomicBool>, lengths: Lengths, profil
 
 fn in_its_site(
     system: &dyn System,
-    over: &Arc<AtomicBool>,
+    end: &End,
     lengths: Lengths,
     profile: Option<&Path>,
     row: &mut Row,
 ) -> Result<(), Error> {
-    let site = Site::new(over)?;
+    end.go_on()?;
+    let site = Site::new(end)?;
     let running = system.start(&site)?;
     match profile {
         Some(directory) => profile::write(&site, &running, &format!("{} {}", row.system, row.path), directory)?,
@@ -176,7 +194,7 @@ fn in_its_site(
     }
     running.end()?;
     if profile.is_none() {
-        measures::gateway::alone(over, system, row);
+        measures::gateway::alone(end, system, row);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The rows for a person: ratios, and a table in Markdown.
 
-use crate::row::{KEYS, Row, Table};
+use crate::row::{KEYS, Key, Row, Table};
 
 /// The speeds that ratios are made of.
 const SPEEDS: [&str; 2] = ["tcp1_up_gbit_s", "tcp1_down_gbit_s"];
@@ -39,9 +39,16 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             "Round trips in ms, idle and while a download fills a link of 10 Mbit/s; datagrams of 64 bytes",
             Table::Latency,
         ),
+        ("Round trips in ms while an upload fills that link", Table::Upload),
     ];
-    let tables: Vec<String> = tables.iter().map(|(title, table)| one(title, *table, rows)).collect();
+    let is_shown = |(_, table): &&(&str, Table)| is_measured(*table, rows);
+    let tables: Vec<String> = tables.iter().filter(is_shown).map(|(title, table)| one(title, *table, rows)).collect();
     tables.join("\n") + &notes(rows)
+}
+
+/// Whether any row has something of a table.
+fn is_measured(table: Table, rows: &[Row]) -> bool {
+    KEYS.iter().filter(|key| key.table == table).any(|key| rows.iter().any(|row| row.get(key.name).is_some()))
 }
 
 fn one(title: &str, table: Table, rows: &[Row]) -> String {
@@ -65,8 +72,8 @@ fn one(title: &str, table: Table, rows: &[Row]) -> String {
 fn notes(rows: &[Row]) -> String {
     let mut text = String::new();
     // A ratio that lacks one of its two says nothing that the table does not.
-    let told =
-        |name: &str| !name.starts_with("of_") && KEYS.iter().any(|key| key.name == name && key.table != Table::None);
+    let is_told = |key: &&Key| key.table != Table::None && (key.table != Table::Upload || is_measured(key.table, rows));
+    let told = |name: &str| !name.starts_with("of_") && KEYS.iter().filter(is_told).any(|key| key.name == name);
     for row in rows {
         let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
         for (key, why) in row.reasons().filter(|(key, _)| told(key)) {

@@ -22,6 +22,8 @@ pub(crate) enum Table {
     Speed,
     Cost,
     Latency,
+    /// Where it was measured.
+    Upload,
     /// In the JSON alone.
     None,
 }
@@ -31,7 +33,7 @@ const fn key(name: &'static str, table: Table, head: &'static str, decimals: usi
 }
 
 /// All keys, in the order of the columns.
-pub(crate) const KEYS: [Key; 36] = [
+pub(crate) const KEYS: [Key; 39] = [
     key("tcp1_up_gbit_s", Table::Speed, "1 up", 2),
     key("tcp1_down_gbit_s", Table::Speed, "1 down", 2),
     key("tcp4_up_gbit_s", Table::Speed, "4 up", 2),
@@ -59,6 +61,9 @@ pub(crate) const KEYS: [Key; 36] = [
     key("slow_ping_p50_ms", Table::Latency, "slow link p50", 0),
     key("slow_ping_p99_ms", Table::Latency, "p99", 0),
     key("slow_goodput_mbit_s", Table::Latency, "Mbit/s", 1),
+    key("slow_up_ping_p50_ms", Table::Upload, "slow link p50", 0),
+    key("slow_up_ping_p99_ms", Table::Upload, "p99", 0),
+    key("slow_up_goodput_mbit_s", Table::Upload, "Mbit/s", 1),
     key("udp64_up_kpps", Table::Latency, "UDP kpps up", 0),
     key("udp64_down_kpps", Table::Latency, "down", 0),
     key("udp64_kpps", Table::None, "", 0),
@@ -117,19 +122,24 @@ impl Row {
         self.reasons.iter().map(|(key, why)| (*key, why.as_str()))
     }
 
-    /// The medians of one system's rows. A value that one round lacks is the median of the others.
+    /// The medians of one system's rows. A value that one round lacks is the median of the others, and its reason says of how
+    /// many.
     pub(crate) fn median(rounds: &[Self]) -> Option<Self> {
-        let mut median = rounds.last()?.clone();
+        let last = rounds.last()?;
+        let version = rounds.iter().rev().find_map(|row| row.version.clone());
+        let mut median = Self::new(last.system, last.path.clone(), version);
         for key in KEYS {
             let mut values: Vec<f64> = rounds.iter().filter_map(|row| row.get(key.name)).collect();
             values.sort_by(f64::total_cmp);
             let middle = values.len() / 2;
-            let value = match values.len() {
-                0 => continue,
-                even if even % 2 == 0 => (values[middle - 1] + values[middle]) / 2.0,
-                _ => values[middle],
-            };
-            median.set(key.name, value);
+            match values.len() {
+                0 => {}
+                even if even % 2 == 0 => median.set(key.name, f64::midpoint(values[middle - 1], values[middle])),
+                _ => median.set(key.name, values[middle]),
+            }
+            if let Some(why) = reason_of_all(rounds, key.name, values.len()) {
+                median.lacks(key.name, &why);
+            }
         }
         Some(median)
     }
@@ -145,4 +155,19 @@ impl Row {
         row.insert("reasons".to_owned(), json!(self.reasons));
         Value::Object(row)
     }
+}
+
+/// What is to be said of a key over all rounds, of which so many have a value.
+fn reason_of_all(rounds: &[Row], key: &str, valued: usize) -> Option<String> {
+    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+    for why in rounds.iter().filter_map(|row| row.reasons.get(key)) {
+        *told.entry(why).or_default() += 1;
+    }
+    let all = rounds.len();
+    let of = (1..all).contains(&valued).then(|| format!("the median of {valued} of {all} rounds"));
+    let whys = told
+        .into_iter()
+        .map(|(why, count)| if count == all { why.to_owned() } else { format!("{why} ({count} of {all} rounds)") });
+    let whole: Vec<String> = of.into_iter().chain(whys).collect();
+    (!whole.is_empty()).then(|| whole.join("; "))
 }

@@ -28,6 +28,36 @@ const SHOWN_LINES: usize = 3;
 /// The size of the packets on the cables' tunnels that have no say of their own: an Ethernet's.
 pub(crate) const TUN_MTU: u32 = 1500;
 
+/// When nothing new is begun any more.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    /// Set by a signal.
+    pub(crate) over: Arc<AtomicBool>,
+    /// When time has run out: what is left out then has that as its reason.
+    pub(crate) late: Option<Instant>,
+}
+
+impl End {
+    /// Whether the run was stopped by a signal.
+    pub(crate) fn stopped(&self) -> Result<(), Error> {
+        if self.over.load(Ordering::Relaxed) { Err("stopped by a signal".into()) } else { Ok(()) }
+    }
+
+    /// The same, or whether time has run out.
+    pub(crate) fn go_on(&self) -> Result<(), Error> {
+        self.stopped()?;
+        match self.late {
+            Some(late) if Instant::now() >= late => Err("no time was left for it".into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// So long, or as long as there is time.
+    fn at_most(&self, limit: Duration) -> Duration {
+        self.late.map_or(limit, |late| late.saturating_duration_since(Instant::now()).min(limit))
+    }
+}
+
 /// The world of one system.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -35,25 +65,20 @@ pub(crate) struct Site {
     pub(crate) scratch: Scratch,
     /// The congestion control of sockets that choose none, as the namespaces have it.
     pub(crate) congestion: String,
-    over: Arc<AtomicBool>,
+    end: End,
 }
 
 impl Site {
-    /// Makes the namespaces. `over` is set by a signal: then nothing new is begun.
-    pub(crate) fn new(over: &Arc<AtomicBool>) -> Result<Self, Error> {
+    /// Makes the namespaces.
+    pub(crate) fn new(end: &End) -> Result<Self, Error> {
         let world = World::new(Layout { direct: true, offloads: None })?;
         let congestion = level_congestion(&world)?;
-        Ok(Self { world, scratch: Scratch::new()?, congestion, over: Arc::clone(over) })
+        Ok(Self { world, scratch: Scratch::new()?, congestion, end: end.clone() })
     }
 
-    /// Whether the run was stopped by a signal.
+    /// An error where nothing new is to be begun.
     pub(crate) fn go_on(&self) -> Result<(), Error> {
-        Self::check(&self.over)
-    }
-
-    /// The same where there is no site.
-    pub(crate) fn check(over: &AtomicBool) -> Result<(), Error> {
-        if over.load(Ordering::Relaxed) { Err("stopped by a signal".into()) } else { Ok(()) }
+        self.end.go_on()
     }
 
     /// A command in a namespace that ends with this program.
@@ -188,7 +213,7 @@ pub(crate) struct Iperf3 {
 impl Iperf3 {
     /// What it has measured.
     pub(crate) fn finish(mut self, site: &Site, limit: Duration) -> Result<Value, Error> {
-        let ended = self.client.wait(limit)?;
+        let ended = self.client.wait(site.end.at_most(limit))?;
         site.go_on()?;
         let log = self.client.log();
         let Some(_) = ended else {

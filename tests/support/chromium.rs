@@ -61,6 +61,11 @@ impl Chromium {
     /// Starts chromedriver and the browser with the screen of a phone. `command` makes the command for a program; the
     /// calling thread must be in the network namespace in which the command runs, for it connects to chromedriver.
     pub(crate) fn launch(command: impl Fn(&str) -> Command) -> Self {
+        Self::launch_with(command, &[])
+    }
+
+    /// The same, with more of the browser's own options.
+    pub(crate) fn launch_with(command: impl Fn(&str) -> Command, options: &[String]) -> Self {
         let folder = fresh_folder();
         let (driver, stdout, port) = (1..=DRIVERS_MAX)
             .find_map(|number| driver(&command, &folder, number == DRIVERS_MAX))
@@ -70,13 +75,13 @@ impl Chromium {
         stream.set_nodelay(true).expect("no delay");
         let connection = BufReader::new(stream);
         let mut chromium = Self { driver, _driver_stdout: stdout, connection, session: String::new(), folder };
-        chromium.session = chromium.start_session();
+        chromium.session = chromium.start_session(options);
         chromium.screen(PHONE);
         chromium
     }
 
-    fn start_session(&mut self) -> String {
-        let mut arguments: Vec<_> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+    fn start_session(&mut self, more: &[String]) -> String {
+        let mut arguments: Vec<_> = FLAGS.iter().map(|flag| (*flag).to_owned()).chain(more.iter().cloned()).collect();
         arguments.push(format!("--user-data-dir={}", self.folder.join("profile").display()));
         let options = json!({ "args": arguments, "binary": "/usr/bin/chromium" });
         let logs = json!({ "browser": "WARNING" });

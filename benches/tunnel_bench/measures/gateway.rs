@@ -1,9 +1,6 @@
 //! The gateway alone, fed by simulated tethers: packets of 64 bytes a CPU second, and memory with many connected. The
 //! time that it takes to let the tethers of a load in counts, too.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use serde_json::Value;
 use wstether::lab::tethering::FIGURES;
 use wstether::status;
@@ -11,7 +8,7 @@ use wstether::status;
 use super::cpu::Spent;
 use super::memory;
 use crate::row::Row;
-use crate::site::{Error, Site};
+use crate::site::{End, Error, Site};
 use crate::systems::{Alone, Role, Running, System};
 
 /// Packets a second of a load, both of one flow and of many: enough for batches, and what a core can carry.
@@ -34,8 +31,8 @@ const SOFTIRQ: &str = "gateway64_softirq_s_per_cpu_s";
 const MEMORY: &str = "gateway_200_peak_mib";
 
 /// Measures in a site of its own. What fails becomes a reason in the row.
-pub(crate) fn alone(over: &Arc<AtomicBool>, system: &dyn System, row: &mut Row) {
-    let measured = Site::new(over).and_then(|site| measure(&site, system.gateway_alone(&site)?, row));
+pub(crate) fn alone(end: &End, system: &dyn System, row: &mut Row) {
+    let measured = Site::new(end).and_then(|site| measure(&site, system.gateway_alone(&site)?, row));
     if let Err(error) = measured {
         for key in LOADS.iter().map(|load| load.0).chain([SOFTIRQ, MEMORY]) {
             if row.get(key).is_none() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::cpu::{Process, family};
 use crate::site::{Error, Site, ran};
 use crate::systems::Running;
 
@@ -16,12 +17,17 @@ const TRANSFER_S: &str = "4";
 const SLACK: Duration = Duration::from_secs(12);
 /// Less than this share of the samples is not shown.
 const LEAST_PERCENT: &str = "0.05";
+/// What samples are added up by. A program without symbols, such as Debian's Chromium, is told of as a whole by the first.
+const SORTS: [&str; 2] = ["pid,dso", "pid,symbol"];
 /// 64 bytes at 40 thousand a second, which most tunnels carry.
 const UDP_BIT_S: &str = "20480000";
 
 /// Writes a report for each kind of traffic into `directory`, named for the row.
 pub(crate) fn write(site: &Site, running: &Running, name: &str, directory: &Path) -> Result<(), Error> {
-    let ids: Vec<String> = running.processes().map(|(_, id)| id.to_string()).collect();
+    let processes = Process::all();
+    // A browser is a family: what carries the packets are its grandchildren.
+    let all = running.processes().flat_map(|(_, id)| family(&processes, id));
+    let ids: Vec<String> = all.map(|process| process.id.to_string()).collect();
     if ids.is_empty() {
         return Ok(());
     }
@@ -39,9 +45,12 @@ pub(crate) fn write(site: &Site, running: &Running, name: &str, directory: &Path
         let mut perf = Command::new("perf");
         ran("perf", perf.args(record).args(["--", "sleep", LENGTH_S]).output())?;
         transfer.finish(site, SLACK)?;
-        let mut report = Command::new("perf");
-        report.args(["report", "--stdio", "--input", &samples, "--sort", "pid,symbol"]);
-        let told = ran("perf", report.args(["--percent-limit", LEAST_PERCENT]).output())?;
+        let mut told = String::new();
+        for sort in SORTS {
+            let mut report = Command::new("perf");
+            report.args(["report", "--stdio", "--input", &samples, "--sort", sort]);
+            told += &ran("perf", report.args(["--percent-limit", LEAST_PERCENT]).output())?;
+        }
         fs::write(directory.join(format!("{}.{kind}.txt", name.replace([' ', ','], "-"))), told)?;
     }
     Ok(())

@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::PublicKeyData;
+use sha2::{Digest, Sha256};
 use wstether::cli::{EgressMode, RelayKind};
 use wstether::lab::tethering::{PAGE_PORT, Setting};
 use wstether::lab::world::{GATEWAY, GATEWAY_DIRECT, INTERNET, LAPTOP};
@@ -52,7 +56,7 @@ pub(crate) struct Wstether {
     is_quick: bool,
 }
 
-/// Every path that is measured. A browser trusts no certificate of the bench's, so it has no wss.
+/// Every path that is measured.
 pub(crate) fn variants(build: &Build) -> impl Iterator<Item = Wstether> {
     let variant = |(way, tls, egress, is_quick)| Wstether { build: build.clone(), way, tls, egress, is_quick };
     [
@@ -63,8 +67,11 @@ pub(crate) fn variants(build: &Build) -> impl Iterator<Item = Wstether> {
         (Way::Relay, false, EgressMode::Raw, true),
         (Way::Relay, false, EgressMode::Tun, false),
         (Way::Relay, true, EgressMode::Raw, false),
+        (Way::Relay, true, EgressMode::Tun, false),
         (Way::Chromium, false, EgressMode::Raw, true),
         (Way::Chromium, false, EgressMode::Tun, false),
+        (Way::Chromium, true, EgressMode::Raw, false),
+        (Way::Chromium, true, EgressMode::Tun, false),
     ]
     .into_iter()
     .map(variant)
@@ -108,7 +115,7 @@ impl System for Wstether {
             Way::Chromium => {
                 let served = || site.reaches(&site.world.phone, LAPTOP, PAGE_PORT);
                 site.until("does not serve the page", &mut client, served)?;
-                let browser = browse(site)?;
+                let browser = browse(site, &args(Trust::browser))?;
                 running.keep(Role::Relay, cpu::child("chromedriver").ok_or("the browser has gone")?, browser);
             }
         }
@@ -155,10 +162,10 @@ impl Wstether {
 }
 
 /// Opens the client's page on the phone. The browser's driver panics where it fails.
-fn browse(site: &Site) -> Result<Chromium, Error> {
+fn browse(site: &Site, options: &[String]) -> Result<Chromium, Error> {
     let opened = site.world.phone.run(|| {
         std::panic::catch_unwind(|| {
-            let mut chromium = Chromium::launch(|program| Command::new(program));
+            let mut chromium = Chromium::launch_with(|program| Command::new(program), options);
             chromium.open(&format!("http://{LAPTOP}:{PAGE_PORT}/"));
             chromium.wait("#gateway-state", "data-state", "connected");
             chromium
@@ -184,13 +191,16 @@ fn words(args: &[String]) -> Vec<&str> {
 struct Trust {
     certificate: PathBuf,
     key: PathBuf,
+    /// The hash of its public key, by which a browser knows it.
+    pin: String,
 }
 
 impl Trust {
     fn new(site: &Site) -> Result<Self, Error> {
         let names = [GATEWAY, GATEWAY_DIRECT].map(|address| address.to_string());
         let certified = rcgen::generate_simple_self_signed(names)?;
-        let trust = Self { certificate: site.scratch.file("certificate.pem"), key: site.scratch.file("key.pem") };
+        let pin = STANDARD.encode(Sha256::digest(certified.signing_key.subject_public_key_info()));
+        let trust = Self { certificate: site.scratch.file("certificate.pem"), key: site.scratch.file("key.pem"), pin };
         std::fs::write(&trust.certificate, certified.cert.pem())?;
         std::fs::write(&trust.key, certified.signing_key.serialize_pem())?;
         Ok(trust)
@@ -207,5 +217,9 @@ impl Trust {
 
     fn relay(&self) -> Vec<String> {
         vec!["--ca".to_owned(), self.certificate.display().to_string()]
+    }
+
+    fn browser(&self) -> Vec<String> {
+        vec![format!("--ignore-certificate-errors-spki-list={}", self.pin)]
     }
 }
