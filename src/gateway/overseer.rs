@@ -93,9 +93,24 @@ fn shedding(stages: &[Arc<StageMetrics>]) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use super::*;
     use crate::budget::Part;
+    use crate::gateway::registry::Stages;
     use crate::gateway::registry::testing::registry;
+    use crate::ipv4;
+    use crate::link::testing::{TETHER, capsules, open};
+    use crate::packet_builder::{Builder, query, udp};
+    use crate::runtime::attend::Attend;
+    use crate::runtime::cores::Cores;
+    use crate::runtime::inlet::Inlet;
+    use crate::runtime::keeper::Keeper;
+    use crate::runtime::lanes::Entry;
+    use crate::runtime::stage::Kept as _;
+    use crate::stages::ws_encode::testing::{InStage, stage, to_tether};
+    use crate::tether_links::Windows;
+    use crate::wire::capsule::{Capsule, Features};
 
     #[test]
     fn every_step_is_told_to_those_who_act_on_it_and_counted() {
@@ -158,5 +173,66 @@ mod tests {
             let after: Vec<_> = (1..seconds(3)).map(|at| look(seconds(6) + at)).collect();
             assert_eq!(after.last(), Some(&Rung::Calm));
         }
+    }
+
+    /// What ws-encode's queue holds in the test below. A lane that is alone may hold half of it.
+    const QUEUE_PACKETS: u64 = 64;
+
+    #[test]
+    fn on_the_highest_rung_what_waits_for_a_link_is_halved_at_the_cost_of_the_largest_flow_and_below_it_is_not() {
+        let (registry, start) = (registry(|_| {}), Instant::now());
+        let metrics = Metrics::new(vec![], Arc::clone(&registry.metrics));
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+        let (_link, tether, mut peer) = open(windows, Features::default());
+        registry.tether_links.put(TETHER, tether);
+        let ws_encode = stage(&registry, &registry.tether_links, &registry.pool, QUEUE_PACKETS);
+        let (attended, none): (Weak<dyn Attend>, Weak<dyn Attend>) =
+            (Arc::downgrade(&(Arc::clone(&ws_encode) as _)), Weak::<InStage<Registry>>::new());
+        registry.attend(Stages { accept: none.clone(), ws_decode: none, ws_encode: attended, tethered: vec![] });
+        // Its thread is not started yet, so that what comes waits.
+        let mut inlet = Inlet::new(Arc::clone(&ws_encode) as _, Cores::new(1));
+        let mut push = |packet: &Builder, count| {
+            let entry = || Entry { origin: TETHER, lane: TETHER, item: to_tether(packet) };
+            inlet.push(start, false, &mut (0..count).map(|_| entry()).collect());
+        };
+        let figures = ws_encode.metrics();
+        let waits =
+            || (figures.queue_packets.get(), figures.dropped_for("overlimit"), figures.dropped_for("queue_full"));
+        let client = "100.64.0.2:4000";
+        let (bulk, sparse) = (udp("192.0.2.80:443", client, b"bulk"), udp("192.0.2.80:53", client, b"sparse"));
+        push(&sparse, 4);
+        push(&bulk, 26);
+        let mut overseer = Overseer::default();
+        let mut held = registry.pool.budget().share(Part::Messages);
+        let mut look = |held_percent, after| {
+            assert!(held.set(registry.pool.limit_bytes() * held_percent / 100));
+            overseer.look(start + after * super::super::LOOK_EVERY, &registry, &metrics);
+            (registry.overload.rung(), figures.queue_admitted_packets.get())
+        };
+        assert_eq!(look(86, 0), (Rung::NoNewMappings, QUEUE_PACKETS));
+        push(&query("192.0.2.80", "100.64.0.2", 0, 7), 1);
+        assert_eq!(waits(), (31, 0, 0));
+        assert_eq!(look(91, 1), (Rung::TrimLargest, QUEUE_PACKETS / 2));
+        push(&query("192.0.2.80", "100.64.0.2", 0, 7), 1);
+        let (left, trimmed, refused) = waits();
+        assert!(left <= QUEUE_PACKETS / 4 && refused == 0, "{left} wait, {refused} were refused");
+        assert_eq!(left + trimmed, 32);
+        let rungs: Vec<_> = (2..=12).map(|after| look(80, after)).collect();
+        assert_eq!(rungs.last(), Some(&(Rung::NoNewMappings, QUEUE_PACKETS)), "{rungs:?}");
+        // The others have all that they had.
+        let keeper = Keeper::new(vec![Arc::clone(&ws_encode) as _], Cores::new(1));
+        keeper.start().expect("a thread");
+        let mut sent = [0; 3];
+        while sent.iter().sum::<u64>() < left {
+            for capsule in capsules(&peer.message()) {
+                let Capsule::Datagram(datagram) = capsule else { continue };
+                let source_port = ipv4::word_at(datagram.payload, ipv4::HEADER_BYTES);
+                let is_ping = datagram.payload[ipv4::PROTOCOL] == ipv4::ICMP;
+                let flow = if is_ping { 2 } else { usize::from(source_port == Some(53)) };
+                sent[flow] += 1;
+            }
+        }
+        assert_eq!(sent[1..], [4, 2], "and {} of the largest", sent[0]);
+        assert_eq!(keeper.stop(), Vec::<&str>::new());
     }
 }

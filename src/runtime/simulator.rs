@@ -16,8 +16,11 @@ use super::queue::{Queue, Shed, Weigh};
 use super::shedding::{self, Shedding, Verdict};
 use super::stage::WhenFull;
 use super::waiting::Waiting;
+use crate::budget::{Budget, Part};
 use crate::random::Random;
 
+#[cfg(test)]
+mod seeds;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -31,6 +34,7 @@ type Ns = u64;
 struct Item {
     flow: u32,
     number: u64,
+    /// None is a message of control capsules: it ends in the first stage, and is no measure of what its tether brings.
     segments: u32,
     came: Ns,
 }
@@ -45,7 +49,7 @@ impl Weigh for Item {
     }
 
     fn held_bytes(&self) -> usize {
-        2_048 * self.segments as usize
+        2_048 * self.segments.max(1) as usize
     }
 }
 
@@ -203,7 +207,13 @@ struct Simulation<Q: Queue<Item = Item>> {
     flows: Vec<Flow>,
     delivered: Vec<Delivered>,
     changes: Vec<Change>,
+    /// What all that is inside draws on, and the most that it ever held.
+    budget: Budget,
+    held_bytes_max: u64,
 }
+
+/// The memory for what is inside, where a test sets no other: more than all queues take.
+const BUDGET_BYTES: u64 = 64 << 20;
 
 impl<Q: Queue<Item = Item>> Simulation<Q> {
     fn new(seed: u64, cores: usize, specs: &[Spec], flows: &[Flow]) -> Self {
@@ -221,6 +231,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             flows: flows.to_vec(),
             delivered: vec![Delivered::default(); flows.len()],
             changes: Vec::new(),
+            budget: Budget::undivided(BUDGET_BYTES),
+            held_bytes_max: 0,
         };
         for (stage, spec) in specs.iter().enumerate() {
             simulation.resize(stage, spec.threads.0);
@@ -290,6 +302,11 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         let number = self.delivered[flow].sent;
         self.delivered[flow].sent += 1;
         let item = Item { flow: flow as u32, number, segments, came: self.now };
+        if !self.budget.draw(Part::Buffers, item.held_bytes() as u64) {
+            self.delivered[flow].dropped += 1;
+            return;
+        }
+        self.held_bytes_max = self.held_bytes_max.max(self.budget.held_bytes());
         let (mut entered, mut refused) = (Batch::default(), Vec::new());
         let mut offered = vec![Entry { origin: lane, lane, item }];
         let now = self.instant();
@@ -302,11 +319,16 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
     }
 
     fn drop_all(&mut self, refused: &[Entry<Item>]) {
-        refused.iter().for_each(|entry| self.delivered[entry.item.flow as usize].dropped += 1);
+        refused.iter().for_each(|entry| self.drop_one(&entry.item));
     }
 
     fn drop_shed(&mut self, shed: &Shed<Item>) {
-        shed.dropped.iter().for_each(|(_, item)| self.delivered[item.flow as usize].dropped += 1);
+        shed.dropped.iter().for_each(|(_, item)| self.drop_one(item));
+    }
+
+    fn drop_one(&mut self, item: &Item) {
+        self.delivered[item.flow as usize].dropped += 1;
+        self.budget.give_back(Part::Buffers, item.held_bytes() as u64);
     }
 
     fn wake(&mut self, stage: usize) {
@@ -426,6 +448,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         for lane in &job.batch.settling {
             out.extend(self.stages[stage].leftovers.remove(lane).unwrap_or_default());
         }
+        let control: Vec<_> = out.extract_if(.., |entry| entry.item.segments == 0).collect();
+        self.deliver(&control);
         let (entered, parked) = if stage + 1 < self.stages.len() {
             self.offer(stage, job.behind, out)
         } else {
@@ -486,6 +510,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             flow.disorder += u64::from(item.number < flow.next);
             flow.next = item.number + 1;
             flow.latency_max = flow.latency_max.max(self.now - item.came);
+            self.budget.give_back(Part::Buffers, item.held_bytes() as u64);
         }
     }
 

@@ -19,6 +19,8 @@ use crate::wire::capsule::Features;
 
 mod flow;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 crate::reasons! {

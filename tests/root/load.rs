@@ -112,6 +112,10 @@ fn every_kind_of_tether_does_what_it_is_named_for() {
         assert!([of("bursty", way, "offered") % 32, of("bulk", way, "offered") % 44] == [0, 0], "{report:#}");
         assert!(report["mixes"]["idle"][way].is_null(), "{report:#}");
     }
+    // What a slow reader is sent it reads after the end alone: the half of it that came first waited for half of the time.
+    let waited_ms = |kind: &str| report["mixes"][kind]["down"]["latency_ms"]["p50"].as_f64().unwrap();
+    assert!(waited_ms("slow-reader") >= 1_500.0, "{report:#}");
+    assert!(waited_ms("steady") < 500.0, "{report:#}");
     assert_eq!(report["storm"]["offered"], 30, "{report:#}");
     assert!(count(&report["storm"]["welcomed"]) > 0, "{report:#}");
     assert!(count(&report["half_open_closed"]) > 0, "{report:#}");

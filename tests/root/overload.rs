@@ -42,6 +42,18 @@ const ANYWHERE: [u8; 4] = [198, 41, 0, 4];
 /// An IP protocol without ports.
 const GRE: u8 = 47;
 
+/// The smallest budget.
+const BUDGET: &str = "memory.budget=16MiB";
+const BUDGET_BYTES: u64 = 16 << 20;
+/// Clients that begin a message and never end it, and so much of it: together more than nine tenths of it.
+const HALVES: usize = 100;
+const HALF_BYTES: usize = 131_072;
+/// How often the gateway looks at what it holds.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// ICMP types and codes (IANA).
+const ECHO_REPLY: u8 = 0;
+const PROHIBITED: [u8; 2] = [3, 13];
+
 /// A gateway in a namespace of its own, and who comes from the same host.
 struct Gateway {
     namespace: Namespace,
@@ -134,6 +146,12 @@ impl Gateway {
         line.expect(name).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
+    /// What all parts hold of the memory budget.
+    fn held_bytes(&self) -> u64 {
+        let held = |part: &str| self.figure(&format!("wstether_memory_held_bytes{{part=\"{part}\"}}"));
+        ["fixed", "tethers", "mappings", "buffers", "links", "messages"].map(held).iter().sum()
+    }
+
     /// Waits until a figure is as wanted.
     fn until(&self, name: &str, is_wanted: impl Fn(u64) -> bool) {
         let late = Instant::now() + PATIENCE;
@@ -174,18 +192,36 @@ impl Client {
         }
     }
 
+    fn sends(&mut self, packet: &[u8]) {
+        let message = [&datagram_header(packet.len(), Offload::default())[..], packet].concat();
+        self.socket.send(Message::binary(message)).unwrap();
+    }
+
+    /// Waits for the next packet from the gateway.
+    fn gets(&mut self) -> Vec<u8> {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < late, "there is none");
+            let data = self.socket.read().unwrap().into_data();
+            let packet = |capsule| if let Ok(Capsule::Datagram(datagram)) = capsule { Some(datagram) } else { None };
+            if let Some(datagram) = Capsules::new(&data).find_map(packet) {
+                return datagram.payload.to_vec();
+            }
+        }
+    }
+
     /// Sends a ping to the gateway's inner address and waits for its answer.
     fn pings(&mut self) {
         let packet = echo_request(self.lease);
-        let mut message = datagram_header(packet.len(), Offload::default()).to_vec();
-        message.extend_from_slice(&packet);
-        self.socket.send(Message::binary(message)).unwrap();
-        loop {
-            let data = self.socket.read().unwrap().into_data();
-            if Capsules::new(&data).any(|capsule| matches!(capsule, Ok(Capsule::Datagram(_)))) {
-                return;
-            }
-        }
+        self.sends(&packet);
+        assert_eq!(self.gets()[20], ECHO_REPLY);
+    }
+
+    /// Begins a message that it never ends, which the gateway keeps until then.
+    fn sends_half_a_message(&self) {
+        let mut message = Vec::new();
+        frame::append(Opcode::Binary, &[0; HALF_BYTES + 1], Some([1, 2, 3, 4]), &mut message);
+        self.socket.get_ref().write_all(&message[..HALF_BYTES]).unwrap();
     }
 
     /// Sends as much as the gateway reads, whatever its credit, until the gateway hangs up; by two threads, one to write and
@@ -223,6 +259,17 @@ fn packet_out(from: Ipv4Addr) -> Vec<u8> {
     packet
 }
 
+/// The beginning of a question to the gateway's resolver, from that port.
+fn dns_query(from: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, 17, 0, 0];
+    packet.extend(from.octets().into_iter().chain(INNER));
+    packet.extend(port.to_be_bytes().into_iter().chain([0, 53, 0, 20, 0, 0]));
+    packet.extend([0; 12]);
+    let sum = wstether::checksum::of(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 /// An ICMP echo request to the gateway's inner address.
 fn echo_request(from: Ipv4Addr) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0];
@@ -238,12 +285,8 @@ fn echo_request(from: Ipv4Addr) -> Vec<u8> {
 
 #[test]
 fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_back() {
-    let gateway = Gateway::start(&[
-        "memory.budget=16MiB",
-        "tethers.max=4096",
-        "listen.links_max=8192",
-        "stages.default.queue_packets=256",
-    ]);
+    let gateway =
+        Gateway::start(&[BUDGET, "tethers.max=4096", "listen.links_max=8192", "stages.default.queue_packets=256"]);
     let mut first = gateway.open().expect("the first");
     let mut others = Vec::new();
     let away = loop {
@@ -259,11 +302,9 @@ fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_b
     }
     gateway.until("wstether_overload_rung", |rung| rung >= 1);
     first.pings();
-    let budget = gateway.figure("wstether_memory_budget_bytes");
-    assert_eq!(budget, 16 << 20);
-    let held = |part: &str| gateway.figure(&format!("wstether_memory_held_bytes{{part=\"{part}\"}}"));
-    let sum: u64 = ["fixed", "tethers", "mappings", "buffers", "links", "messages"].map(held).iter().sum();
-    assert!(sum <= budget, "{sum} of {budget}");
+    assert_eq!(gateway.figure("wstether_memory_budget_bytes"), BUDGET_BYTES);
+    let held_bytes = gateway.held_bytes();
+    assert!(held_bytes <= BUDGET_BYTES, "{held_bytes} of {BUDGET_BYTES}");
     assert!(gateway.program.log().contains("overload: a rung up"));
     others.into_iter().for_each(Client::leave);
     gateway.until("wstether_tethers", |tethers| tethers == 1);
@@ -295,6 +336,53 @@ fn clients_that_read_nothing_leave_the_others_buffers_to_be_served_with() {
     reader.pings();
     gateway.open().expect("another tether").pings();
     drop(silent);
+}
+
+#[test]
+fn a_gateway_nearly_out_of_memory_makes_no_mapping_and_trims_what_waits_and_does_both_again_when_there_is_some() {
+    const QUEUE_PACKETS: u64 = 256;
+    let queue = format!("stages.default.queue_packets={QUEUE_PACKETS}");
+    let resolver = format!("dns.upstream=[\"{BEYOND}\"]");
+    let gateway = Gateway::start(&[BUDGET, "tethers.max=512", "listen.links_max=1024", &queue, &resolver]);
+    let mut first = gateway.open().expect("the first");
+    let others: Vec<_> = (0..HALVES).map(|_| gateway.open().expect("another")).collect();
+    let rung = || gateway.figure("wstether_overload_rung");
+    let mappings = || gateway.figure("wstether_nat_mappings_made_total{protocol=\"udp\"}");
+    let admitted =
+        || gateway.figure("wstether_stage_queue_admitted_packets{stage=\"ws-encode\",direction=\"downlink\"}");
+    let refused = "wstether_stage_drops_total{stage=\"nat-rewrite\",direction=\"uplink\",reason=\"overload\"}";
+    first.sends(&dns_query(first.lease, 1_000));
+    gateway.until("wstether_nat_mappings_made_total{protocol=\"udp\"}", |made| made == 1);
+    for other in &others {
+        if rung() == 3 {
+            break;
+        }
+        let held = gateway.figure("wstether_memory_held_bytes{part=\"messages\"}");
+        other.sends_half_a_message();
+        gateway.until("wstether_memory_held_bytes{part=\"messages\"}", |now| now > held);
+        // From here on the gateway looks before there is more: its packets find no buffer a few halves further on.
+        if gateway.held_bytes() * 100 >= 87 * BUDGET_BYTES {
+            std::thread::sleep(2 * LOOK_EVERY);
+        }
+    }
+    gateway.until("wstether_overload_rung", |rung| rung == 3);
+    assert_eq!(admitted(), QUEUE_PACKETS / 2);
+    first.sends(&dns_query(first.lease, 1_001));
+    assert_eq!(first.gets()[20..22], PROHIBITED);
+    assert_eq!((mappings(), gateway.figure(refused)), (1, 1));
+    first.pings();
+    drop(others);
+    gateway.until("wstether_overload_rung", |rung| rung == 0);
+    assert_eq!(admitted(), QUEUE_PACKETS);
+    first.sends(&dns_query(first.lease, 1_002));
+    gateway.until("wstether_nat_mappings_made_total{protocol=\"udp\"}", |made| made == 2);
+    let log = gateway.program.log();
+    for pair in ["calm", "no_new_tethers", "no_new_mappings", "trim_largest"].windows(2) {
+        for (way, from, to) in [("up", pair[0], pair[1]), ("down", pair[1], pair[0])] {
+            let step = [format!("a rung {way}"), format!("from=\"{from}\" to=\"{to}\"")];
+            assert!(log.lines().any(|line| step.iter().all(|part| line.contains(part))), "{step:?} in\n{log}");
+        }
+    }
 }
 
 #[test]

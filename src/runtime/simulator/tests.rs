@@ -2,6 +2,7 @@
 
 use std::hash::RandomState;
 
+use super::seeds::with_seeds;
 use super::*;
 use crate::runtime::fq_codel::{FqCodel, OfFlow};
 use crate::runtime::queue::Fifo;
@@ -32,6 +33,12 @@ const SPEC: Spec = Spec {
     has_lane_rule: true,
 };
 
+/// One of several, after the seed, so that a seed replays it too.
+fn choice<T, const N: usize>(seed: u64, of: [T; N]) -> T {
+    let at = (seed % N as u64) as usize;
+    of.into_iter().nth(at).expect("it is within")
+}
+
 /// Flows of `rate` packets a second each, one a lane.
 fn flows(count: u32, rate: Rate) -> Vec<Flow> {
     (0..count).map(|lane| Flow { lane: LaneId(lane), segments: 1, rate }).collect()
@@ -54,14 +61,14 @@ fn disorder(simulation: &Simulation) -> u64 {
 
 #[test]
 fn four_workers_with_the_hand_over_forced_to_queue_keep_every_flow_in_order_and_lose_nothing() {
-    for seed in 0..50 {
+    with_seeds(50, |seed| {
         let simulation = forced_to_queue(seed, true);
-        assert_eq!(disorder(&simulation), 0, "seed {seed}");
-        assert!(simulation.is_quiet(), "seed {seed}: something waits for ever");
+        assert_eq!(disorder(&simulation), 0);
+        assert!(simulation.is_quiet(), "something waits for ever");
         for flow in &simulation.delivered {
-            assert_eq!(flow.sent, flow.count + flow.dropped, "seed {seed}");
+            assert_eq!(flow.sent, flow.count + flow.dropped);
         }
-    }
+    });
 }
 
 #[test]
@@ -75,18 +82,21 @@ fn a_seed_replays() {
     let counts = |simulation: &Simulation| -> Vec<_> {
         simulation.delivered.iter().map(|flow| (flow.sent, flow.count, flow.latency_max)).collect()
     };
-    assert_eq!(counts(&forced_to_queue(7, true)), counts(&forced_to_queue(7, true)));
+    with_seeds(3, |seed| {
+        assert_eq!(counts(&forced_to_queue(seed, true)), counts(&forced_to_queue(seed, true)));
+    });
 }
 
 #[test]
 fn order_and_count_hold_with_every_rule_of_hand_over() {
-    for (seed, rule) in [Rule::Auto, Rule::Always, Rule::Never].into_iter().enumerate() {
+    with_seeds(9, |seed| {
+        let rule = choice(seed, [Rule::Auto, Rule::Always, Rule::Never]);
         let spec = Spec { threads: (2, 4), rule, limits: Limits { segments: 32, ..SPEC.limits }, ..SPEC };
-        let mut simulation = Simulation::new(seed as u64, 3, &[spec; 3], &flows(16, Rate::Steady(6_000.0)));
+        let mut simulation = Simulation::new(seed, 3, &[spec; 3], &flows(16, Rate::Steady(6_000.0)));
         simulation.run_until(Duration::from_millis(200));
         simulation.drain(Duration::from_secs(10));
         assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true), "{rule:?}");
-    }
+    });
 }
 
 fn changes(simulation: &Simulation) -> String {
@@ -103,44 +113,46 @@ const SOJOURN_P99_MAX: Duration = Duration::from_millis(5);
 #[test]
 fn a_step_of_load_is_settled_within_half_a_second() {
     let (at, settled) = (Duration::from_secs(1), Duration::from_millis(1_500));
-    for seed in 0..5 {
+    with_seeds(5, |seed| {
         let step = Rate::Step { at, before: 5_000.0 / 16.0, after: 60_000.0 / 16.0 };
         let mut simulation = Simulation::new(seed, 4, &[DEAR], &flows(16, step));
         simulation.run_until(settled);
-        assert!(simulation.stages[0].threads >= 3, "seed {seed}: it takes three");
+        assert!(simulation.stages[0].threads >= 3, "it takes three");
         simulation.changes.clear();
         // What had piled up until then is worked off within another half a second.
         simulation.run_until(settled + Duration::from_millis(500));
         simulation.stages[0].sojourns.clear();
         simulation.run_until(Duration::from_secs(3));
-        assert!(simulation.changes.len() <= 1, "seed {seed}: {}", changes(&simulation));
+        assert!(simulation.changes.len() <= 1, "{}", changes(&simulation));
         let sojourns = &mut simulation.stages[0].sojourns;
         sojourns.sort_unstable();
         let p99 = sojourns[sojourns.len() * 99 / 100];
-        assert!(p99 <= SOJOURN_P99_MAX, "seed {seed}: {p99:?}");
-    }
+        assert!(p99 <= SOJOURN_P99_MAX, "{p99:?}");
+    });
 }
 
 #[test]
 fn under_steady_load_a_pool_changes_at_most_once_in_ten_seconds() {
-    for (seed, load) in [0.1, 0.3, 0.6, 0.9, 1.3, 2.6].into_iter().enumerate() {
+    with_seeds(6, |seed| {
+        let load = choice(seed, [0.1, 0.3, 0.6, 0.9, 1.3, 2.6]);
         let rate = Rate::Steady(load * 23_000.0 / 16.0);
-        let mut simulation = Simulation::new(seed as u64, 4, &[DEAR], &flows(16, rate));
+        let mut simulation = Simulation::new(seed, 4, &[DEAR], &flows(16, rate));
         simulation.run_until(Duration::from_secs(1));
         simulation.changes.clear();
         simulation.run_until(Duration::from_secs(11));
-        assert!(simulation.changes.len() <= 1, "seed {seed}, load {load}: {}", changes(&simulation));
-    }
+        assert!(simulation.changes.len() <= 1, "load {load}: {}", changes(&simulation));
+    });
 }
 
 #[test]
 fn with_a_hog_the_others_get_what_they_send() {
-    for (seed, when_full) in [WhenFull::Park, WhenFull::Drop].into_iter().enumerate() {
+    with_seeds(10, |seed| {
+        let when_full = choice(seed, [WhenFull::Park, WhenFull::Drop]);
         let spec = Spec { when_full, ..DEAR };
         let mut all = flows(21, Rate::Steady(200.0));
         // A hundred times their rate, and heavier than the stages can carry.
         all[20] = Flow { rate: Rate::Steady(20_000.0), segments: 4, ..all[20] };
-        let mut simulation = Simulation::new(seed as u64, 2, &[spec; 2], &all);
+        let mut simulation = Simulation::new(seed, 2, &[spec; 2], &all);
         simulation.run_until(Duration::from_secs(2));
         simulation.drain(Duration::from_secs(5));
         let (hog, others) = simulation.delivered.split_last().unwrap();
@@ -148,17 +160,20 @@ fn with_a_hog_the_others_get_what_they_send() {
         for flow in others {
             assert!(flow.count * 100 >= flow.sent * 95, "{when_full:?}: {flow:?}");
         }
-    }
+    });
 }
 
 #[test]
 fn equal_flows_get_equal_shares_of_what_there_is() {
-    let mut simulation = Simulation::new(3, 2, &[DEAR; 2], &flows(40, Rate::Steady(2_000.0)));
-    simulation.run_until(Duration::from_secs(2));
-    let counts: Vec<f64> = simulation.delivered.iter().map(|flow| flow.segments as f64).collect();
-    let (sum, squares) = counts.iter().fold((0.0, 0.0), |(sum, squares), count| (sum + count, squares + count * count));
-    let jain = sum * sum / (counts.len() as f64 * squares);
-    assert!(jain > 0.99, "Jain's index {jain}");
+    with_seeds(5, |seed| {
+        let mut simulation = Simulation::new(seed, 2, &[DEAR; 2], &flows(40, Rate::Steady(2_000.0)));
+        simulation.run_until(Duration::from_secs(2));
+        let counts: Vec<f64> = simulation.delivered.iter().map(|flow| flow.segments as f64).collect();
+        let (sum, squares) =
+            counts.iter().fold((0.0, 0.0), |(sum, squares), count| (sum + count, squares + count * count));
+        let jain = sum * sum / (counts.len() as f64 * squares);
+        assert!(jain > 0.99, "Jain's index {jain}");
+    });
 }
 
 #[test]
@@ -166,12 +181,14 @@ fn a_stage_that_stalls_is_caught_up_with() {
     let stall = Some((Duration::from_millis(300), Duration::from_millis(500)));
     let stalls = Spec { stall, rule: Rule::Never, ..SPEC };
     let ramp = Rate::Ramp { over: Duration::from_secs(1), from: 100.0, to: 2_000.0 };
-    let mut simulation = Simulation::new(5, 4, &[SPEC, stalls, SPEC], &flows(16, ramp));
-    simulation.run_until(Duration::from_secs(1));
-    simulation.drain(Duration::from_secs(5));
-    assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true));
-    let longest = simulation.stages[1].sojourns.iter().max().copied().unwrap_or_default();
-    assert!(longest >= Duration::from_millis(100), "it was stalled: {longest:?}");
+    with_seeds(5, |seed| {
+        let mut simulation = Simulation::new(seed, 4, &[SPEC, stalls, SPEC], &flows(16, ramp));
+        simulation.run_until(Duration::from_secs(1));
+        simulation.drain(Duration::from_secs(5));
+        assert_eq!((disorder(&simulation), simulation.is_quiet()), (0, true));
+        let longest = simulation.stages[1].sojourns.iter().max().copied().unwrap_or_default();
+        assert!(longest >= Duration::from_millis(100), "it was stalled: {longest:?}");
+    });
 }
 
 /// A sparse flow beside one that sends twice what the stage carries, in one lane of queues of kind `Q`.
@@ -181,21 +198,21 @@ fn sparse_beside_bulk<Q: Queue<Item = Item>>(seed: u64) -> Vec<Delivered> {
     let mut simulation = super::Simulation::<Q>::new(seed, 1, &[spec], &[sparse, bulk]);
     simulation.run_until(Duration::from_secs(1));
     simulation.drain(Duration::from_secs(5));
-    assert!(simulation.is_quiet(), "seed {seed}: something waits for ever");
+    assert!(simulation.is_quiet(), "something waits for ever");
     for flow in &simulation.delivered {
-        assert_eq!((flow.sent, flow.disorder), (flow.count + flow.dropped, 0), "seed {seed}");
+        assert_eq!((flow.sent, flow.disorder), (flow.count + flow.dropped, 0));
     }
     simulation.delivered
 }
 
 #[test]
 fn with_a_queue_a_flow_a_sparse_one_waits_for_no_more_than_the_batches_at_work() {
-    for seed in 0..10 {
+    with_seeds(10, |seed| {
         let [sparse, bulk] = sparse_beside_bulk::<FqCodel<Item>>(seed)[..] else { panic!("two flows") };
-        assert!(sparse.dropped == 0 && bulk.dropped > 10_000, "seed {seed}: {sparse:?} {bulk:?}");
+        assert!(sparse.dropped == 0 && bulk.dropped > 10_000, "{sparse:?} {bulk:?}");
         // A batch is 32 segments of 40 µs, and up to half as much again: one at work, and its own.
-        assert!(Duration::from_nanos(sparse.latency_max) < Duration::from_millis(5), "seed {seed}: {sparse:?}");
+        assert!(Duration::from_nanos(sparse.latency_max) < Duration::from_millis(5), "{sparse:?}");
         let fifo = sparse_beside_bulk::<Fifo<Item>>(seed)[0];
-        assert!(Duration::from_nanos(fifo.latency_max) > Duration::from_millis(30), "seed {seed}: {fifo:?}");
-    }
+        assert!(Duration::from_nanos(fifo.latency_max) > Duration::from_millis(30), "{fifo:?}");
+    });
 }

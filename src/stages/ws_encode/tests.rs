@@ -1,12 +1,17 @@
 use std::marker::PhantomData;
 
+use super::testing::to_tether;
 use super::*;
+use crate::ipv4;
 use crate::link::testing::*;
 use crate::link::{ACK_EVERY_BYTES, READ_BUDGET_BYTES, Reader};
 use crate::packet::{Checksum, Raw};
-use crate::packet_builder::{ACK, raw, tcp_with, udp};
+use crate::packet_builder::{ACK, query, raw, tcp_with, udp};
+use crate::runtime::cores::Cores;
+use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::LaneId;
 use crate::runtime::queue::Fifo;
+use crate::runtime::stage::Kept as _;
 use crate::tether_links::Windows;
 use crate::wire::capsule::{Capsule, Datagram};
 use crate::wire::frame::Opcode;
@@ -387,4 +392,42 @@ fn a_link_that_broke_is_told_and_its_lane_does_not_wait_for_it() {
     world.link.transport().shut();
     assert_eq!(world.send([packet(b"x")]), BATCH_BYTES_MAX);
     assert_eq!(world.keeper.told(), [Told::Ended]);
+}
+
+/// How many packets are ahead of a ping that comes behind a bulk flow's: no more than leave in one turn of it.
+const AHEAD_OF_A_PING_MAX: usize = 3;
+
+#[test]
+fn a_ping_to_a_tether_does_not_wait_behind_the_tethers_own_bulk_flow() {
+    let bulk = || to_tether(&udp("192.0.2.80:443", "100.64.0.2:4000", &[7; 1_372]));
+    let ping = to_tether(&query("192.0.2.80", "100.64.0.2", 0, 7));
+    let is_ping = |datagram: &Datagram<'_>| datagram.payload[ipv4::PROTOCOL] == ipv4::ICMP;
+    let (window, keeper) = (Windows { send_bytes_max: 3_000, credit_bytes: None }, Keeper::new());
+    let (link, tether, mut peer) = open(window, Features::SUPER_PACKETS);
+    let tethers = Arc::new(Table::new(4));
+    tethers.put(TETHER, tether);
+    let stage = testing::stage(&keeper, &tethers, &keeper.pool, 1_000);
+    let stages = crate::runtime::keeper::Keeper::new(vec![Arc::clone(&stage) as _], Cores::new(1));
+    let mut inlet = Inlet::new(Arc::clone(&stage) as _, Cores::new(1));
+    let mut push = |packets: Vec<_>| {
+        let entry = |item| Entry { origin: TETHER, lane: TETHER, item };
+        inlet.push(Instant::now(), false, &mut packets.into_iter().map(entry).collect());
+    };
+    push((0..3).map(|_| bulk()).collect());
+    stages.start().expect("a thread");
+    until(|| {}, || link.sendable_bytes() == 0 && stage.metrics().queue_packets.get() == 0);
+    // The window is full, so that what comes now waits.
+    push((0..100).map(|_| bulk()).chain([ping]).collect());
+    let (mut seen, mut ahead) = (0, None);
+    while ahead.is_none() {
+        let message = peer.message();
+        let of_message = datagrams(&message);
+        ahead = of_message.iter().position(is_ping).map(|at| seen + at);
+        seen += of_message.len();
+        assert!(link.acked(Instant::now(), link.acked_bytes() + link.in_flight_bytes()));
+        stage.poke(TETHER);
+    }
+    assert!(ahead.is_some_and(|ahead| ahead <= 3 + AHEAD_OF_A_PING_MAX), "{ahead:?} were ahead of it");
+    assert!(stage.metrics().queue_packets.get() > 0, "the others still wait");
+    assert_eq!(stages.stop(), Vec::<&str>::new());
 }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::checksum;
 use crate::packet_builder::*;
+use crate::stages::ws_encode::testing::to_tether;
 
 fn keys() -> RandomState {
     RandomState::new()
@@ -10,6 +11,32 @@ fn keys() -> RandomState {
 
 fn raw_of(bytes: &[u8]) -> Packet<Raw> {
     raw(bytes, crate::packet::Offload::default())
+}
+
+/// Six flows of one tether, each with two of its packets.
+fn flows() -> [[Builder; 2]; 6] {
+    let (client, server) = ("100.64.0.2:4000", "192.0.2.80:443");
+    let of_tcp = |source, destination| [ACK, FIN].map(|flags| tcp(source, destination, flags));
+    let of_udp = |source, destination| [b"x", b"y"].map(|payload| udp(source, destination, payload));
+    let of_icmp = |identifier| [64, 9].map(|ttl| query("192.0.2.80", "100.64.0.2", 0, identifier).ttl(ttl));
+    [
+        of_tcp(server, client),
+        of_tcp(server, "100.64.0.2:4001"),
+        of_udp(server, client),
+        of_udp("192.0.2.81:443", client),
+        of_icmp(7),
+        of_icmp(8),
+    ]
+}
+
+#[test]
+fn packets_of_a_flow_to_a_tether_have_one_number_and_other_flows_others() {
+    let keys = keys();
+    let number = |packet: &Builder| to_tether(packet).flow(&keys);
+    let numbers = flows().map(|packets| packets.each_ref().map(&number));
+    assert!(numbers.iter().all(|[one, another]| one == another), "{numbers:x?}");
+    let apart: std::collections::HashSet<_> = numbers.iter().flatten().collect();
+    assert_eq!(apart.len(), numbers.len(), "{numbers:x?}");
 }
 
 #[test]
