@@ -4,6 +4,8 @@
 //! All of it is held byte for byte against what the kernel does.
 
 mod check;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod merge;
 mod segment;
 #[cfg(test)]
