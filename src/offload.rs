@@ -4,6 +4,8 @@
 //! All of it is held byte for byte against what the kernel does.
 
 mod check;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod merge;
 mod segment;
 #[cfg(test)]
@@ -53,8 +55,14 @@ impl fmt::Display for SuperPackets {
     }
 }
 
-/// Cuts the super-packets that are not `taken`, in place. Returns how many segments were lost for want of a buffer.
-pub fn cut_others<P: Copy>(packets: &mut Vec<Packet<P>>, taken: SuperPackets, pool: &BufPool) -> u32 {
+/// Cuts the super-packets that are not `taken`, in place; `spare` is an empty list, whose memory serves for that. Returns
+/// how many segments were lost for want of a buffer.
+pub fn cut_others<P: Copy>(
+    packets: &mut Vec<Packet<P>>,
+    spare: &mut Vec<Packet<P>>,
+    taken: SuperPackets,
+    pool: &BufPool,
+) -> u32 {
     let is_taken = |packet: &Packet<P>| {
         packet.segments() == 1 || Layout::read(packet.bytes()).is_ok_and(|layout| taken.include(layout.protocol))
     };
@@ -62,7 +70,8 @@ pub fn cut_others<P: Copy>(packets: &mut Vec<Packet<P>>, taken: SuperPackets, po
         return 0;
     }
     let mut lost = 0;
-    for packet in std::mem::take(packets) {
+    std::mem::swap(packets, spare);
+    for packet in spare.drain(..) {
         if is_taken(&packet) {
             packets.push(packet);
         } else if let Err(few) = segment(packet, pool, &mut |single| packets.push(single)) {

@@ -84,7 +84,7 @@ fn sealed(mut bytes: Vec<u8>, family: Family, protocol: Protocol, is_partial: bo
 
 /// What a test's packet is made of.
 #[derive(Clone, Debug)]
-struct Case {
+pub(super) struct Case {
     family: Family,
     protocol: Protocol,
     flags: u8,
@@ -99,11 +99,15 @@ impl Case {
         Self { family, protocol, flags: ACK | PSH | FIN | CWR, options: vec![], payload, segment_bytes }
     }
 
+    pub(super) fn with_flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
     fn headers(&self, flags: u8) -> Vec<u8> {
         headers(self.family, self.protocol, flags, &self.options)
     }
 
-    fn offload(&self) -> Offload {
+    pub(super) fn offload(&self) -> Offload {
         let start = if self.family == Family::V4 { 20 } else { 40 };
         Offload {
             checksum: Checksum::Partial { start, offset: self.protocol.checksum() as u16 },
@@ -113,7 +117,7 @@ impl Case {
     }
 
     /// The super-packet.
-    fn whole(&self) -> Packet<Raw> {
+    pub(super) fn whole(&self) -> Packet<Raw> {
         let mut bytes = self.headers(self.flags);
         bytes.extend(&self.payload);
         raw(&sealed(bytes, self.family, self.protocol, true), self.offload())
@@ -303,7 +307,7 @@ fn other_protocols_and_fragments_have_no_offload() {
     }
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(super) fn cases() -> impl Strategy<Value = Case> {
     let bytes = prop::collection::vec(any::<u8>(), 1..6_000);
     (0..4_usize, any::<u8>(), 0..=10_usize, bytes, 200..3_000_u16).prop_map(
         |(kind, flags, options, payload, segment_bytes)| {

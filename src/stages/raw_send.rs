@@ -29,6 +29,8 @@ pub struct RawSend {
 #[derive(Debug, Default)]
 struct Space {
     packets: Vec<Packet<Translated>>,
+    /// For those that are cut.
+    whole: Vec<Packet<Translated>>,
     merger: Merger,
 }
 
@@ -47,13 +49,13 @@ impl Handler for RawSend {
     fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = spare().pop().unwrap_or_default();
-        let Space { packets, merger } = &mut space;
+        let Space { packets, whole, merger } = &mut space;
         packets.extend(work.batch.items.drain(..).map(|entry| entry.item));
         // A super-packet has to wait for its next hop's address, and a single packet goes by the kernel meanwhile.
         if packets.first().is_some_and(|first| self.sender.has_neighbour(first.bytes())) {
             merger.merge(packets, self.sender.takes(), &self.pool);
         }
-        let lost = offload::cut_others(packets, self.sender.takes(), &self.pool);
+        let lost = offload::cut_others(packets, whole, self.sender.takes(), &self.pool);
         work.tally.drop_segments(Refusal::NoBuffer.index(), lost.into(), 0);
         let report = self.sender.send_batch(packets);
         work.tally.sent.segments += report.sent_segments;

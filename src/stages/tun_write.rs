@@ -69,12 +69,14 @@ pub struct TunWrite<Proof> {
 #[derive(Debug)]
 struct Space<Proof> {
     packets: Vec<Packet<Proof>>,
+    /// For those that are cut.
+    whole: Vec<Packet<Proof>>,
     merger: Merger,
 }
 
 impl<Proof> Default for Space<Proof> {
     fn default() -> Self {
-        Self { packets: Vec::new(), merger: Merger::default() }
+        Self { packets: Vec::new(), whole: Vec::new(), merger: Merger::default() }
     }
 }
 
@@ -125,7 +127,7 @@ impl<Proof: Copy + Send + 'static> Handler for TunWrite<Proof> {
         if taken.tcp {
             space.merger.merge(&mut space.packets, taken, &self.pool);
         }
-        let lost = offload::cut_others(&mut space.packets, taken, &self.pool);
+        let lost = offload::cut_others(&mut space.packets, &mut space.whole, taken, &self.pool);
         work.tally.drop_segments(Reason::NoBuffer.index(), lost.into(), 0);
         for mut packet in space.packets.drain(..) {
             match self.tun.write(&mut packet) {

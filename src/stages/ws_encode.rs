@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::link::{BATCH_BYTES_MAX, Link, Outbox};
 use crate::offload::{self, Merger, SuperPackets};
-use crate::packet::{BufPool, Offload, Packet};
+use crate::packet::{BufPool, Offload, Packet, Raw};
 use crate::runtime::lanes::{Entry, Outcome};
 use crate::runtime::queue::Queue;
 use crate::runtime::work::{Handler, Tally, WorkOf};
@@ -33,9 +33,16 @@ crate::reasons! {
     }
 }
 
+/// What joins packets, and those of a message. What has been proven about them is of no use behind the link.
+#[derive(Default)]
+struct Joining {
+    merger: Merger,
+    packets: Vec<Packet<Raw>>,
+}
+
 thread_local! {
-    /// What joins packets: one a thread, for it keeps its memory.
-    static MERGER: RefCell<Merger> = RefCell::default();
+    /// One a thread, for it keeps its memory.
+    static JOINING: RefCell<Joining> = RefCell::default();
 }
 
 /// The stage's handler. `Q` is the queue in front of it, one a tether.
@@ -146,13 +153,15 @@ impl<K: LinkKeeper, Q> WsEncode<K, Q> {
         packets: impl Iterator<Item = Entry<Packet<Proof>>>,
         tally: &mut Tally,
     ) {
-        let mut packets: Vec<_> = packets.map(|entry| entry.item).collect();
-        packets.iter().for_each(|packet| tally.sent.add(packet));
-        MERGER.with_borrow_mut(|merger| merger.merge(&mut packets, SuperPackets::TCP, &self.pool));
-        for packet in packets {
-            let offload = packet.offload();
-            link.push_datagram(outbox, packet.into_buf(), offload);
-        }
+        JOINING.with_borrow_mut(|Joining { merger, packets: joined }| {
+            joined.extend(packets.map(|entry| entry.item.prove(Raw)));
+            joined.iter().for_each(|packet| tally.sent.add(packet));
+            merger.merge(joined, SuperPackets::TCP, &self.pool);
+            for packet in joined.drain(..) {
+                let offload = packet.offload();
+                link.push_datagram(outbox, packet.into_buf(), offload);
+            }
+        });
     }
 
     /// Puts a packet into the link's messages, as it is or as what the peer takes.

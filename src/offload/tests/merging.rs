@@ -216,16 +216,16 @@ fn what_a_way_does_not_take_is_cut_and_the_rest_stays_as_it_is() {
         (SuperPackets::default(), vec![1; 6]),
     ] {
         let mut found = both();
-        assert_eq!(cut_others(&mut found, taken, &pool()), 0);
+        assert_eq!(cut_others(&mut found, &mut vec![], taken, &pool()), 0);
         assert_eq!(found.iter().map(Packet::segments).collect::<Vec<_>>(), counts, "{taken:?}");
     }
     let mut found = both();
-    cut_others(&mut found, SuperPackets::TCP, &pool());
+    cut_others(&mut found, &mut vec![], SuperPackets::TCP, &pool());
     let cut: Vec<_> = found[1..].iter().map(|packet| packet.bytes().to_vec()).collect();
     assert_eq!(cut, datagrams.segments());
     // Its own buffer serves the first piece.
     let mut found = both();
-    assert_eq!(cut_others(&mut found, SuperPackets::TCP, &BufPool::new(0)), 2);
+    assert_eq!(cut_others(&mut found, &mut vec![], SuperPackets::TCP, &BufPool::new(0)), 2);
     assert_eq!(found.iter().map(Packet::segments).collect::<Vec<_>>(), [3, 1]);
 }
 

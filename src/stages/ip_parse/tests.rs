@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::nat::Translation;
-use crate::packet::{Checksum, Offload};
+use crate::offload::fuzz;
+use crate::packet::{Checksum, Offload, PACKET_BYTES_MAX};
 use crate::packet_builder::*;
 
 const LEASE: &str = "100.64.0.2";
@@ -423,7 +424,44 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// A packet for the internet with an offload of which each word is true or not, and whether all are.
+fn offloaded() -> impl Strategy<Value = (Vec<u8>, Offload, bool)> {
+    let lie = || {
+        let few = (0..130_u16).prop_map(Some);
+        prop_oneof![12 => Just(None), 1 => Just(Some(0)), 1 => few, 1 => any::<u16>().prop_map(Some)]
+    };
+    let flags = prop::sample::select(vec![ACK, ACK, ACK, FIN, SYN_ACK, RST]);
+    let packet = (any::<bool>(), flags, prop::collection::vec(any::<u8>(), 1..6_000), 200..=1_360_u16);
+    (packet, [lie(), lie(), lie(), lie()]).prop_map(|((is_tcp, flags, payload, segment_bytes), lies)| {
+        let (source, destination) = ("100.64.0.2:4000", "192.0.2.80:443");
+        let (sent, header_bytes) = match is_tcp {
+            true => (tcp_with(source, destination, flags, &[], &payload), 40),
+            false => (udp(source, destination, &payload), 28),
+        };
+        let packet = sent.partial();
+        let Checksum::Partial { start, offset } = packet.offload().checksum else { panic!("a partial checksum") };
+        let honest = [start, offset, segment_bytes, header_bytes];
+        let said = std::array::from_fn(|at| lies[at].unwrap_or(honest[at]));
+        let [start, offset, segment_bytes, header_bytes] = said;
+        let offload = Offload { checksum: Checksum::Partial { start, offset }, segment_bytes, header_bytes };
+        let is_true = said == honest && (!is_tcp || matches!(flags, ACK | FIN));
+        (packet.bytes().to_vec(), offload, is_true)
+    })
+}
+
 proptest! {
+    #[test]
+    fn an_offload_that_is_forwarded_is_true_and_a_true_one_is_forwarded((bytes, offload, is_true) in offloaded()) {
+        // What comes from outside is held to the MTU behind the translation.
+        let both = [(world().send(raw(&bytes, offload)), 1_400), (come(raw(&bytes, offload)), PACKET_BYTES_MAX)];
+        for (verdict, mtu_bytes) in both {
+            match verdict {
+                Verdict::Forward(packet) => fuzz::assert_believable(packet.bytes(), packet.offload(), mtu_bytes),
+                other => prop_assert!(!is_true, "{other:?}"),
+            }
+        }
+    }
+
     #[test]
     fn no_bytes_make_it_panic_and_what_is_forwarded_has_a_right_header_checksum(
         bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), plausible()],
