@@ -90,6 +90,8 @@ pub(super) enum Read {
     Process(fn(&Process) -> f64),
 }
 
+    /// One series of the process a value of the only label.
+    ProcessBy(fn(&Process) -> Vec<(&'static str, u64)>),
 const STAGE: &[&str] = &["stage", "direction"];
 
 const fn counter(name: &'static str, unit: Unit, help: &'static str, read: fn(&StageMetrics) -> Value) -> Instrument {
@@ -276,3 +278,4 @@ pub const INSTRUMENTS: &[Instrument] = &[
     process("process_threads", G, Count, "Threads of the process.", |p| p.threads),
     process("process_start_time_seconds", G, UnixSeconds, "When the process started.", |p| p.start_time_seconds),
 ];
+    Instrument { name: "wstether_process_context_switches_total", kind: C, unit: Count, labels: &["kind"], help: "How often a thread of the process left its core: voluntary, because it waited for something, which is one wake-up each, or involuntary, because another was to run.", read: Read::ProcessBy(|p| vec![("voluntary", p.voluntary_switches), ("involuntary", p.involuntary_switches)]) },

@@ -511,3 +511,9 @@ fn process() -> Vec<Panel> {
 }
 
 mod tests;
+        Panel::graph(
+            "Wake-ups",
+            "ops",
+            "How often threads left their cores: voluntary, because they waited, which is one wake-up each, or involuntary.",
+        )
+        .query(rate_by("kind", "wstether_process_context_switches_total", ""), "{{kind}}"),

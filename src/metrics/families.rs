@@ -62,6 +62,7 @@ impl Metrics {
             }
             Read::Info(read) => one(read(&self.gateway), Value::Whole(1)),
             Read::Process(read) => one(Vec::new(), Value::Real(read(process))),
+            Read::ProcessBy(read) => counted(&[], read(process)),
         }
     }
 }

@@ -264,3 +264,17 @@ mod text {
         assert!(process.start_time_seconds > 1e9 && process.start_time_seconds <= since_1970 + 2.0);
     }
 }
+    #[test]
+    fn a_thread_that_waits_is_counted_as_woken() {
+        const WAITS: u64 = 50;
+        let before = Process::read();
+        (0..WAITS).for_each(|_| std::thread::sleep(Duration::from_micros(100)));
+        let after = Process::read();
+        assert!(after.voluntary_switches >= before.voluntary_switches + WAITS, "{before:?} {after:?}");
+        assert!(after.involuntary_switches >= before.involuntary_switches);
+        let switches = ["voluntary", "involuntary"]
+            .map(|kind| format!("wstether_process_context_switches_total{{kind=\"{kind}\"}} "));
+        let text = metrics().encode();
+        assert!(switches.iter().all(|series| text.contains(series)), "{text}");
+    }
+
