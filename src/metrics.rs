@@ -43,7 +43,8 @@ pub fn labels<R: Reason>() -> Vec<&'static str> {
 
 /// The figures of one stage in one direction. Packets are segments: a super-packet counts as what it is on a wire.
 ///
-/// `packets_in` = `packets_out` + `turned` + all `drops` + `queue_packets`, exactly, whenever the stage is at rest.
+/// `packets_in` = `packets_out` + `turned` + all `drops` + `queue_packets` + `held_back_packets`, exactly, whenever no thread
+/// is at work in the stage.
 #[derive(Debug)]
 pub struct StageMetrics {
     /// The stage's name, as in the pipeline's diagram.
@@ -94,6 +95,8 @@ pub struct StageMetrics {
     pub queue_packets_max_seen: Gauge,
     /// Lanes that wait for room in this stage's queue.
     pub lanes_parked: Gauge,
+    /// Segments that were handled and wait for room in the next stage, outside of both queues.
+    pub held_back_packets: Gauge,
     /// Threads in the stage's pool.
     pub threads: Gauge,
     /// The most threads in the pool at once since the start.
@@ -143,6 +146,7 @@ impl StageMetrics {
             queue_capacity_packets: Gauge::default(),
             queue_capacity_bytes: Gauge::default(),
             queue_admitted_packets: Gauge::default(),
+            held_back_packets: Gauge::default(),
             shedding: Gauge::default(),
             queue_packets_max_seen: Gauge::default(),
             lanes_parked: Gauge::default(),
@@ -173,7 +177,8 @@ impl StageMetrics {
     /// Segments that came in and are neither in the queue nor known to have left: zero whenever the stage is at rest.
     /// While a batch is in the handler it is the batch.
     pub fn unaccounted(&self) -> i64 {
-        let gone = self.packets_out.get() + self.turned.get() + self.dropped() + self.queue_packets.get();
+        let waits = self.queue_packets.get() + self.held_back_packets.get();
+        let gone = self.packets_out.get() + self.turned.get() + self.dropped() + waits;
         self.packets_in.get().wrapping_sub(gone) as i64
     }
 }

@@ -224,6 +224,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     gauge("wstether_stage_queue_packets_max_seen", Count, "The most segments in the stage's queue at once since the start.", |s| (&s.queue_packets_max_seen).into()),
     gauge("wstether_stage_lanes_parked", Count, "Lanes that wait for room in the stage's queue.", |s| (&s.lanes_parked).into()),
     // Its controllers.
+    gauge("wstether_stage_held_back_packets", Count, "Segments that the stage has handled and the next one had no room for. They wait outside of both queues, and are bounded by the credit of those who sent them.", |s| (&s.held_back_packets).into()),
     gauge("wstether_stage_threads", Count, "Threads in the stage's pool.", |s| (&s.threads).into()),
     gauge("wstether_stage_threads_max_seen", Count, "The most threads in the stage's pool at once since the start.", |s| (&s.threads_max_seen).into()),
     by("wstether_stage_pool_decisions_total", &["stage", "direction", "decision"], "Changes of the pool's size, by decision (grow, shrink).", |s| vec![("grow", s.pool_grow.get()), ("shrink", s.pool_shrink.get())]),

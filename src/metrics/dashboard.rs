@@ -374,12 +374,13 @@ fn traffic(labels: &str) -> Vec<Panel> {
         Panel::graph(
             "Threads, batch, lanes",
             "short",
-            "The controllers' work: the pool, segments in a mean batch and the most that one may have, lanes that wait for room.",
+            "The controllers' work: the pool, segments in a mean batch and the most that one may have, lanes that wait for room, and segments held back for want of it in the next stage.",
         )
         .query(level("wstether_stage_threads"), "threads")
         .query(or_zero(&format!("{segments} / {batches}")), "mean batch")
         .query(level("wstether_stage_batch_limit_packets"), "batch limit")
-        .query(level("wstether_stage_lanes_parked"), "lanes parked"),
+        .query(level("wstether_stage_lanes_parked"), "lanes parked")
+        .query(level("wstether_stage_held_back_packets"), "held back"),
     ]
 }
 

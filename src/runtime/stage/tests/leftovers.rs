@@ -28,7 +28,7 @@ fn what_lanes_left_over_goes_on_by_and_by_and_in_their_order() {
     assert_eq!(keeper.stop(), Vec::<&str>::new());
     assert_eq!((seen.total(), seen.disorder()), (4 * SWARM as usize, 0));
     assert_eq!((first.metrics().packets_out.get(), sink.metrics().packets_in.get()), (4_000, 4_000));
-    assert_eq!(lock(&first.leftovers).len(), 0);
+    assert_eq!((lock(&first.leftovers).len(), first.metrics().held_back_packets.get()), (0, 0));
 }
 
 #[test]
@@ -40,6 +40,9 @@ fn a_lane_that_goes_takes_what_it_left_over_with_it_counted() {
     inlet.push(Instant::now(), false, &mut (0..5).map(|number| entry(0, 0, number)).collect());
     assert!(!first.is_quiet());
     first.clear(LaneId(0));
+    assert_eq!((figures.held_back_packets.get(), figures.unaccounted()), (4, 0));
+    first.clear(LaneId(0));
+    assert_eq!(figures.held_back_packets.get(), 0);
     let figures = first.metrics();
     assert_eq!([figures.packets_in.get(), figures.packets_out.get(), figures.drops[NO_OWNER].get()], [5, 1, 4]);
     assert_eq!(figures.unaccounted(), 0);
@@ -93,6 +96,7 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
         assert_eq!(*lock(&narrow.offered), [2 * SWARM as usize, offered], "room for {room}");
         let left_over = lock(&first.leftovers).get(&LaneId(1)).map_or(0, VecDeque::len);
         let gone = narrow.room.min(2 * u64::from(SWARM)) + narrow.room.min(offered as u64);
+        assert_eq!(first.metrics().held_back_packets.get(), left_over as u64);
         assert_eq!(left_over as u64 + gone, 2 * u64::from(SWARM));
     }
 }
