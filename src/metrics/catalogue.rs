@@ -78,6 +78,8 @@ pub(super) enum Read {
     Stage(fn(&StageMetrics) -> Value),
     /// One series a stage and value of the last label.
     StageBy(fn(&StageMetrics) -> Vec<(&'static str, u64)>),
+    /// One series a stage and case of a hand-over.
+    HandOvers,
     /// One series.
     Gateway(fn(&GatewayMetrics) -> Value),
     /// One series a value of the only label.
@@ -229,7 +231,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     gauge("wstether_stage_threads_max_seen", Count, "The most threads in the stage's pool at once since the start.", |s| (&s.threads_max_seen).into()),
     by("wstether_stage_pool_decisions_total", &["stage", "direction", "decision"], "Changes of the pool's size, by decision (grow, shrink).", |s| vec![("grow", s.pool_grow.get()), ("shrink", s.pool_shrink.get())]),
     gauge("wstether_stage_batch_limit_packets", Count, "Segments that one batch of the stage takes at most at present: what is configured, or less where a packet takes long.", |s| (&s.batch_limit_packets).into()),
-    by("wstether_stage_handovers_total", &["stage", "direction", "decision"], "Batches handed to the stage, by decision: run_on (on the same thread), queued, or gathered (for more to come, before it is served by the same thread).", |s| vec![("run_on", s.handover_run_on.get()), ("queued", s.handover_queued.get()), ("gathered", s.handover_gathered.get())]),
+    Instrument { name: "wstether_stage_handovers_total", kind: C, unit: Count, labels: &["stage", "direction", "decision", "reason"], help: "Batches handed to the stage, by decision: run_on (on the same thread), queued, or gathered (for more to come, before it is served by the same thread), and by reason.", read: Read::HandOvers },
 
     Instrument { name: "wstether_decisions_total", kind: C, unit: Count, labels: &["controller", "change", "reason"], help: "Decisions of the controllers, over all stages: which one, whether it went up or down, and why.", read: Read::Decisions },
 

@@ -317,6 +317,12 @@ fn overview_graphs() -> Vec<Panel> {
         ),
         Panel::graph("Drops by stage", "pps", "Segments dropped in each stage; its own row tells the reasons.")
             .query(rate_by(STAGE, "wstether_stage_drops_total", ""), LEGEND),
+        Panel::graph(
+            "Hand-over",
+            "ops",
+            "What became of the batches that were handed to stages, and why: they run on, queue, or gather.",
+        )
+        .query(rate_by("decision, reason", "wstether_stage_handovers_total", ""), "{{decision}}: {{reason}}"),
     ]
 }
 

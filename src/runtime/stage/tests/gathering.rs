@@ -45,7 +45,7 @@ fn what_a_thread_brings_gathers_while_it_has_more_and_is_served_by_it_when_it_ha
     assert_eq!(figures.queue_packets_max_seen.get(), u64::from(ITEMS), "all gathered, and then it was served");
     let decisions = [&figures.handover_gathered, &figures.handover_run_on, &figures.handover_queued];
     assert_eq!(
-        decisions.map(|counter| counter.get()),
+        ["gathered", "run_on", "queued"].map(|decision| figures.handed_over(decision)),
         [3, 0, 0],
         "with gathered things behind it, no batch is the last"
     );
