@@ -133,7 +133,7 @@ fn document() -> String {
     text + &why::section()
 }
 
-/// Why packets are dropped, and connections refused.
+/// Why packets are dropped, connections refused, and what controllers decide.
 #[cfg(feature = "kernel")]
 mod why {
     use super::*;
@@ -185,6 +185,20 @@ mod why {
                  | reason | what it means |\n| --- | --- |\n";
         for (label, meaning) in meanings::<accept::Reason>() {
             text += &format!("| `{label}` | {meaning} |\n");
+        }
+        text + &of_controllers()
+    }
+
+    /// What controllers decide, and why.
+    fn of_controllers() -> String {
+        let mut text = String::from(include_str!("decisions.md"));
+        for ([controller, change, reason], meaning) in decisions::meanings() {
+            text += &format!("| `{controller}` | {change} | `{reason}` | {meaning} |\n");
+        }
+        text += "\n## What becomes of a batch\n\nThe labels of `wstether_stage_handovers_total`.\n\n\
+                 | decision | reason | what it means |\n| --- | --- | --- |\n";
+        for it in HandedOver::ALL {
+            text += &format!("| `{}` | `{}` | {} |\n", it.decision(), it.reason(), it.meaning());
         }
         text
     }
@@ -257,15 +271,6 @@ mod text {
     }
 
     #[test]
-    fn the_process_has_memory_threads_descriptors_and_a_start() {
-        let process = Process::read();
-        assert!(process.resident_memory_bytes > 1e5 && process.virtual_memory_bytes >= process.resident_memory_bytes);
-        assert!(process.threads >= 1.0 && process.open_fds >= 3.0 && process.max_fds >= process.open_fds);
-        let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
-        assert!(process.start_time_seconds > 1e9 && process.start_time_seconds <= since_1970 + 2.0);
-    }
-}
-    #[test]
     fn a_thread_that_waits_is_counted_as_woken() {
         const WAITS: u64 = 50;
         let before = Process::read();
@@ -279,3 +284,12 @@ mod text {
         assert!(switches.iter().all(|series| text.contains(series)), "{text}");
     }
 
+    #[test]
+    fn the_process_has_memory_threads_descriptors_and_a_start() {
+        let process = Process::read();
+        assert!(process.resident_memory_bytes > 1e5 && process.virtual_memory_bytes >= process.resident_memory_bytes);
+        assert!(process.threads >= 1.0 && process.open_fds >= 3.0 && process.max_fds >= process.open_fds);
+        let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
+        assert!(process.start_time_seconds > 1e9 && process.start_time_seconds <= since_1970 + 2.0);
+    }
+}
