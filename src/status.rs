@@ -69,9 +69,9 @@ pub struct Status {
 pub struct DecisionStatus {
     /// How long ago it was.
     pub seconds_ago: f64,
-    /// Who decided: `pool`, `shedding`, `batch` or `ladder`.
+    /// Who decided, as in the metric's label.
     pub controller: String,
-    /// About what: a stage with its direction, or a rung of the ladder.
+    /// About what: a stage or a source with its direction, a tether, or the gateway.
     pub subject: String,
     /// `up` or `down`.
     pub change: String,
@@ -318,6 +318,6 @@ mod tests {
         }
         let text = Status::of(&metrics, &Process::default()).to_string();
         let shown = |controller: &str| text.matches(&format!(" ago, {controller} of gateway up")).count();
-        assert_eq!((shown("ladder"), shown("batch")), (1, 3), "{text}");
+        assert_eq!((shown("ladder"), shown("batch")), (1, 2), "{text}");
     }
 }

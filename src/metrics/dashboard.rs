@@ -306,7 +306,7 @@ fn overview_graphs() -> Vec<Panel> {
         Panel::graph(
             "Decisions",
             "short",
-            "What the controllers decided, and why; `wstether status` tells the last ones with what they saw.",
+            "What the controllers decided, and why (docs/metrics.md); `wstether status` tells the last ones with what they saw.",
         )
         .query(
             format!(
@@ -512,15 +512,15 @@ fn process() -> Vec<Panel> {
             "Packets that the kernel dropped because a packet socket's buffer was full.",
         )
         .query(or_zero(&rate("wstether_packet_socket_drops_total", "")), "dropped"),
-        Panel::graph("Egress errors", "ops", "Errors from reading the packet socket or the TUN device.")
-            .query(or_zero(&rate("wstether_egress_read_errors_total", "")), "errors"),
-    ]
-}
-
-mod tests;
         Panel::graph(
             "Wake-ups",
             "ops",
             "How often threads left their cores: voluntary, because they waited, which is one wake-up each, or involuntary.",
         )
         .query(rate_by("kind", "wstether_process_context_switches_total", ""), "{{kind}}"),
+        Panel::graph("Egress errors", "ops", "Errors from reading the packet socket or the TUN device.")
+            .query(or_zero(&rate("wstether_egress_read_errors_total", "")), "errors"),
+    ]
+}
+
+mod tests;

@@ -157,7 +157,7 @@ where
 
 impl<H: Handler> Stage<H> {
     /// What part of the machine this stage kept busy of late, if it can gather.
-    fn gathering_share(&self) -> f64 {
+    pub(super) fn gathering_share(&self) -> f64 {
         let busy_cores = self.metrics.recent_busy_permille.get() as f64 / 1e3;
         self.settings.gather_max.map_or(0.0, |_| busy_cores / self.cores.count() as f64)
     }
