@@ -135,21 +135,16 @@ mod tests {
         for (controller, change, reason, count) in [
             (Controller::Ring, Change::Down, decisions::HOLDS_TOO_MUCH, 1),
             (Controller::Ring, Change::Up, decisions::HOLDS_TOO_LITTLE, 1),
+            (Controller::Ring, Change::Down, decisions::READ_IN_VAIN, 1),
             (Controller::Rest, Change::Down, decisions::READ_IN_VAIN, 1),
             (Controller::Rest, Change::Down, decisions::REFUSED, 1),
             (Controller::Rest, Change::Down, decisions::NOTHING_LEFT, 1),
         ] {
             assert_eq!(decisions.counted(controller, change, reason), count, "{controller:?} {change:?} {reason}");
         }
-    }
-
-    #[test]
-    fn a_source_that_did_not_rest_does_not_tell_that_it_ended() {
-        let decisions = Arc::<Decisions>::default();
-        let mut overload = Overload::new(&StageMetrics::new("tun-read", "downlink", &[]), Arc::clone(&decisions));
-        overload.tell_bound(Instant::now(), Some(1 << 20), Some(ring::Why::Stands), &SEEN);
-        overload.tell_bound(Instant::now(), None, Some(ring::Why::Over), &SEEN);
-        assert_eq!(decisions.counted(Controller::Ring, Change::Down, decisions::QUEUE_STANDS), 1);
-        assert_eq!(decisions.counted(Controller::Rest, Change::Up, decisions::OVERLOAD_OVER), 0);
+        // Another one, in which it does not rest.
+        overload.tell_bound(start + 400 * ms, Some(1 << 20), Some(ring::Why::Stands), &SEEN);
+        overload.tell_bound(start + 600 * ms, None, Some(ring::Why::Over), &SEEN);
+        assert_eq!(decisions.counted(Controller::Rest, Change::Up, decisions::OVERLOAD_OVER), 1);
     }
 }
