@@ -424,6 +424,7 @@ impl Client<'_> {
         let surroundings = Surroundings {
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
+            decisions: Arc::clone(&self.figures.gateway.decisions),
             events: self.events.0.clone(),
         };
         let engine = Engine::start(tun, surroundings, terms.lease, message_bytes_max(terms))?;

@@ -6,6 +6,7 @@
 //! path can hold. It is halved as long as its packets wait too long, unread or inside, and grows back once they do not.
 //! Observations in, a verdict out, time injected. See docs/decisions/0004-credit.md.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How long a tether's packets may wait: as long as what a window lets wait on a short path ([`window`](crate::window)), since
@@ -49,6 +50,46 @@ pub struct Observation {
     pub round_trip: Duration,
 }
 
+/// What a look has changed, and from what. That credit follows what comes is no decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// It was halved.
+    Cut(Waits),
+    /// One half was taken back.
+    Raise(Waits),
+}
+
+/// How the packets of a tether wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Bytes inside.
+    pub inside_bytes: u64,
+    /// How much leaves within the longest wait that is right.
+    pub leaves_bytes: u64,
+    /// The longest that something waited unread.
+    pub unread: Duration,
+}
+
+impl Waits {
+    /// Whether what has come waits too long before it is read.
+    pub fn is_unread(&self) -> bool {
+        self.unread > WAIT_MAX
+    }
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inside_bytes, leaves_bytes, unread } = self;
+        write!(
+            f,
+            "{inside_bytes} bytes inside, {leaves_bytes} leave within {WAIT_MAX:?}, unread for up to {unread:.1?}"
+        )
+    }
+}
+
 /// The credit of one tether.
 #[derive(Debug)]
 pub struct Credit {
@@ -73,6 +114,8 @@ pub struct Credit {
     waited: Duration,
     /// What a turn of reading brought, and when: it has not waited for anything yet.
     brought: Option<(Instant, u64)>,
+    /// What the last look changed.
+    verdict: Verdict,
 }
 
 impl Credit {
@@ -90,6 +133,7 @@ impl Credit {
             unread_since: None,
             waited: Duration::ZERO,
             brought: None,
+            verdict: Verdict::Keep,
         }
     }
 
@@ -107,6 +151,11 @@ impl Credit {
         self.cuts > 0
     }
 
+    /// What the last look has changed.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
     /// A link of the tether was read. So many bytes came, and had waited since `signalled`, where readiness told of it; some is
     /// left unread where it `leaves_more`.
     pub fn read(&mut self, now: Instant, bytes: u64, signalled: Option<Instant>, leaves_more: bool) {
@@ -120,6 +169,7 @@ impl Credit {
     /// The credit from now on.
     pub fn look(&mut self, now: Instant, seen: Observation) -> u64 {
         let Observation { inside_bytes, left_bytes, .. } = seen;
+        self.verdict = Verdict::Keep;
         self.follow(now, seen);
         let (then, left_then) = *self.looked.get_or_insert((now, left_bytes));
         let elapsed = now.saturating_duration_since(then);
@@ -134,6 +184,7 @@ impl Credit {
             (left * wait.as_secs_f64() / elapsed.as_secs_f64()) as u64
         };
         let waits_within = |bytes: u64, wait: Duration| unread <= wait && bytes <= leaves_within(wait);
+        let waits = Waits { inside_bytes, leaves_bytes: leaves_within(WAIT_MAX), unread };
         // Of two looks, since in one of them nothing may leave by chance. An acknowledgement that told the round trip waited
         // unread as what comes now does.
         let round_trip = seen.round_trip.saturating_sub(unread);
@@ -141,8 +192,9 @@ impl Credit {
         self.least_of = (newer, older);
         if waits_within(inside_bytes, WAIT_MAX) {
             self.over_since = None;
-            if waits_within(inside_bytes, WAIT_MAX / 2) {
-                self.cuts = self.cuts.saturating_sub(1);
+            if self.cuts > 0 && waits_within(inside_bytes, WAIT_MAX / 2) {
+                self.cuts -= 1;
+                self.verdict = Verdict::Raise(waits);
             }
             return self.bytes();
         }
@@ -156,6 +208,7 @@ impl Credit {
         // One cut more would change nothing.
         if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
             self.cuts += 1;
+            self.verdict = Verdict::Cut(waits);
         }
         self.bytes()
     }
@@ -347,6 +400,29 @@ mod tests {
         let grown: Vec<_> = (0..4).map(|_| bench.look(0, 0)).collect();
         assert_eq!(grown, [4_096, 8_192, BYTES_START, BYTES_START]);
         assert!(!bench.credit.is_cut());
+    }
+
+    #[test]
+    fn each_cut_and_each_raise_is_told_with_what_was_seen_and_nothing_else_is() {
+        let mut bench = Bench::grown(64 << 10);
+        assert_eq!(bench.credit.verdict(), Verdict::Keep, "to follow what comes is no decision");
+        let mut verdicts = |inside_bytes, looks: u32| -> Vec<_> {
+            let looked = (0..looks).map(|_| {
+                bench.look(inside_bytes, 0);
+                bench.credit.verdict()
+            });
+            looked.filter(|verdict| *verdict != Verdict::Keep).collect()
+        };
+        let waits = Waits { inside_bytes: 60_000, leaves_bytes: 0, unread: Duration::ZERO };
+        let looks = (CUT_AFTER.as_millis() / LOOK_EVERY.as_millis()) as u32;
+        assert_eq!(verdicts(60_000, looks + 2), [Verdict::Cut(waits); 2]);
+        assert_eq!(verdicts(0, 10), [Verdict::Raise(Waits { inside_bytes: 0, ..waits }); 2], "once for each cut");
+        assert_eq!(waits.to_string(), "60000 bytes inside, 0 leave within 20ms, unread for up to 0.0ns");
+        assert_eq!([19, 21].map(|ms| Waits { unread: Duration::from_millis(ms), ..waits }.is_unread()), [false, true]);
+        // Between two looks nothing is decided, whatever the last one did.
+        let begun = bench.now;
+        bench.credit.look(begun + LOOK_EVERY / 2, Observation { inside_bytes: 60_000, ..NOTHING });
+        assert_eq!(bench.credit.verdict(), Verdict::Keep);
     }
 
     #[test]

@@ -373,7 +373,7 @@ fn start_source<S: PacketSource>(
     inlet: Inlet<Packet<Raw>>,
     registry: &Arc<Registry>,
 ) -> io::Result<(Arc<SourceStop>, JoinHandle<()>)> {
-    let source = Source::new(source, pool, metrics)?;
+    let source = Source::new(source, pool, metrics)?.noting_in(Arc::clone(&registry.metrics.decisions));
     let (stopper, figures) = (source.stopper(), Arc::clone(&registry.metrics));
     let failed = move |error: &io::Error| {
         figures.egress_read_errors.inc();

@@ -251,7 +251,14 @@ impl Link {
         let is_possible = bytes <= self.counts.sent.load(Ordering::Relaxed)
             && self.counts.sent_acked.fetch_max(bytes, Ordering::Relaxed) <= bytes;
         if let Some(window) = self.window.get().filter(|_| is_possible) {
-            locked(window).acked(now, bytes);
+            let resized = {
+                let mut window = locked(window);
+                window.acked(now, bytes);
+                window.take_resized()
+            };
+            for resized in resized.into_iter().flatten() {
+                self.owner.get().inspect(|owner| owner.tell_window(now, resized));
+            }
         }
         is_possible
     }

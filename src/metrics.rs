@@ -13,6 +13,7 @@ pub mod decisions;
 mod encode;
 mod families;
 mod figures;
+mod handed_over;
 mod process;
 mod readiness;
 mod recent;
@@ -30,6 +31,7 @@ pub use catalogue::{INSTRUMENTS, Instrument, Kind, Unit};
 pub use encode::CONTENT_TYPE;
 pub use families::{Family, Sample, Value};
 pub use figures::{Buckets, Counter, Gauge, Histogram, Quantity, Snapshot, TimeCounter};
+pub use handed_over::HandedOver;
 pub use process::Process;
 pub use readiness::Readiness;
 pub use recent::{LOOK_EVERY, RECENT};
@@ -44,7 +46,8 @@ pub fn labels<R: Reason>() -> Vec<&'static str> {
 
 /// The figures of one stage in one direction. Packets are segments: a super-packet counts as what it is on a wire.
 ///
-/// `packets_in` = `packets_out` + `turned` + all `drops` + `queue_packets`, exactly, whenever the stage is at rest.
+/// `packets_in` = `packets_out` + `turned` + all `drops` + `queue_packets` + `held_back_packets`, exactly, whenever no thread
+/// is at work in the stage.
 #[derive(Debug)]
 pub struct StageMetrics {
     /// The stage's name, as in the pipeline's diagram.
@@ -94,6 +97,8 @@ pub struct StageMetrics {
     pub shedding: Gauge,
     /// The most segments in the queue at once since the start.
     pub queue_packets_max_seen: Gauge,
+    /// Segments that were handled and wait for room in the next stage, outside of both queues.
+    pub held_back_packets: Gauge,
     /// Lanes that wait for room in this stage's queue.
     pub lanes_parked: Gauge,
     /// Threads in the stage's pool.
@@ -106,12 +111,8 @@ pub struct StageMetrics {
     pub service_seconds: Histogram<Duration>,
     /// Segments in a batch.
     pub batch_packets: Histogram<u64>,
-    /// Batches that ran on through this stage on the thread that they came on.
-    pub handover_run_on: Counter,
-    /// Batches that were queued for this stage.
-    pub handover_queued: Counter,
-    /// Offers that were to gather.
-    pub handover_gathered: Counter,
+    /// Batches that were handed to this stage, by [`HandedOver`].
+    pub handovers: [Counter; HandedOver::ALL.len()],
     /// The most segments that one batch takes at present.
     pub batch_limit_packets: Gauge,
     /// The controller added a thread.
@@ -147,19 +148,24 @@ impl StageMetrics {
             queue_admitted_packets: Gauge::default(),
             shedding: Gauge::default(),
             queue_packets_max_seen: Gauge::default(),
+            held_back_packets: Gauge::default(),
             lanes_parked: Gauge::default(),
             threads: Gauge::default(),
             threads_max_seen: Gauge::default(),
             sojourn_seconds: Histogram::new(&buckets::SOJOURN),
             service_seconds: Histogram::new(&buckets::SERVICE),
             batch_packets: Histogram::new(&buckets::BATCH),
-            handover_run_on: Counter::default(),
-            handover_queued: Counter::default(),
-            handover_gathered: Counter::default(),
+            handovers: Default::default(),
             batch_limit_packets: Gauge::default(),
             pool_grow: Counter::default(),
             pool_shrink: Counter::default(),
         })
+    }
+
+    /// Batches that were handed to the stage and run_on, queued or gathered, for whatever reason.
+    pub fn handed_over(&self, decision: &str) -> u64 {
+        let of_it = HandedOver::ALL.iter().zip(&self.handovers).filter(|(it, _)| it.decision() == decision);
+        of_it.map(|(_, counter)| counter.get()).sum()
     }
 
     /// Segments dropped for the reason of that label.
@@ -172,10 +178,11 @@ impl StageMetrics {
         self.drops.iter().map(Counter::get).sum()
     }
 
-    /// Segments that came in and are neither in the queue nor known to have left: zero whenever the stage is at rest.
+    /// Segments that came in, wait nowhere and are not known to have left: zero whenever no thread is at work in the stage.
     /// While a batch is in the handler it is the batch.
     pub fn unaccounted(&self) -> i64 {
-        let gone = self.packets_out.get() + self.turned.get() + self.dropped() + self.queue_packets.get();
+        let waits = self.queue_packets.get() + self.held_back_packets.get();
+        let gone = self.packets_out.get() + self.turned.get() + self.dropped() + waits;
         self.packets_in.get().wrapping_sub(gone) as i64
     }
 }

@@ -73,9 +73,9 @@ pub struct Status {
 pub struct DecisionStatus {
     /// How long ago it was.
     pub seconds_ago: f64,
-    /// Who decided: `pool`, `shedding`, `batch` or `ladder`.
+    /// Who decided, as in the metric's label.
     pub controller: String,
-    /// About what: a stage with its direction, or a rung of the ladder.
+    /// About what: a stage or a source with its direction, a tether, or the gateway.
     pub subject: String,
     /// `up` or `down`.
     pub change: String,
@@ -116,6 +116,8 @@ pub struct StageStatus {
     pub queue_admitted: u64,
     /// Whether that is less than it takes, because packets waited too long.
     pub shedding: bool,
+    /// Packets that were handled and wait for room in the next stage, outside of both queues.
+    pub held_back: u64,
     /// Lanes that wait for room in the queue.
     pub lanes_parked: u64,
     /// Threads in the pool.
@@ -195,6 +197,7 @@ impl StageStatus {
             queue_capacity: stage.queue_capacity_packets.get(),
             queue_admitted: stage.queue_admitted_packets.get(),
             shedding: stage.shedding.get() > 0,
+            held_back: stage.held_back_packets.get(),
             lanes_parked: stage.lanes_parked.get(),
             threads: stage.threads.get(),
             threads_max: stage.threads_max_seen.get(),
@@ -255,6 +258,7 @@ mod tests {
         parse.drops[1].add(3);
         parse.threads_max_seen.raise(2);
         parse.queue_packets_max_seen.raise(40);
+        parse.held_back_packets.set(17);
         parse.sojourn_seconds.observe_n(Duration::from_millis(2), 100);
         metrics.gateway.nat_ports_in_use.udp.set(7);
         metrics.gateway.nat_ports_in_use.tcp.set(4);
@@ -266,7 +270,7 @@ mod tests {
 
         let status = Status::of(&metrics, &Process::default());
         let stage = &status.stages[0];
-        assert_eq!((stage.packets, stage.packets_out, stage.dropped()), (12, 9, 3));
+        assert_eq!((stage.packets, stage.packets_out, stage.dropped(), stage.held_back), (12, 9, 3, 17));
         assert_eq!(stage.drops, BTreeMap::from([("malformed".into(), 0), ("spoofed".into(), 3)]));
         assert_eq!((stage.threads_max, stage.queue_max, stage.sojourn_ms_p99.map(f64::ceil)), (2, 40, Some(2.0)));
         assert_eq!((status.nat_ports_in_use, status.nat_mappings), (7, 2));
@@ -329,6 +333,6 @@ mod tests {
         }
         let text = Status::of(&metrics, &Process::default()).to_string();
         let shown = |controller: &str| text.matches(&format!(" ago, {controller} of gateway up")).count();
-        assert_eq!((shown("ladder"), shown("batch")), (1, 3), "{text}");
+        assert_eq!((shown("ladder"), shown("batch")), (1, 2), "{text}");
     }
 }

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::account::Account;
-use crate::credit::{Credit, Observation};
+use crate::credit::{Credit, Observation, Verdict};
 use crate::lane_set::LaneSet;
 use crate::link::{ACK_EVERY_BYTES, Link};
+use crate::metrics::decisions::{self, Change, Controller, Decisions};
 use crate::overload::Squeeze;
 use crate::runtime::lanes::LaneId;
+use crate::window::{Resized, Why};
 
 /// What a tether may have on its way.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,8 @@ pub struct TetherLinks {
     squeeze: Option<Squeeze>,
     /// Where it is noted that packets of the tether were here; `None` where nobody asks.
     stirred: Option<Arc<LaneSet>>,
+    /// Where it is noted what was decided for it; `None` where nobody asks.
+    decisions: Option<Arc<Decisions>>,
 }
 
 impl TetherLinks {
@@ -50,6 +54,7 @@ impl TetherLinks {
             credit: windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(bytes))),
             squeeze: None,
             stirred: None,
+            decisions: None,
         }
     }
 
@@ -63,6 +68,12 @@ impl TetherLinks {
     #[must_use]
     pub fn noted_in(self, stirred: Arc<LaneSet>) -> Self {
         Self { stirred: Some(stirred), ..self }
+    }
+
+    /// Has it noted in `decisions` what was decided for the tether.
+    #[must_use]
+    pub fn telling(self, decisions: Arc<Decisions>) -> Self {
+        Self { decisions: Some(decisions), ..self }
     }
 
     /// Has it noted in `left` when what [`Account::watch`] waits for has left. To be said before anybody has its account.
@@ -135,9 +146,50 @@ impl TetherLinks {
         let tethers = self.squeeze.as_ref().map_or(1, |squeeze| squeeze.overload.tethers());
         let round_trip = link.smallest_round_trip().unwrap_or_default();
         let seen = Observation { tethers, inside_bytes: inside, left_bytes: self.account.left_bytes(), round_trip };
-        locked(self.credit.as_ref()?).look(now, seen);
+        let (credit_bytes, verdict) = {
+            let mut credit = locked(self.credit.as_ref()?);
+            (credit.look(now, seen), credit.verdict())
+        };
+        self.tell_credit(now, credit_bytes, verdict);
         // Of bytes and of memory, whichever is more: small packets hold several times their bytes.
         Some(received + self.credit_bytes()?.saturating_sub(inside.max(self.account.held_bytes())))
+    }
+
+    fn tell_credit(&self, now: Instant, bytes: u64, verdict: Verdict) {
+        let (change, reason, waits) = match verdict {
+            Verdict::Keep => return,
+            Verdict::Cut(waits) if waits.is_unread() => (Change::Down, decisions::WAITS_UNREAD, waits),
+            Verdict::Cut(waits) => (Change::Down, decisions::WAITS_INSIDE, waits),
+            Verdict::Raise(waits) => (Change::Up, decisions::WAITS_LITTLE, waits),
+        };
+        if let Some(decisions) = &self.decisions {
+            let words = || (self.subject().into(), format!("{bytes} bytes: {waits}"));
+            decisions.sample(now, (Controller::Credit, change, reason), words);
+        }
+    }
+
+    /// The window of one of its links was changed. What it is halved by is told; it grows and shrinks all the time.
+    pub fn tell_window(&self, now: Instant, resized: Resized) {
+        let Some(decisions) = &self.decisions else { return };
+        let (change, reason) = match resized.why {
+            Why::TooShort => (Change::Up, decisions::TOO_SHORT),
+            Why::Queue | Why::Step if resized.to_bytes > resized.from_bytes => (Change::Up, decisions::PATH_FASTER),
+            Why::Step => (Change::Down, decisions::GREW_TOO_FAR),
+            Why::Queue => (Change::Down, decisions::QUEUE_STANDS),
+            Why::Others => (Change::Down, decisions::OTHERS_QUEUE),
+            Why::Drain => (Change::Down, decisions::MEASURES),
+        };
+        if resized.is_halved() {
+            let words = || (self.subject().into(), resized.to_string());
+            decisions.sample(now, (Controller::Window, change, reason), words);
+        } else {
+            decisions.count(Controller::Window, change, reason);
+        }
+    }
+
+    /// What the tether is called where its decisions are told.
+    fn subject(&self) -> String {
+        format!("tether {}", self.lane.0)
     }
 
     /// Whether the peer was last told of less than half of its credit, so that it may be waiting for more.
@@ -205,6 +257,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::link::testing::connected;
     use crate::packet::BufPool;
@@ -223,5 +277,66 @@ mod tests {
             told.push((tether.owes_credit(&link), tether.has_credit_to_tell(now, &link)));
         }
         assert_eq!(told, [[(true, false); 3].as_slice(), &[(true, true); 5]].concat());
+    }
+
+    #[test]
+    fn a_window_is_counted_by_the_reason_of_its_change_and_told_where_it_is_halved() {
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+        let (decisions, now) = (Arc::<Decisions>::default(), Instant::now());
+        let tether = TetherLinks::new(LaneId(7), windows).telling(Arc::clone(&decisions));
+        for (why, to_bytes, change, reason) in [
+            (Why::TooShort, 15_000, Change::Up, decisions::TOO_SHORT),
+            (Why::Queue, 15_000, Change::Up, decisions::PATH_FASTER),
+            (Why::Queue, 8_000, Change::Down, decisions::QUEUE_STANDS),
+            (Why::Queue, 5_000, Change::Down, decisions::QUEUE_STANDS),
+            (Why::Step, 15_000, Change::Up, decisions::PATH_FASTER),
+            (Why::Step, 1_000, Change::Down, decisions::GREW_TOO_FAR),
+            (Why::Others, 8_000, Change::Down, decisions::OTHERS_QUEUE),
+            (Why::Drain, 1, Change::Down, decisions::MEASURES),
+        ] {
+            let counted = || decisions.counted(Controller::Window, change, reason);
+            let before = counted();
+            let queue = Duration::from_millis(30);
+            tether.tell_window(now, Resized { why, from_bytes: 10_000, to_bytes, rate: 1e6, queue });
+            assert_eq!(counted(), before + 1, "{why:?}");
+        }
+        let told: Vec<_> = decisions.last(now).into_iter().map(|(_, it)| it.inputs).collect();
+        assert_eq!(told, ["5000 bytes in place of 10000: 1000000 bytes a second, a queue of 30.0ms"]);
+    }
+
+    #[test]
+    fn a_credit_that_is_cut_and_raised_is_counted_by_its_reason_and_the_first_of_each_is_told() {
+        let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: Some(1 << 20) };
+        let (decisions, (link, _peer), pool) = (Arc::<Decisions>::default(), connected(), BufPool::new(1 << 20));
+        let tether = TetherLinks::new(LaneId(7), windows).telling(Arc::clone(&decisions));
+        let mut now = Instant::now();
+        let mut looks = |tether: &TetherLinks, unread: Duration| {
+            for _ in 0..10 {
+                now += Duration::from_millis(20);
+                tether.was_read(now, 0, Some(now - unread), false);
+                tether.grant(now, &link);
+            }
+        };
+        let mut inside = pool.copy(&[7; 1_000]).expect("a buffer");
+        inside.charge(tether.account(), 1_004);
+        looks(&tether, Duration::ZERO);
+        drop(inside);
+        looks(&tether, Duration::ZERO);
+        looks(&tether, Duration::from_millis(30));
+        let counted = |change, reason| decisions.counted(Controller::Credit, change, reason);
+        let cuts = [decisions::WAITS_INSIDE, decisions::WAITS_UNREAD].map(|reason| counted(Change::Down, reason));
+        // From 16 KiB to 2 KiB.
+        assert_eq!((cuts, counted(Change::Up, decisions::WAITS_LITTLE)), ([3, 3], 3));
+        let last = decisions.last(now);
+        let told: Vec<_> = last.iter().map(|(_, it)| (&*it.subject, it.reason, &*it.inputs)).collect();
+        assert_eq!(
+            told[2],
+            (
+                "tether 7",
+                decisions::WAITS_INSIDE,
+                "8192 bytes: 1004 bytes inside, 0 leave within 20ms, unread for up to 0.0ns"
+            )
+        );
+        assert_eq!((told.len(), told[1].1, told[0].1), (3, decisions::WAITS_LITTLE, decisions::WAITS_UNREAD));
     }
 }

@@ -6,6 +6,7 @@
 //! told apart. See docs/decisions/0013-window.md.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 mod smallest;
@@ -76,6 +77,55 @@ struct Mark {
     is_honest: bool,
 }
 
+/// A change is told from such a part of the window on: less is what every round brings.
+const TOLD_PART: u64 = 8;
+
+/// Why the window has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was full and made no queue.
+    TooShort,
+    /// It was full, and the queue is not what it should be: the path has become faster or slower.
+    Queue,
+    /// The same, behind a step by which it grew.
+    Step,
+    /// It was not full, and yet packets waited: others are on the path, or it has become slower.
+    Others,
+    /// The queue is let run dry, so that the path is seen below it.
+    Drain,
+}
+
+/// A change of the window that is worth a word, and what it came from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resized {
+    /// Why.
+    pub why: Why,
+    /// The window before.
+    pub from_bytes: u64,
+    /// The window from now on.
+    pub to_bytes: u64,
+    /// Bytes a second of the last round.
+    pub rate: f64,
+    /// How long packets waited behind the path.
+    pub queue: Duration,
+}
+
+impl Resized {
+    /// Whether half of the window or more was taken by what was seen of the path: something stands still, or it is by far
+    /// another one.
+    pub fn is_halved(&self) -> bool {
+        let is_by_path = matches!(self.why, Why::Queue | Why::Others);
+        is_by_path && self.to_bytes <= self.from_bytes.div_ceil(2)
+    }
+}
+
+impl fmt::Display for Resized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from_bytes, to_bytes, rate, queue, .. } = self;
+        write!(f, "{to_bytes} bytes in place of {from_bytes}: {rate:.0} bytes a second, a queue of {queue:.1?}")
+    }
+}
+
 /// What was seen since the window was last judged.
 #[derive(Clone, Copy, Debug)]
 struct Round {
@@ -115,6 +165,8 @@ pub struct Window {
     drained: (Duration, bool),
     /// Nothing is judged before so much is acknowledged: a drain is seen in what comes before it.
     judged_from_bytes: u64,
+    /// What was changed since somebody asked: by a round, and by a drain.
+    resized: [Option<Resized>; 2],
 }
 
 impl Window {
@@ -138,7 +190,13 @@ impl Window {
             drain_bytes: None,
             drained: (Duration::ZERO, false),
             judged_from_bytes: 0,
+            resized: [None; 2],
         }
+    }
+
+    /// What was changed since this was asked.
+    pub fn take_resized(&mut self) -> [Option<Resized>; 2] {
+        std::mem::take(&mut self.resized)
     }
 
     /// Bytes that may be on their way. A packet that begins within them may end beyond.
@@ -263,7 +321,10 @@ impl Window {
         let (Some(rate), Some(smallest)) = (self.rate, self.smallest()) else { return };
         let path = (rate * smallest.as_secs_f64()) as u64;
         self.drained = (smallest, false);
-        self.drain_bytes = Some((path * DRAINED_EIGHTHS / 8).saturating_sub(PACKET_BYTES).max(1));
+        let to_bytes = (path * DRAINED_EIGHTHS / 8).saturating_sub(PACKET_BYTES).max(1);
+        self.drain_bytes = Some(to_bytes);
+        let queue = self.present.map_or(Duration::ZERO, |present| present.saturating_sub(smallest));
+        self.resized[1] = Some(Resized { why: Why::Drain, from_bytes: self.bytes, to_bytes, rate, queue });
         self.begin_anew();
     }
 
@@ -305,33 +366,38 @@ impl Window {
         let usual = self.usual_rate();
         self.rates.rotate_right(1);
         self.rates[0] = rate;
-        let bytes = if !self.was_full {
+        let (bytes, why) = if !self.was_full {
             // What others made wait, or a path that became slower: as long as little is sent, it may be noise.
             let waits = queue >= path.queue_at(rate);
             let found = path.target_bytes(rate).max(self.bytes / 2).max(BEGIN_BYTES);
-            if waits { found.min(self.bytes) } else { self.bytes }
+            (if waits { found.min(self.bytes) } else { self.bytes }, Why::Others)
         } else if has_queue {
             // Behind a step that went too far the way back is as long.
             let least = if self.short_rounds > 1 { 0 } else { self.bytes / 2 };
+            let why = if self.short_rounds > 0 { Why::Step } else { Why::Queue };
             if self.short_rounds > 0 {
                 // What was before the window grew was the window's rate, not the path's.
                 self.rates = [rate.max(usual); RATES];
             }
             self.short_rounds = 0;
-            path.target_bytes(self.usual_rate()).clamp(least, self.bytes * 2)
+            (path.target_bytes(self.usual_rate()).clamp(least, self.bytes * 2), why)
         } else if rate < USUAL_PART * usual {
             // A window that is too short has its usual rate: something stood still.
-            self.bytes
+            (self.bytes, Why::TooShort)
         } else {
             // A full window without a queue is too short: a little, or by far where the path has become another one.
             self.short_rounds += 1;
-            match self.short_rounds {
+            let bytes = match self.short_rounds {
                 1 => self.bytes + self.bytes / 4 + PACKET_BYTES,
                 2 => self.bytes * 2,
                 _ => self.bytes * 3,
-            }
+            };
+            (bytes, Why::TooShort)
         };
-        self.bytes = bytes.max(BYTES_MIN).min(self.bytes_max);
+        let from_bytes = std::mem::replace(&mut self.bytes, bytes.max(BYTES_MIN).min(self.bytes_max));
+        if self.bytes.abs_diff(from_bytes) >= from_bytes / TOLD_PART {
+            self.resized[0] = Some(Resized { why, from_bytes, to_bytes: self.bytes, rate, queue });
+        }
     }
 
     /// The second highest rate of the last rounds. A round in which the processor or the radio did something else says

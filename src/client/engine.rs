@@ -18,6 +18,7 @@ use super::Event;
 use super::links::{Links, Stages, TETHER};
 use crate::io::tun::Tun;
 use crate::link::{BATCH_BYTES_MAX, Link};
+use crate::metrics::decisions::Decisions;
 use crate::metrics::{StageMetrics, labels};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::attend::Attend;
@@ -101,6 +102,8 @@ pub struct Surroundings {
     pub table: Arc<Table<Link>>,
     /// Where it counts.
     pub figures: StageFigures,
+    /// Where it notes what its controllers decide.
+    pub decisions: Arc<Decisions>,
     /// Who hears when the last link has gone, or the device.
     pub events: Sender<Event>,
 }
@@ -128,10 +131,10 @@ impl Engine {
         lease: Ipv4Addr,
         message_bytes_max: usize,
     ) -> Result<Self, EngineError> {
-        let Surroundings { table, figures, events } = surroundings;
+        let Surroundings { table, figures, decisions, events } = surroundings;
         let (tun, pool) = (Arc::new(tun), BufPool::new(POOL_BYTES));
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
-        let (links, poll) = Links::new(table, pool.clone(), events.clone())?;
+        let (links, poll) = Links::new(table, pool.clone(), Arc::clone(&decisions), events.clone())?;
         let destination = Arc::new(Destination::new(lease));
 
         // Sinks first: each stage is given the one that it hands on to.
@@ -159,7 +162,7 @@ impl Engine {
         let ws_decode =
             Stage::new(WS_DECODE, settings, ws_decode, Some(next), None, Arc::clone(&cores), figures.ws_decode);
 
-        let source = TunRead::new(tun, pool.clone(), figures.tun_read)?;
+        let source = TunRead::new(tun, pool.clone(), figures.tun_read)?.noting_in(Arc::clone(&decisions));
 
         let attended: [Arc<dyn Attend>; 2] = [Arc::clone(&ws_decode) as _, Arc::clone(&ws_encode) as _];
         let [ws_decode_seen, ws_encode_seen] = attended.each_ref().map(Arc::downgrade);
@@ -168,6 +171,7 @@ impl Engine {
             vec![Arc::clone(&ws_encode) as _, Arc::clone(&ws_decode) as _, Arc::clone(&tun_write) as _],
             Arc::clone(&cores),
         );
+        let keeper = keeper.noting_in(decisions);
         keeper.start()?;
         let mut engine =
             Self { links: Arc::clone(&links), destination, keeper, source: source.stopper(), threads: Vec::new() };

@@ -13,6 +13,7 @@ use tracing::{debug, error};
 
 use super::Event;
 use crate::link::{ACK_DELAY_MS, Link, LinkError};
+use crate::metrics::decisions::Decisions;
 use crate::packet::BufPool;
 use crate::runtime::attend::Attend;
 use crate::runtime::inlet::Inlet;
@@ -82,12 +83,17 @@ impl Links {
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn new(table: Arc<Table<Link>>, pool: BufPool, ended: Sender<Event>) -> io::Result<(Arc<Self>, Poll)> {
+    pub fn new(
+        table: Arc<Table<Link>>,
+        pool: BufPool,
+        decisions: Arc<Decisions>,
+        ended: Sender<Event>,
+    ) -> io::Result<(Arc<Self>, Poll)> {
         let poll = Poll::new()?;
         // The client grants no credit: what comes is written to the device at once. What it may send the gateway bounds by
         // credit.
         let windows = Windows { send_bytes_max: WINDOW_BYTES_MAX, credit_bytes: None };
-        let tether = Arc::new(TetherLinks::new(TETHER, windows));
+        let tether = Arc::new(TetherLinks::new(TETHER, windows).telling(decisions));
         let tethers = Arc::new(Table::new(1));
         tethers.put(TETHER, Arc::clone(&tether));
         let links = Self {

@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::acknowledge::{ACK_CREDIT_PART, ACK_PAUSE_US, ACK_SMALL_BYTES, ACK_TURNS_MAX};
 use super::*;
+use crate::metrics::decisions::{Change, Controller, Decisions, TOO_SHORT};
 use crate::packet::Checksum;
 use crate::random::Random;
 use crate::tether_links::Windows;
@@ -216,6 +217,26 @@ fn a_packet_begins_below_the_offset_that_the_peer_told_headers_included_and_all_
         }
         assert!(link.counts.sent.load(Ordering::Relaxed) >= OFFSET, "packets of {packet_bytes} bytes");
     }
+}
+
+#[test]
+fn what_a_links_window_changes_is_told_by_its_tether() {
+    const ROUND_TRIP: Duration = Duration::from_millis(40);
+    let (pool, (link, _peer), decisions) = (BufPool::new(1 << 24), pair(), Arc::<Decisions>::default());
+    let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+    let tether = TetherLinks::new(LaneId(0), windows).telling(Arc::clone(&decisions));
+    link.opened(Arc::new(tether), Features::SUPER_PACKETS, 65_536, None);
+    let mut now = Instant::now();
+    for _ in 0..4 {
+        // The whole window at once, of which all arrives a round trip later: it is too short, and makes no queue.
+        while link.sendable_bytes() > 0 {
+            link.push_datagram(&mut link.outbox(), pool.copy(&[7; 1_400]).expect("room"), Offload::default());
+            link.note_sent(now);
+        }
+        now += ROUND_TRIP;
+        assert!(link.acked(now, link.counts.sent.load(Ordering::Relaxed)));
+    }
+    assert!(decisions.counted(Controller::Window, Change::Up, TOO_SHORT) > 0, "{decisions:?}");
 }
 
 /// Fills the socket; returns how many bytes were given to the link.

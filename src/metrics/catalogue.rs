@@ -78,6 +78,8 @@ pub(super) enum Read {
     Stage(fn(&StageMetrics) -> Value),
     /// One series a stage and value of the last label.
     StageBy(fn(&StageMetrics) -> Vec<(&'static str, u64)>),
+    /// One series a stage and case of a hand-over.
+    HandOvers,
     /// One series.
     Gateway(fn(&GatewayMetrics) -> Value),
     /// One series a value of the only label.
@@ -88,6 +90,8 @@ pub(super) enum Read {
     Info(fn(&GatewayMetrics) -> Vec<String>),
     /// One series of the process.
     Process(fn(&Process) -> f64),
+    /// One series of the process a value of the only label.
+    ProcessBy(fn(&Process) -> Vec<(&'static str, u64)>),
 }
 
 const STAGE: &[&str] = &["stage", "direction"];
@@ -221,15 +225,16 @@ pub const INSTRUMENTS: &[Instrument] = &[
     gauge("wstether_stage_queue_admitted_packets", Count, "Segments that the stage's queue admits at present: its capacity, or less while the stage sheds. On the way up, who sends little finds room up to twice that.", |s| (&s.queue_admitted_packets).into()),
     gauge("wstether_stage_shedding", Truth, "1 while the stage admits less than its queue could hold, because what waits in it waits too long.", |s| (&s.shedding).into()),
     gauge("wstether_stage_queue_packets_max_seen", Count, "The most segments in the stage's queue at once since the start.", |s| (&s.queue_packets_max_seen).into()),
+    gauge("wstether_stage_held_back_packets", Count, "Segments that the stage has handled and the next one had no room for. They wait outside of both queues, and are bounded by the credit of those who sent them.", |s| (&s.held_back_packets).into()),
     gauge("wstether_stage_lanes_parked", Count, "Lanes that wait for room in the stage's queue.", |s| (&s.lanes_parked).into()),
     // Its controllers.
     gauge("wstether_stage_threads", Count, "Threads in the stage's pool.", |s| (&s.threads).into()),
     gauge("wstether_stage_threads_max_seen", Count, "The most threads in the stage's pool at once since the start.", |s| (&s.threads_max_seen).into()),
     by("wstether_stage_pool_decisions_total", &["stage", "direction", "decision"], "Changes of the pool's size, by decision (grow, shrink).", |s| vec![("grow", s.pool_grow.get()), ("shrink", s.pool_shrink.get())]),
     gauge("wstether_stage_batch_limit_packets", Count, "Segments that one batch of the stage takes at most at present: what is configured, or less where a packet takes long.", |s| (&s.batch_limit_packets).into()),
-    by("wstether_stage_handovers_total", &["stage", "direction", "decision"], "Batches handed to the stage, by decision: run_on (on the same thread), queued, or gathered (for more to come, before it is served by the same thread).", |s| vec![("run_on", s.handover_run_on.get()), ("queued", s.handover_queued.get()), ("gathered", s.handover_gathered.get())]),
+    Instrument { name: "wstether_stage_handovers_total", kind: C, unit: Count, labels: &["stage", "direction", "decision", "reason"], help: "Batches handed to the stage, by decision: run_on (on the same thread), queued, or gathered (for more to come, before it is served by the same thread), and by reason.", read: Read::HandOvers },
 
-    Instrument { name: "wstether_decisions_total", kind: C, unit: Count, labels: &["controller", "change", "reason"], help: "Decisions of the controllers, over all stages: which one, whether it went up or down, and why.", read: Read::Decisions },
+    Instrument { name: "wstether_decisions_total", kind: C, unit: Count, labels: &["controller", "change", "reason"], help: "Decisions of the controllers, over all stages, sources, tethers and links: which one, whether it went up or down, and why. Of hand-over, which decides on each batch, only when a stage comes to do mostly something else; wstether_stage_handovers_total has every batch.", read: Read::Decisions },
 
     // Who is connected.
     whole("wstether_ready", G, Truth, "1 when the gateway serves, 0 while it starts or stops, or its way out is not usable.", |g| Value::Whole(g.ready.is_ready().into())),
@@ -276,5 +281,6 @@ pub const INSTRUMENTS: &[Instrument] = &[
     process("process_open_fds", G, Count, "Open file descriptors.", |p| p.open_fds),
     process("process_max_fds", G, Count, "File descriptors that may be open.", |p| p.max_fds),
     process("process_threads", G, Count, "Threads of the process.", |p| p.threads),
+    Instrument { name: "wstether_process_context_switches_total", kind: C, unit: Count, labels: &["kind"], help: "How often a thread of the process left its core: voluntary, because it waited for something, which is one wake-up each, or involuntary, because another was to run.", read: Read::ProcessBy(|p| vec![("voluntary", p.voluntary_switches), ("involuntary", p.involuntary_switches)]) },
     process("process_start_time_seconds", G, UnixSeconds, "When the process started.", |p| p.start_time_seconds),
 ];

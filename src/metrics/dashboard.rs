@@ -306,7 +306,7 @@ fn overview_graphs() -> Vec<Panel> {
         Panel::graph(
             "Decisions",
             "short",
-            "What the controllers decided, and why; `wstether status` tells the last ones with what they saw.",
+            "What the controllers decided, and why (docs/metrics.md); `wstether status` tells the last ones with what they saw.",
         )
         .query(
             format!(
@@ -317,6 +317,12 @@ fn overview_graphs() -> Vec<Panel> {
         ),
         Panel::graph("Drops by stage", "pps", "Segments dropped in each stage; its own row tells the reasons.")
             .query(rate_by(STAGE, "wstether_stage_drops_total", ""), LEGEND),
+        Panel::graph(
+            "Hand-over",
+            "ops",
+            "What became of the batches that were handed to stages, and why: they run on, queue, or gather.",
+        )
+        .query(rate_by("decision, reason", "wstether_stage_handovers_total", ""), "{{decision}}: {{reason}}"),
     ]
 }
 
@@ -374,12 +380,13 @@ fn traffic(labels: &str) -> Vec<Panel> {
         Panel::graph(
             "Threads, batch, lanes",
             "short",
-            "The controllers' work: the pool, segments in a mean batch and the most that one may have, lanes that wait for room.",
+            "The controllers' work: the pool, segments in a mean batch and the most that one may have, lanes that wait for room, and segments held back for want of it in the next stage.",
         )
         .query(level("wstether_stage_threads"), "threads")
         .query(or_zero(&format!("{segments} / {batches}")), "mean batch")
         .query(level("wstether_stage_batch_limit_packets"), "batch limit")
-        .query(level("wstether_stage_lanes_parked"), "lanes parked"),
+        .query(level("wstether_stage_lanes_parked"), "lanes parked")
+        .query(level("wstether_stage_held_back_packets"), "held back"),
     ]
 }
 
@@ -505,6 +512,12 @@ fn process() -> Vec<Panel> {
             "Packets that the kernel dropped because a packet socket's buffer was full.",
         )
         .query(or_zero(&rate("wstether_packet_socket_drops_total", "")), "dropped"),
+        Panel::graph(
+            "Wake-ups",
+            "ops",
+            "How often threads left their cores: voluntary, because they waited, which is one wake-up each, or involuntary.",
+        )
+        .query(rate_by("kind", "wstether_process_context_switches_total", ""), "{{kind}}"),
         Panel::graph("Egress errors", "ops", "Errors from reading the packet socket or the TUN device.")
             .query(or_zero(&rate("wstether_egress_read_errors_total", "")), "errors"),
     ]

@@ -1,7 +1,7 @@
 //! The figures as families of samples, read through the catalogue.
 
 use super::catalogue::{INSTRUMENTS, Instrument, Read};
-use super::{Metrics, Process, Snapshot, StageMetrics};
+use super::{HandedOver, Metrics, Process, Snapshot, StageMetrics};
 
 /// A sample's value.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,7 @@ impl Metrics {
                 self.stages.iter().flat_map(|s| one(names(s).map(String::from).into(), read(s))).collect()
             }
             Read::StageBy(read) => self.stages.iter().flat_map(|s| counted(&names(s), read(s))).collect(),
+            Read::HandOvers => self.stages.iter().flat_map(|stage| hand_overs(stage)).collect(),
             Read::Gateway(read) => one(Vec::new(), read(&self.gateway)),
             Read::GatewayBy(read) => counted(&[], read(&self.gateway)),
             Read::Decisions => {
@@ -61,9 +62,18 @@ impl Metrics {
                 self.gateway.decisions.counts().into_iter().map(sample).collect()
             }
             Read::Info(read) => one(read(&self.gateway), Value::Whole(1)),
+            Read::ProcessBy(read) => counted(&[], read(process)),
             Read::Process(read) => one(Vec::new(), Value::Real(read(process))),
         }
     }
+}
+
+fn hand_overs(stage: &StageMetrics) -> impl Iterator<Item = Sample> {
+    let [name, direction] = names(stage);
+    HandedOver::ALL.iter().zip(&stage.handovers).map(move |(it, counter)| Sample {
+        labels: [name, direction, it.decision(), it.reason()].map(String::from).into(),
+        value: counter.into(),
+    })
 }
 
 fn names(stage: &StageMetrics) -> [&'static str; 2] {

@@ -15,6 +15,10 @@ pub struct Process {
     pub max_fds: f64,
     /// Threads.
     pub threads: f64,
+    /// How often a thread left its core because it waited for something: as often it was woken.
+    pub voluntary_switches: u64,
+    /// How often one had to leave it to another.
+    pub involuntary_switches: u64,
     /// When the process started, since 1970-01-01 UTC.
     pub start_time_seconds: f64,
 }
@@ -22,6 +26,7 @@ pub struct Process {
 #[cfg(feature = "kernel")]
 mod linux {
     use super::Process;
+    use crate::io::process::context_switches;
     use std::fs;
 
     /// Clock ticks a second in /proc: fixed at 100 in the interface to user space (proc(5), `sysconf(_SC_CLK_TCK)`).
@@ -33,13 +38,14 @@ mod linux {
     const STAT_STARTTIME: usize = 19;
 
     impl Process {
-        /// This process now, from /proc. What cannot be read there is 0.
+        /// This process now, from /proc and getrusage(2). What cannot be read there is 0.
         pub fn read() -> Self {
             let [stat, status, limits, boot] =
                 ["/proc/self/stat", "/proc/self/status", "/proc/self/limits", "/proc/stat"]
                     .map(|file| fs::read_to_string(file).unwrap_or_default());
             let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
             let ticks = |place| number(behind_name.split_ascii_whitespace().nth(place)) / TICKS_PER_SECOND;
+            let (voluntary_switches, involuntary_switches) = context_switches().unwrap_or_default();
             Self {
                 cpu_seconds: ticks(STAT_UTIME) + ticks(STAT_STIME),
                 resident_memory_bytes: field(&status, "VmRSS:") * 1024.0,
@@ -47,6 +53,8 @@ mod linux {
                 open_fds: open_fds() as f64,
                 max_fds: field(&limits, "Max open files"),
                 threads: field(&status, "Threads:"),
+                voluntary_switches,
+                involuntary_switches,
                 start_time_seconds: field(&boot, "btime ") + ticks(STAT_STARTTIME),
             }
         }

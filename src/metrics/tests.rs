@@ -16,7 +16,8 @@ fn a_stage_at_rest_has_nothing_unaccounted() {
     stage.packets_out.add(5);
     stage.turned.add(1);
     stage.drops[1].add(2);
-    stage.queue_packets.set(2);
+    stage.queue_packets.set(1);
+    stage.held_back_packets.set(1);
     stage.made.add(7);
     assert_eq!(stage.unaccounted(), 0);
 }
@@ -132,7 +133,7 @@ fn document() -> String {
     text + &why::section()
 }
 
-/// Why packets are dropped, and connections refused.
+/// Why packets are dropped, connections refused, and what controllers decide.
 #[cfg(feature = "kernel")]
 mod why {
     use super::*;
@@ -184,6 +185,20 @@ mod why {
                  | reason | what it means |\n| --- | --- |\n";
         for (label, meaning) in meanings::<accept::Reason>() {
             text += &format!("| `{label}` | {meaning} |\n");
+        }
+        text + &of_controllers()
+    }
+
+    /// What controllers decide, and why.
+    fn of_controllers() -> String {
+        let mut text = String::from(include_str!("decisions.md"));
+        for ([controller, change, reason], meaning) in decisions::meanings() {
+            text += &format!("| `{controller}` | {change} | `{reason}` | {meaning} |\n");
+        }
+        text += "\n## What becomes of a batch\n\nThe labels of `wstether_stage_handovers_total`.\n\n\
+                 | decision | reason | what it means |\n| --- | --- | --- |\n";
+        for it in HandedOver::ALL {
+            text += &format!("| `{}` | `{}` | {} |\n", it.decision(), it.reason(), it.meaning());
         }
         text
     }
@@ -257,6 +272,20 @@ mod text {
         ] {
             assert!(text.lines().any(|written| written == line), "{line}\nis not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_waits_is_counted_as_woken() {
+        const WAITS: u64 = 50;
+        let before = Process::read();
+        (0..WAITS).for_each(|_| std::thread::sleep(Duration::from_micros(100)));
+        let after = Process::read();
+        assert!(after.voluntary_switches >= before.voluntary_switches + WAITS, "{before:?} {after:?}");
+        assert!(after.involuntary_switches >= before.involuntary_switches);
+        let switches = ["voluntary", "involuntary"]
+            .map(|kind| format!("wstether_process_context_switches_total{{kind=\"{kind}\"}} "));
+        let text = metrics().encode();
+        assert!(switches.iter().all(|series| text.contains(series)), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lanes::HandOver;
 use super::port::Behind;
+use crate::metrics::HandedOver;
 
 /// What a wake-up of another thread takes on a small virtual machine.
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
@@ -99,27 +100,49 @@ pub struct Observation {
 /// or waits too long, no core need be free: a source that does the stages' work leaves what comes to a ring that nobody
 /// bounds, and nobody shares out. Where a thread of a stage has more to do and no core is free, what it brings to a stage
 /// with a price for each lane gathers there: it comes back for that.
-pub fn decide(rule: Rule, seen: Observation) -> HandOver {
-    let runs_on = match rule.now() {
-        Rule::Always => true,
-        Rule::Never => false,
+pub fn decide(rule: Rule, seen: Observation) -> HandedOver {
+    match rule.now() {
+        Rule::Always => HandedOver::Always,
+        Rule::Never => HandedOver::Never,
         Rule::Auto | Rule::Live(_) => match seen.behind {
-            Behind::Nothing => true,
-            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => {
-                return HandOver::Gather;
-            }
-            Behind::Work => seen.cores_free == 0 || seen.service < HAND_OVER_WORTH,
-            Behind::Unread if seen.cores_free == 0 => seen.service < UNREAD_SERVICE_MAX,
-            Behind::Unread => seen.service < HAND_OVER_WORTH,
-            Behind::Late => seen.is_first && seen.service < LATE_SERVICE_MAX,
+            Behind::Nothing => HandedOver::NothingBehind,
+            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => HandedOver::Gathers,
+            Behind::Work if seen.cores_free == 0 => HandedOver::NoCoreFree,
+            Behind::Unread if seen.cores_free == 0 && seen.service < UNREAD_SERVICE_MAX => HandedOver::NoCoreFree,
+            Behind::Unread if seen.cores_free == 0 => HandedOver::Unread,
+            Behind::Work | Behind::Unread if seen.service < HAND_OVER_WORTH => HandedOver::ShortService,
+            Behind::Work | Behind::Unread => HandedOver::CoreFree,
+            Behind::Late if seen.is_first && seen.service < LATE_SERVICE_MAX => HandedOver::ShortService,
+            Behind::Late => HandedOver::Late,
         },
-    };
-    if runs_on { HandOver::RunOn } else { HandOver::Queue }
+    }
+}
+
+impl From<HandedOver> for HandOver {
+    fn from(decided: HandedOver) -> Self {
+        match decided {
+            HandedOver::NothingBehind | HandedOver::NoCoreFree | HandedOver::ShortService | HandedOver::Always => {
+                Self::RunOn
+            }
+            HandedOver::CoreFree
+            | HandedOver::Unread
+            | HandedOver::Late
+            | HandedOver::TurnsRound
+            | HandedOver::NoRoom
+            | HandedOver::LaneTaken
+            | HandedOver::Never => Self::Queue,
+            HandedOver::Gathers => Self::Gather,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hand_over(rule: Rule, seen: Observation) -> HandOver {
+        decide(rule, seen).into()
+    }
 
     fn seen(behind: Behind, cores_free: usize, service_us: u64) -> Observation {
         let service = Duration::from_micros(service_us);
@@ -142,15 +165,47 @@ mod tests {
             (Behind::Late, 1, 99, HandOver::RunOn),
             (Behind::Late, 0, 1, HandOver::RunOn),
         ] {
+            assert_eq!(hand_over(Rule::Auto, seen(behind, cores_free, service_us)), expected);
+        }
+    }
+
+    #[test]
+    fn every_decision_says_why() {
+        use HandedOver as H;
+        for (behind, cores_free, service_us, expected) in [
+            (Behind::Nothing, 1, 100, H::NothingBehind),
+            (Behind::Nothing, 0, 100, H::NothingBehind),
+            (Behind::Work, 0, 100, H::NoCoreFree),
+            (Behind::Work, 1, 59, H::ShortService),
+            (Behind::Work, 1, 100, H::CoreFree),
+            (Behind::Unread, 0, 999, H::NoCoreFree),
+            (Behind::Unread, 0, 1_000, H::Unread),
+            (Behind::Unread, 1, 59, H::ShortService),
+            (Behind::Unread, 1, 1_000, H::CoreFree),
+            (Behind::Late, 0, 99, H::ShortService),
+            (Behind::Late, 1, 100, H::Late),
+        ] {
             assert_eq!(decide(Rule::Auto, seen(behind, cores_free, service_us)), expected);
+        }
+        let gathers = Observation { gathering_share: 0.25, ..seen(Behind::Work, 0, 100) };
+        let rules = [Rule::Auto, Rule::Always, Rule::Never].map(|rule| decide(rule, gathers));
+        assert_eq!(rules, [H::Gathers, H::Always, H::Never]);
+        // The label says what is done.
+        for decided in H::ALL {
+            let done = match HandOver::from(decided) {
+                HandOver::RunOn => "run_on",
+                HandOver::Queue => "queued",
+                HandOver::Gather => "gathered",
+            };
+            assert_eq!(decided.decision(), done, "{decided:?}");
         }
     }
 
     #[test]
     fn what_waits_too_long_is_parsed_by_its_source_and_nothing_else() {
         let late = seen(Behind::Late, 0, 99);
-        assert_eq!(decide(Rule::Auto, late), HandOver::RunOn);
-        assert_eq!(decide(Rule::Auto, Observation { is_first: false, ..late }), HandOver::Queue);
+        assert_eq!(hand_over(Rule::Auto, late), HandOver::RunOn);
+        assert_eq!(hand_over(Rule::Auto, Observation { is_first: false, ..late }), HandOver::Queue);
     }
 
     #[test]
@@ -164,21 +219,21 @@ mod tests {
             (Behind::Late, 0, 0.9, HandOver::Queue),
         ] {
             let seen = Observation { gathering_share, ..seen(behind, cores_free, 100) };
-            assert_eq!(decide(Rule::Auto, seen), expected, "{seen:?}");
+            assert_eq!(hand_over(Rule::Auto, seen), expected, "{seen:?}");
         }
     }
 
     #[test]
     fn a_fixed_rule_does_not_look() {
-        assert_eq!(decide(Rule::Always, seen(Behind::Work, 8, 1_000)), HandOver::RunOn);
-        assert_eq!(decide(Rule::Never, seen(Behind::Nothing, 0, 0)), HandOver::Queue);
+        assert_eq!(hand_over(Rule::Always, seen(Behind::Work, 8, 1_000)), HandOver::RunOn);
+        assert_eq!(hand_over(Rule::Never, seen(Behind::Nothing, 0, 0)), HandOver::Queue);
     }
 
     #[test]
     fn a_live_rule_is_the_one_that_was_set_last_and_auto_until_then() {
         static LIVE: Live = Live::new();
         let (nothing_waits, work_waits) = (seen(Behind::Nothing, 1, 100), seen(Behind::Work, 1, 100));
-        let decided = || [nothing_waits, work_waits].map(|seen| decide(Rule::Live(&LIVE), seen));
+        let decided = || [nothing_waits, work_waits].map(|seen| hand_over(Rule::Live(&LIVE), seen));
         assert_eq!(decided(), [HandOver::RunOn, HandOver::Queue]);
         for (rule, expected) in [
             (Rule::Always, [HandOver::RunOn, HandOver::RunOn]),

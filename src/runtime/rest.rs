@@ -49,19 +49,38 @@ impl Observation {
     }
 }
 
+/// Why a source rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Reading was in vain, and the time that this took is not made up for yet.
+    InVain,
+    /// In overload: something was refused.
+    Refused,
+    /// In overload: all was taken in, and nothing is left to be read.
+    Dry,
+}
+
 /// How long a source still owes to rest.
 #[derive(Debug, Default)]
 pub struct Rest {
     owed: Duration,
     looked: Option<Instant>,
+    why: Option<Why>,
 }
 
 impl Rest {
+    /// Why it rests now; `None` where it does not.
+    pub fn why(&self) -> Option<Why> {
+        self.why
+    }
+
     /// How long the source rests now, after what it has done. Nothing once all it brings is taken in.
     pub fn after(&mut self, now: Instant, seen: Observation) -> Duration {
         let elapsed = self.looked.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         let is_refused = seen.pushed.refused_items > 0;
+        self.why = None;
         if seen.is_in_overload && (is_refused || !seen.has_more) {
+            self.why = Some(if is_refused { Why::Refused } else { Why::Dry });
             // It looks from time to time: what comes by ones and twos would wake it as often.
             return if is_refused || seen.cores_free == 0 { REST_MAX } else { REST_DRY };
         }
@@ -73,6 +92,7 @@ impl Rest {
         if seen.is_in_vain() {
             self.owed += seen.wasted() * REST_FOR_WASTE;
         }
+        self.why = (!self.owed.is_zero()).then_some(Why::InVain);
         self.owed.min(REST_MAX)
     }
 }
@@ -123,6 +143,23 @@ mod tests {
         assert_eq!(rests, [REST_MAX, REST_MAX, REST_MAX, Duration::ZERO]);
         let dry = |refused| rest.after(now, Observation { cores_free: 1, ..overload(refused, false) });
         assert_eq!([0, 1].map(dry), [REST_DRY, REST_MAX], "a core is left, and the stages have nothing for it");
+    }
+
+    #[test]
+    fn each_rest_says_why_and_where_there_is_none_nothing_is_said() {
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        let overload = |refused, has_more| Observation { is_in_overload: true, has_more, ..seen(refused, 1) };
+        for (observed, why) in [
+            (seen(64, 32), Some(Why::InVain)),
+            (seen(2, 1), Some(Why::InVain)),
+            (seen(0, 0), None),
+            (overload(1, true), Some(Why::Refused)),
+            (overload(0, false), Some(Why::Dry)),
+            (overload(0, true), None),
+        ] {
+            let rests = rest.after(now, observed);
+            assert_eq!((rest.why(), rests.is_zero()), (why, why.is_none()), "{observed:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! large. So it is kept short while the stages have more to do than they can, and long as long as they have not, when it
 //! holds what comes while the source's thread waits for a core. Observations in, decisions out, time injected.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::port::Behind;
@@ -73,6 +74,30 @@ impl Observation {
     }
 }
 
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { read, taken_in, has_more, .. } = self;
+        let more = if *has_more { "more" } else { "nothing" };
+        write!(f, "{read} packets read, {taken_in} of them taken in, {more} behind them")?;
+        self.waited.map_or(Ok(()), |waited| write!(f, ", the first waited {waited:.1?}"))
+    }
+}
+
+/// Why the bound has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// An overload begins: reading was in vain.
+    InVain,
+    /// An overload begins: every batch has waited too long for a while.
+    Stands,
+    /// The overload is over.
+    Over,
+    /// In overload: the ring holds more than the stages have use for.
+    TooMuch,
+    /// In overload: it holds less than they take in.
+    TooLittle,
+}
+
 /// The ring in front of a source.
 #[derive(Debug, Default)]
 pub struct Ring {
@@ -84,6 +109,7 @@ pub struct Ring {
     is_flushed: bool,
     bytes: Option<u32>,
     changed: Option<Instant>,
+    why: Option<Why>,
     /// What the batches of this look have brought so far, and how much of it was taken in.
     read: usize,
     taken_in: usize,
@@ -104,6 +130,11 @@ impl Ring {
     /// Whether more comes than the stages can do.
     pub fn is_in_overload(&self) -> bool {
         self.overload.is_some()
+    }
+
+    /// Why the bound has changed the last time.
+    pub fn why(&self) -> Option<Why> {
+        self.why
     }
 
     /// After a batch: how many bytes may wait from now on, where that changes; `None` inside is what was configured.
@@ -128,6 +159,13 @@ impl Ring {
             }
         };
         (wanted != self.bytes).then(|| {
+            self.why = Some(match (self.bytes, wanted) {
+                (_, None) => Why::Over,
+                (None, Some(_)) if seen.is_in_vain => Why::InVain,
+                (None, Some(_)) => Why::Stands,
+                (Some(bytes), Some(wanted)) if wanted < bytes => Why::TooMuch,
+                (Some(_), Some(_)) => Why::TooLittle,
+            });
             self.bytes = wanted;
             self.changed = Some(now);
             wanted
@@ -171,8 +209,10 @@ mod tests {
         let (mut ring, start) = (Ring::default(), Instant::now());
         assert_eq!(ring.after(start, FINE), None);
         assert_eq!(ring.after(start, VAIN), Some(Some(BYTES.1)));
+        assert_eq!(ring.why(), Some(Why::InVain));
         assert_eq!(ring.after(start + CALM - ms(1), FINE), None);
         assert_eq!(ring.after(start + CALM, FINE), Some(None));
+        assert_eq!(ring.why(), Some(Why::Over));
     }
 
     #[test]
@@ -200,6 +240,23 @@ mod tests {
             bytes(60, Observation { read: 10, ..FINE }),
             Some(Some(2 * BYTES.0)),
             "all was taken in, and nothing is left"
+        );
+    }
+
+    #[test]
+    fn each_change_in_overload_says_why_and_what_was_seen_can_be_told() {
+        let (mut ring, start) = (Ring::default(), Instant::now());
+        ring.after(start, VAIN);
+        let whys = [(5, VAIN), (10, FINE), (15, Observation { read: 10, ..FINE })].map(|(at_ms, look)| {
+            ring.after(start + ms(at_ms), look);
+            ring.why()
+        });
+        assert_eq!(whys, [Some(Why::TooMuch), Some(Why::TooMuch), Some(Why::TooLittle)]);
+        assert_eq!(VAIN.to_string(), "64 packets read, 10 of them taken in, more behind them");
+        let waited = Observation { waited: Some(ms(6)), ..FINE };
+        assert_eq!(
+            waited.to_string(),
+            "20 packets read, 10 of them taken in, nothing behind them, the first waited 6.0ms"
         );
     }
 
@@ -251,6 +308,7 @@ mod tests {
         assert_eq!(ring.after(start + STANDING_AFTER - ms(1), batch(ms(6))), None);
         assert_eq!(ring.after(start + STANDING_AFTER, batch(ms(6))), Some(Some(BYTES.1)));
         assert!(ring.is_in_overload());
+        assert_eq!(ring.why(), Some(Why::Stands));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::metrics::StageMetrics;
 
 mod conditioning;
 mod entrance;
+mod hand_overs;
 mod pool;
 
 use conditioning::Controllers;
@@ -265,6 +266,7 @@ impl<H: Handler> Stage<H> {
             self.wake(&mut inner);
             leftover.unwrap_or_default()
         };
+        self.metrics.held_back_packets.sub(segments_of(&leftover));
         if H::COUNTS_ITEMS {
             self.count_drops(NO_OWNER, shed.iter());
         }
@@ -425,6 +427,7 @@ impl<H: Handler> Stage<H> {
         let room = self.next.as_ref().map_or(0, |(next, _)| next.room());
         let share = room.saturating_sub(Count::of(&scratch.work.out).segments) / lanes;
         let share = share.clamp(1, self.settings.quota.segments.max(1).into()) as i64;
+        let offered_before = scratch.work.out.len();
         let mut leftovers = lock(&self.leftovers);
         for &lane in &scratch.work.batch.settling {
             let Some(rest) = leftovers.get_mut(&lane) else { continue };
@@ -441,6 +444,7 @@ impl<H: Handler> Stage<H> {
                 scratch.unsettled.push(lane);
             }
         }
+        self.metrics.held_back_packets.sub(segments_of(&scratch.work.out[offered_before..]));
     }
 
     fn hand_on(&self, now: Instant, behind: Behind, scratch: &mut Scratch<H>) -> Dropped {
@@ -468,6 +472,7 @@ impl<H: Handler> Stage<H> {
             return;
         }
         let mut leftovers = lock(&self.leftovers);
+        self.metrics.held_back_packets.add(segments_of(&scratch.refused));
         // From the last to the first, since they go in front of what the lane has left over from before.
         for entry in scratch.refused.drain(..).rev() {
             debug_assert!(scratch.work.batch.has(entry.origin), "what a lane puts out names it");
@@ -571,6 +576,10 @@ impl<H: Handler> Stage<H> {
             }
         }
     }
+}
+
+fn segments_of<'a, T: Weigh + 'a>(entries: impl IntoIterator<Item = &'a Entry<T>>) -> u64 {
+    entries.into_iter().map(|entry| u64::from(entry.item.segments())).sum()
 }
 
 /// Notes what lanes brought, where their own items are signals, which do not tell.

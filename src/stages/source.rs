@@ -13,6 +13,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::io::Received;
 use crate::metrics::StageMetrics;
+use crate::metrics::decisions::Decisions;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
@@ -20,6 +21,10 @@ use crate::runtime::port::Behind;
 use crate::runtime::rest::{self, Rest};
 use crate::runtime::ring::{self, Ring};
 use crate::runtime::work::Count;
+
+mod overload;
+
+use overload::Overload;
 
 /// Packets read at once: at 64 the cost of a system call and of a hand-over is a few per cent of a packet's.
 const BATCH_PACKETS: usize = 64;
@@ -70,6 +75,7 @@ pub struct Source<S> {
     source: Arc<S>,
     pool: BufPool,
     metrics: Arc<StageMetrics>,
+    decisions: Arc<Decisions>,
     poll: Poll,
     stop: Arc<SourceStop>,
 }
@@ -100,7 +106,13 @@ impl<S: PacketSource> Source<S> {
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&source.fd()), READABLE, Interest::READABLE)?;
         let stop = SourceStop { waker: Waker::new(poll.registry(), STOP)?, stopping: AtomicBool::new(false) };
-        Ok(Self { source, pool, metrics, poll, stop: Arc::new(stop) })
+        Ok(Self { source, pool, metrics, decisions: Arc::default(), poll, stop: Arc::new(stop) })
+    }
+
+    /// What is decided about it in overload is noted in `decisions`.
+    #[must_use]
+    pub fn noting_in(self, decisions: Arc<Decisions>) -> Self {
+        Self { decisions, ..self }
     }
 
     /// What ends the thread.
@@ -117,6 +129,7 @@ impl<S: PacketSource> Source<S> {
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
         let (mut rest, mut ring) = (Rest::default(), Ring::default());
+        let mut overload = Overload::new(&self.metrics, Arc::clone(&self.decisions));
         while !self.stop.stopping.load(Ordering::Acquire) {
             let started = Instant::now();
             match self.read(&mut packets, &ring) {
@@ -147,7 +160,9 @@ impl<S: PacketSource> Source<S> {
                     };
                     if let Some(bytes) = ring.after(now, batch) {
                         self.source.bound(bytes);
+                        overload.tell_bound(now, bytes, ring.why(), &batch);
                     }
+                    overload.tell_rest(now, rests, rest.why(), &batch);
                     self.rest(rests);
                     if received.more {
                         // To read on now would put a batch into the queue, and out of this core's cache.
@@ -226,6 +241,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+    use crate::metrics::decisions::{Controller, READ_IN_VAIN};
     use crate::packet::Offload;
     use crate::runtime::cores::Cores;
     use crate::runtime::lanes::Batch;
@@ -404,6 +420,8 @@ mod tests {
         let (_peer, ours) = UnixDatagram::pair().unwrap();
         let metrics = StageMetrics::new("source", "uplink", &["lost"]);
         let source = Source::new(Arc::new(Flood(ours)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
+        let decisions = Arc::<Decisions>::default();
+        let source = source.noting_in(Arc::clone(&decisions));
         let (came, batches) = channel();
         let door = Arc::new(Door { is_full: AtomicBool::new(true), came });
         // No core is left: those that serve have them all.
@@ -421,6 +439,10 @@ mod tests {
         assert_eq!(metrics.rest_seconds.get(), rested, "it does not rest any more");
         stop.stop();
         thread.join().unwrap();
+        let told: Vec<_> =
+            decisions.last(Instant::now()).into_iter().map(|(_, it)| (it.controller, it.reason)).collect();
+        assert!(told.contains(&(Controller::Ring, READ_IN_VAIN)), "{told:?}");
+        assert!(told.contains(&(Controller::Rest, READ_IN_VAIN)), "{told:?}");
     }
 
     #[test]

@@ -32,8 +32,9 @@ const COLUMNS: &[Column] = &[
     ("busy", Side::Right, |s| format!("{:.1} s", s.busy_seconds)),
 ];
 
-/// Decisions of each controller in the table: a screen has 24 lines. `--json` has all that are remembered.
-const DECISIONS_SHOWN: usize = 3;
+/// Decisions of each controller in the table: there are ten of them, and a screen has 24 lines. `--json` has all that are
+/// remembered.
+const DECISIONS_SHOWN: usize = 2;
 
 /// Between two columns.
 const GAP: &str = "  ";

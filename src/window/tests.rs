@@ -36,6 +36,8 @@ struct Path {
     most: u64,
     /// What the sender itself has on its way at most, as a TCP inside does.
     own_bytes: u64,
+    /// What the window told of its changes.
+    resized: Vec<Resized>,
 }
 
 impl Path {
@@ -59,6 +61,7 @@ impl Path {
             ack_is_due: false,
             most: 0,
             own_bytes: u64::MAX,
+            resized: Vec::new(),
         }
     }
 
@@ -151,6 +154,7 @@ impl Path {
                 }
                 Event::Acked(bytes) => {
                     self.window.acked(self.begin + self.now, bytes);
+                    self.resized.extend(self.window.take_resized().into_iter().flatten());
                     self.fill();
                 }
             }
@@ -393,4 +397,24 @@ fn who_sends_little_keeps_the_window() {
     }
     assert_eq!(window.bytes(), BEGIN_BYTES);
     assert_eq!(window.smallest(), Some(Duration::from_millis(60)));
+}
+
+#[test]
+fn each_change_that_is_worth_a_word_is_told_with_its_reason() {
+    let mut path = Path::new(20e6, Duration::from_millis(40));
+    let mut whys = |rate_bit_s: f64, seconds: u64| {
+        path.set_rate(rate_bit_s);
+        path.resized.clear();
+        path.run(Duration::from_secs(seconds));
+        let told = path.resized.iter().all(|it| it.from_bytes.abs_diff(it.to_bytes) >= it.from_bytes / TOLD_PART);
+        assert!(told, "{:?}", path.resized);
+        let (drains, rounds): (Vec<&Resized>, Vec<&Resized>) = path.resized.iter().partition(|it| it.why == Why::Drain);
+        assert!(drains.iter().all(|it| it.to_bytes < it.from_bytes));
+        (rounds.first().map(|it| it.why), rounds.iter().any(|it| it.is_halved()), drains.len())
+    };
+    assert_eq!(whys(20e6, 3), (Some(Why::TooShort), false, 0), "a window that begins");
+    let (_, is_halved, drains) = whys(20e6, 30);
+    // Each ten seconds, and once more where that found less of a queue than was thought.
+    assert!(!is_halved && (2..=8).contains(&drains), "a path that stays as it is: {drains} drains");
+    assert_eq!(whys(2e6, 5), (Some(Why::Queue), true, 0), "a path that is ten times slower");
 }

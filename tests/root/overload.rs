@@ -33,6 +33,20 @@ const IDLE: usize = 9_000;
 /// What one of them may cost in resident memory.
 const IDLE_BYTES_MAX: u64 = 16_384;
 
+/// How often a second the threads of a gateway look that do so whatever happens: the controllers of its stages each 20 ms,
+/// acknowledgements and tidying each 250 ms, the figures each second.
+const LOOKS_A_SECOND: f64 = 50.0 + 4.0 + 4.0 + 1.0;
+
+/// How much more than by reckoning or by measurement may be counted on a busy machine, where a wait ends early, or a lock is
+/// taken by two at once.
+const ROOM: f64 = 3.0;
+
+/// What a ping wakes, by measurement: the poller, which answers it, and who acknowledges it 2 ms later.
+const WAKE_UPS_A_PING: f64 = 3.0;
+
+/// Of which it is asked, over HTTP, in a thread of its own.
+const WAKE_UPS_A_READING: f64 = 10.0;
+
 /// Uploads that keep a gateway busy on a small machine, and what each sends in a message: packets, and bytes of each.
 const UPLOADS: usize = 3;
 const UPLOADED_AT_ONCE: usize = 40;
@@ -431,4 +445,66 @@ fn an_idle_tether_costs_at_most_16_kib() {
     assert!(each <= IDLE_BYTES_MAX, "{each} bytes each");
     assert!(each <= counted, "the budget counts {counted} of {each} bytes");
     drop(idle);
+}
+
+/// Threads that were woken, and when that was asked.
+fn wake_ups(gateway: &Gateway) -> (f64, Instant) {
+    (gateway.value("wstether_process_context_switches_total{kind=\"voluntary\"}"), Instant::now())
+}
+
+/// How many are to be expected while nothing happens but that it is asked for them once.
+fn looks(time: Duration) -> f64 {
+    LOOKS_A_SECOND * time.as_secs_f64() + WAKE_UPS_A_READING
+}
+
+#[test]
+fn a_gateway_with_an_idle_tether_wakes_to_look_round_and_for_nothing_else() {
+    const IDLE_FOR: Duration = Duration::from_secs(2);
+    let gateway = Gateway::start(&[]);
+    let mut client = gateway.open().expect("a tether");
+    client.pings();
+    std::thread::sleep(IDLE_FOR);
+    let (before, begun) = wake_ups(&gateway);
+    std::thread::sleep(IDLE_FOR);
+    let (after, ended) = wake_ups(&gateway);
+    let (woken, expected) = (after - before, looks(ended - begun));
+    eprintln!("{woken} wake-ups, {expected} expected");
+    assert!(woken <= ROOM * expected, "{woken} wake-ups in {:?}, of {expected}", ended - begun);
+    assert!(woken >= expected / ROOM, "{woken} of {expected}: not all threads are counted");
+}
+
+#[test]
+fn a_ping_wakes_few_threads() {
+    const PINGS: u32 = 200;
+    let gateway = Gateway::start(&[]);
+    let mut client = gateway.open().expect("a tether");
+    client.pings();
+    let (before, begun) = wake_ups(&gateway);
+    // One after the other, each answered before the next: none finds a thread awake that has something else to do.
+    (0..PINGS).for_each(|_| client.pings());
+    let (after, ended) = wake_ups(&gateway);
+    let (woken, expected) = (after - before, looks(ended - begun) + WAKE_UPS_A_PING * f64::from(PINGS));
+    eprintln!("{woken} wake-ups for {PINGS} pings in {:?}", ended - begun);
+    assert!(woken <= ROOM * expected, "{woken} wake-ups for {PINGS} pings in {:?}, of {expected}", ended - begun);
+}
+
+#[test]
+fn what_is_held_back_for_want_of_room_is_no_more_than_the_credit_of_who_sent_it() {
+    const CREDIT_BYTES: u64 = 128 << 10;
+    // The packet that crosses the line may be a super-packet, cut to twice its bytes.
+    const SLACK_BYTES: u64 = 2 * 65_535;
+    // A few places, so that what comes finds no room in the next stage; a turn of reading would bring four times the credit.
+    let gateway = Gateway::start(&[
+        "tethers.credit_window=128KiB",
+        "stages.ip-parse.queue_packets=16",
+        "stages.ip-parse.batch=16",
+        "stages.ip-parse.hand_over=never",
+    ]);
+    let upload = gateway.open().expect("a tether").uploads();
+    let name = "wstether_stage_held_back_packets{stage=\"ws-decode\",direction=\"uplink\"}";
+    gateway.until(name, |packets| packets > 0);
+    let most = (0..100).map(|_| gateway.figure(name)).max().unwrap();
+    assert!(most <= (CREDIT_BYTES + SLACK_BYTES) / UPLOADED_BYTES as u64, "{most} packets");
+    drop(gateway);
+    upload.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -189,7 +189,7 @@ impl Registry {
         let squeeze = Squeeze { budget: self.pool.budget().clone(), overload: self.overload.clone() };
         let links = TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze);
         let links = links.noted_in(Arc::clone(&self.stirred)).watched_in(Arc::clone(&self.half_left));
-        let links = Arc::new(links);
+        let links = Arc::new(links.telling(Arc::clone(&self.metrics.decisions)));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;
         let nat = Nat::new(id, Arc::clone(&self.nat_rules), u64::from_ne_bytes(seed))?;
         let names = (SessionId(session), ticket);

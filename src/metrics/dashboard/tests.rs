@@ -78,9 +78,22 @@ fn every_query_of_the_dashboard_names_series_of_the_catalogue() {
 #[test]
 fn every_instrument_of_a_stage_but_the_high_water_marks_has_its_panel_or_a_rule() {
     let drawn = dashboard().to_string() + RULES;
-    let elsewhere = ["_max_seen", "_batches_total", "_decisions_total", "_handovers_total"];
+    let elsewhere = ["_max_seen", "_batches_total", "_decisions_total"];
     for name in INSTRUMENTS.iter().map(|it| it.name).filter(|name| name.starts_with("wstether_stage_")) {
         assert!(drawn.contains(name) || elsewhere.iter().any(|end| name.ends_with(end)), "{name} is drawn nowhere");
+    }
+}
+
+#[test]
+fn what_the_controllers_decide_is_drawn_by_each_of_its_labels() {
+    let drawn = dashboard().to_string();
+    for (name, by) in [
+        ("wstether_decisions_total", "sum by (controller, change, reason)"),
+        ("wstether_stage_handovers_total", "sum by (decision, reason)"),
+    ] {
+        let query =
+            drawn.split("\"expr\":\"").skip(1).find(|rest| rest.split('"').next().is_some_and(|it| it.contains(name)));
+        assert!(query.is_some_and(|query| query.starts_with(by)), "{name}");
     }
 }
 

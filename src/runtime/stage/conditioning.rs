@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::hand_overs::{Changes, HandOvers};
 use super::{Inner, Settings, Stage, WhenFull};
 use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
 use crate::metrics::{Snapshot, StageMetrics};
@@ -31,6 +32,7 @@ const RECENT_SHIFT: u32 = 4;
 pub(super) struct Controllers {
     pool: PoolController,
     shedding: Shedding,
+    hand_overs: HandOvers,
     /// The histogram of sojourns at the last look.
     sojourns: Snapshot,
     /// What came since the one before.
@@ -50,6 +52,7 @@ impl Controllers {
         Self {
             pool: PoolController::new(settings.threads.0, settings.threads.1),
             shedding: Shedding::new(sojourn_max, capacity),
+            hand_overs: HandOvers::default(),
             sojourns: Snapshot::default(),
             sojourns_since: Snapshot::default(),
             busy: None,
@@ -100,6 +103,7 @@ where
         self.size_batch(&mut controllers, batch_segments, &log);
         self.admit(&mut controllers, seen.shedding, &log);
         self.size_pool(&mut controllers, seen.pool, &log);
+        self.tell_hand_overs(&mut controllers, &log);
     }
 
     /// Keeps how busy the stage was of late and how long things waited, for a status that has no past.
@@ -238,6 +242,31 @@ where
         }
         self.count_shed(&mut shed);
         self.metrics.queue_admitted_packets.set(limits.segments);
+    }
+
+    /// Tells what was decided of most batches of late, where that has changed.
+    fn tell_hand_overs(&self, controllers: &mut Controllers, log: &Log<'_>) {
+        let counts = || std::array::from_fn(|case| self.metrics.handovers[case].get());
+        let Some(changes) = controllers.hand_overs.look(log.now, counts) else { return };
+        let [run_on, queued, gathered] = ["run_on", "queued", "gathered"].map(|decision| changes.of(decision));
+        let Changes { mostly, gathers, .. } = changes;
+        if let Some(mostly) = mostly {
+            let change = if run_on > queued + gathered { Change::Down } else { Change::Up };
+            let inputs =
+                format_args!("of {} batches {run_on} ran on, {queued} queued, {gathered} gathered", changes.all());
+            log.note(Controller::HandOver, change, mostly.reason(), inputs);
+        }
+        if let Some(gathers) = gathers {
+            let (change, reason) = match gathers {
+                true => (Change::Up, decisions::MACHINE_BUSY),
+                false => (Change::Down, decisions::MACHINE_CALM),
+            };
+            let (percent, free) = (100.0 * self.gathering_share(), self.cores.free());
+            let of = changes.all();
+            let inputs =
+                format_args!("{gathered} of {of} batches gathered: {percent:.0} % of the machine, {free} cores free");
+            log.note(Controller::Gathering, change, reason, inputs);
+        }
     }
 
     fn size_batch(&self, controllers: &mut Controllers, segments: u32, log: &Log<'_>) {

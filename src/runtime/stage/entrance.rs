@@ -5,6 +5,7 @@ use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Feeder, Inner, ONE_LANE, Stage, WhenFull};
+use crate::metrics::HandedOver;
 use crate::runtime::hand_over;
 use crate::runtime::lanes::{Batch, Entry, HandOver, LaneId};
 use crate::runtime::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
@@ -31,7 +32,7 @@ where
         if items.is_empty() {
             return Dropped::default();
         }
-        let mut hand_over = if offer.may_run_on {
+        let mut decided = if offer.may_run_on {
             let seen = hand_over::Observation {
                 behind: offer.behind,
                 cores_free: self.cores.free(),
@@ -41,14 +42,15 @@ where
             };
             hand_over::decide(self.settings.hand_over, seen)
         } else {
-            HandOver::Queue
+            HandedOver::TurnsRound
         };
+        let mut hand_over = HandOver::from(decided);
         let offered = Count::of(items);
         let mut shed = Shed::default();
         {
             let mut inner = lock(&self.inner);
             if hand_over != HandOver::Queue && self.holds_back(&mut inner) {
-                hand_over = HandOver::Queue;
+                (decided, hand_over) = (HandedOver::NoRoom, HandOver::Queue);
             }
             inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
@@ -65,13 +67,10 @@ where
             }
         }
         self.count_shed(&mut shed);
-        let metrics = &self.metrics;
-        match hand_over {
-            HandOver::Gather => &metrics.handover_gathered,
-            HandOver::RunOn | HandOver::Queue if entered.is_empty() => &metrics.handover_queued,
-            HandOver::RunOn | HandOver::Queue => &metrics.handover_run_on,
+        if hand_over == HandOver::RunOn && entered.is_empty() {
+            decided = HandedOver::LaneTaken;
         }
-        .add(1);
+        self.metrics.handovers[decided as usize].inc();
         let drops = self.settings.when_full == WhenFull::Drop || offer.upstream.is_none();
         if H::COUNTS_ITEMS {
             // What goes back did not come in.
@@ -158,7 +157,7 @@ where
 
 impl<H: Handler> Stage<H> {
     /// What part of the machine this stage kept busy of late, if it can gather.
-    fn gathering_share(&self) -> f64 {
+    pub(super) fn gathering_share(&self) -> f64 {
         let busy_cores = self.metrics.recent_busy_permille.get() as f64 / 1e3;
         self.settings.gather_max.map_or(0.0, |_| busy_cores / self.cores.count() as f64)
     }

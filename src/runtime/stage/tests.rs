@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use super::*;
+use crate::metrics::HandedOver;
 use crate::metrics::decisions::Decisions;
 use crate::runtime::controller::LOOK_EVERY;
 use crate::runtime::inlet::Inlet;
@@ -129,7 +130,8 @@ fn where_nothing_waits_a_push_runs_through_on_its_own_thread() {
     // No stage has a thread.
     Inlet::new(Arc::clone(&first) as _, Cores::new(1)).push(Instant::now(), false, &mut items);
     assert_eq!(sink.handler().seen.total(), 10);
-    assert_eq!([first.metrics().handover_run_on.get(), sink.metrics().handover_run_on.get()], [1, 1]);
+    let nothing_behind = HandedOver::NothingBehind as usize;
+    assert_eq!([&first.metrics(), &sink.metrics()].map(|it| it.handovers[nothing_behind].get()), [1, 1]);
     assert!(first.is_quiet() && sink.is_quiet());
 }
 

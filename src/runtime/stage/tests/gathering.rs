@@ -1,6 +1,7 @@
 //! What gathers in a stage for the thread that brings it.
 
 use super::*;
+use crate::metrics::decisions::{Change, Controller};
 use crate::runtime::cores::Busy;
 
 /// A sink without threads that has use for gathering, on a machine where no core is free, behind a stage that passes on.
@@ -43,9 +44,8 @@ fn what_a_thread_brings_gathers_while_it_has_more_and_is_served_by_it_when_it_ha
     come_to_rest(&sink, ITEMS);
     let figures = sink.metrics();
     assert_eq!(figures.queue_packets_max_seen.get(), u64::from(ITEMS), "all gathered, and then it was served");
-    let decisions = [&figures.handover_gathered, &figures.handover_run_on, &figures.handover_queued];
     assert_eq!(
-        decisions.map(|counter| counter.get()),
+        ["gathered", "run_on", "queued"].map(|decision| figures.handed_over(decision)),
         [3, 0, 0],
         "with gathered things behind it, no batch is the last"
     );
@@ -77,6 +77,26 @@ fn what_gathers_for_a_thread_that_never_comes_back_is_served_by_the_stages_own()
     Arc::clone(&sink).look(Instant::now(), &Decisions::default());
     sink.handler().seen.wait_for(1);
     sink.stop();
+}
+
+#[test]
+fn that_a_stage_gathers_is_told_once_with_what_it_takes_of_the_machine() {
+    let (_first, sink, _busy) = gathering(Duration::ZERO);
+    let (decisions, upstream, now) = (Decisions::default(), sink.attach(Weak::<Pass>::new()), Instant::now());
+    Arc::clone(&sink).look(now, &decisions);
+    for number in 0..100 {
+        let offer = Offer { upstream: Some(upstream), behind: Behind::Work, may_run_on: true };
+        sink.offer(now, offer, &mut vec![entry(3, 3, number)], &mut Batch::default(), &mut Vec::new());
+    }
+    Arc::clone(&sink).look(now + Duration::from_secs(1), &decisions);
+    let told: Vec<_> =
+        decisions.last(now).into_iter().map(|(_, it)| (it.controller, it.change, it.reason, it.inputs)).collect();
+    let hand_over = "of 100 batches 0 ran on, 0 queued, 100 gathered".to_owned();
+    let gathers = "100 of 100 batches gathered: 47 % of the machine, 0 cores free".to_owned();
+    assert!(told.contains(&(Controller::HandOver, Change::Up, "machine_busy", hand_over)), "{told:?}");
+    assert!(told.contains(&(Controller::Gathering, Change::Up, "machine_busy", gathers)), "{told:?}");
+    Arc::clone(&sink).look(now + Duration::from_secs(2), &decisions);
+    assert_eq!(decisions.counted(Controller::Gathering, Change::Down, "machine_calm"), 1);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn what_lanes_left_over_goes_on_by_and_by_and_in_their_order() {
     assert_eq!(keeper.stop(), Vec::<&str>::new());
     assert_eq!((seen.total(), seen.disorder()), (4 * SWARM as usize, 0));
     assert_eq!((first.metrics().packets_out.get(), sink.metrics().packets_in.get()), (4_000, 4_000));
-    assert_eq!(lock(&first.leftovers).len(), 0);
+    assert_eq!((lock(&first.leftovers).len(), first.metrics().held_back_packets.get()), (0, 0));
 }
 
 #[test]
@@ -39,8 +39,10 @@ fn a_lane_that_goes_takes_what_it_left_over_with_it_counted() {
     let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(1));
     inlet.push(Instant::now(), false, &mut (0..5).map(|number| entry(0, 0, number)).collect());
     assert!(!first.is_quiet());
-    first.clear(LaneId(0));
     let figures = first.metrics();
+    assert_eq!((figures.held_back_packets.get(), figures.unaccounted()), (4, 0));
+    first.clear(LaneId(0));
+    assert_eq!(figures.held_back_packets.get(), 0);
     assert_eq!([figures.packets_in.get(), figures.packets_out.get(), figures.drops[NO_OWNER].get()], [5, 1, 4]);
     assert_eq!(figures.unaccounted(), 0);
 }
@@ -94,6 +96,7 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
         let left_over = lock(&first.leftovers).get(&LaneId(1)).map_or(0, VecDeque::len);
         let gone = narrow.room.min(2 * u64::from(SWARM)) + narrow.room.min(offered as u64);
         assert_eq!(left_over as u64 + gone, 2 * u64::from(SWARM));
+        assert_eq!(first.metrics().held_back_packets.get(), left_over as u64);
     }
 }
 
@@ -181,10 +184,11 @@ fn what_is_pushed_while_lanes_wait_for_room_does_not_run_on() {
     let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(2));
     let mut push = |lane| {
         inlet.push(Instant::now(), false, &mut vec![entry(lane, lane, 0)]);
-        (first.metrics().handover_run_on.get(), first.metrics().queue_packets.get(), lock(&first.leftovers).len())
+        (first.metrics().handed_over("run_on"), first.metrics().queue_packets.get(), lock(&first.leftovers).len())
     };
     // The third finds no room in the second stage, and the fourth is not tried.
     assert_eq!([0, 1, 2, 3].map(&mut push), [(1, 0, 0), (2, 0, 0), (3, 0, 1), (3, 1, 1)]);
+    assert_eq!(first.metrics().handovers[HandedOver::NoRoom as usize].get(), 1);
 }
 
 #[test]
@@ -197,6 +201,6 @@ fn what_runs_on_past_an_empty_queue_lets_in_who_waits_for_room() {
     for left in [4, 2, 0] {
         let mut items = vec![entry(0, 0, 0)];
         Inlet::new(Arc::clone(&narrow) as _, Cores::new(1)).push(Instant::now(), false, &mut items);
-        assert_eq!((waiting(), narrow.metrics().handover_run_on.get()), (left, 3 - left as u64 / 2));
+        assert_eq!((waiting(), narrow.metrics().handed_over("run_on")), (left, 3 - left as u64 / 2));
     }
 }
