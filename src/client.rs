@@ -418,6 +418,7 @@ impl Client<'_> {
     fn new_session(&self, terms: &Terms, mtu_bytes: u16, peer: IpAddr) -> Result<Session, ClientError> {
         let tun = network::open_tun(self.config, terms.welcome.features.contains(Features::SUPER_PACKETS))?;
         let surroundings = Surroundings {
+            settings: engine::Settings::new(self.config),
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
             events: self.events.0.clone(),

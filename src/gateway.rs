@@ -184,7 +184,7 @@ impl Gateway {
         experiment: Experiment,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores, experiment);
+        let pipeline = pipeline::gateway(&registry, plan, &egress, config, cores, experiment);
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
         let started = || -> io::Result<_> {
             pipeline.keeper.start()?;

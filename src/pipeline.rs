@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 
+use crate::config;
 use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
 use crate::gateway::registry::{self, Registry};
@@ -16,7 +17,6 @@ use crate::metrics::decisions::Decisions;
 use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
-use crate::runtime::codel;
 use crate::runtime::cores::Cores;
 use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
@@ -26,6 +26,7 @@ use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::port::Port;
 use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Kept, Settings, Stage};
+use crate::runtime::tuning::Tuning;
 use crate::runtime::work::Handler;
 use crate::stages::accept::Accept;
 use crate::stages::ballast::Ballast;
@@ -76,12 +77,13 @@ pub fn gateway(
     registry: &Arc<Registry>,
     plan: &Arc<AddressPlan>,
     egress: &Egress,
-    config: &Stages,
+    config: &config::Gateway,
     cores: usize,
     experiment: Experiment,
 ) -> Pipeline {
     let mut build = Build {
-        config,
+        config: &config.stages,
+        tuning: config.conditioning.tuning(),
         experiment,
         cores_count: cores,
         cores: Cores::new(cores),
@@ -226,6 +228,7 @@ struct Sink<Proof> {
 
 struct Build<'a> {
     config: &'a Stages,
+    tuning: Tuning,
     experiment: Experiment,
     cores_count: usize,
     cores: Arc<Cores>,
@@ -306,8 +309,35 @@ impl Build<'_> {
             // Its lanes wait for their links, which is what its own queue manages.
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
             // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
-            gather_max: (place.name == StageName::WsEncode)
-                .then_some((GATHER_SOJOURNS * config.sojourn_max).min(codel::TARGET / GATHER_PART_OF_TARGET)),
+            gather_max: (place.name == StageName::WsEncode).then_some(
+                (GATHER_SOJOURNS * config.sojourn_max).min(self.tuning.codel.target / GATHER_PART_OF_TARGET),
+            ),
+            tuning: self.tuning,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_configuration_says_of_the_mechanisms_reaches_every_stage() {
+        let text = "[conditioning.codel]\ntarget = \"7ms\"\ninterval = \"70ms\"";
+        let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
+        let build = Build {
+            config: &config.stages,
+            tuning: config.conditioning.tuning(),
+            experiment: Experiment::default(),
+            cores_count: 1,
+            cores: Cores::new(1),
+            tethers: 1,
+            links: 1,
+            stages: Vec::new(),
+            metrics: Vec::new(),
+        };
+        for place in [diagram::PARSE_IN, diagram::WS_ENCODE] {
+            assert_eq!(build.settings(&place).tuning, config.conditioning.tuning());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Role;
+use super::conditioning::Conditioning;
 use super::schema::{Reader, settings};
 use super::shared::{Log, Metrics, Runtime};
 use super::values::{
@@ -39,6 +40,8 @@ pub struct Gateway {
     pub dns: Dns,
     /// `[stages.*]`
     pub stages: Stages,
+    /// `[conditioning.*]`
+    pub conditioning: Conditioning,
     /// `[memory]`
     pub memory: Memory,
     /// `[metrics]`
@@ -63,6 +66,7 @@ impl Role for Gateway {
         let policy = reader.section("policy");
         let dns = reader.section("dns");
         let stages = Stages::read(reader);
+        let conditioning = Conditioning::read(reader);
         let memory = reader.section("memory");
         let metrics = reader.section("metrics");
         let log = reader.section("log");
@@ -80,6 +84,7 @@ impl Role for Gateway {
             policy,
             dns,
             stages,
+            conditioning,
             memory,
             metrics,
             log,

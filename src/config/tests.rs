@@ -344,6 +344,19 @@ fn a_wrong_gateway_is_told_with_what_is_wrong_and_a_right_one_and_without_a_pass
 }
 
 #[test]
+fn a_clients_queues_that_do_not_fit_are_refused() {
+    for (text, told) in [
+        ("[queues]\npackets = 100", "line 2: queues.batch: 256 is more than queues.packets = 100"),
+        (
+            "[queues]\nbytes = \"65MiB\"",
+            "line 2: queues.bytes: 65MiB is more than memory.budget = 64MiB: lower it, or raise that",
+        ),
+    ] {
+        assert_eq!(problems::<Client>(text), [told]);
+    }
+}
+
+#[test]
 fn a_name_that_no_interface_can_have_is_told_with_what_is_wrong_with_it() {
     let told = |name: &str| problems::<Client>(&format!("[tun]\nname = \"{name}\"")).concat();
     let allowed = "must be the name of a network interface, of 1 to 15 characters";

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::codel;
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use gathering::has_gathered;
 use lane::{Lane, State};
@@ -191,6 +192,13 @@ impl<Q: Queue> Lanes<Q> {
             turned_away_segments: 0,
             exclusive: true,
         }
+    }
+
+    /// The same, with queues that go by `codel`, where that is their discipline.
+    #[must_use]
+    pub fn going_by(mut self, codel: codel::Settings) -> Self {
+        Q::configure(&mut self.shared, codel);
+        self
     }
 
     /// The same without the lane rule: for the test that shows the disorder it prevents.

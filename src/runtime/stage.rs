@@ -17,6 +17,7 @@ use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
 use super::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock};
+use super::tuning::Tuning;
 use super::waiting::Waiting;
 use super::work::{CODEL, Count, Handler, In, NO_OWNER, NOT_ADMITTED, OVERLIMIT, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub sojourn_max: Option<Duration>,
     /// How long a lane may gather, where that makes the stage's work less.
     pub gather_max: Option<Duration>,
+    /// What its mechanisms go by.
+    pub tuning: Tuning,
 }
 
 struct Inner<Q: Queue> {
@@ -202,7 +205,8 @@ impl<H: Handler> Stage<H> {
                 lanes: match settings.gather_max {
                     Some(_) => Lanes::that_gather(settings.lanes, settings.limits),
                     None => Lanes::new(settings.lanes, settings.limits),
-                },
+                }
+                .going_by(settings.tuning.codel),
                 waiting: Waiting::default(),
                 takes: 0,
                 takes_looked: 0,

@@ -16,6 +16,7 @@ use wstether::runtime::port::Port;
 use wstether::runtime::queue::Fifo;
 use wstether::runtime::rest::{self, Rest};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
+use wstether::runtime::tuning::Tuning;
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 
 use super::{Dropped, Server, spawn};
@@ -54,6 +55,7 @@ impl Kind {
             // Shedding is a controller's work too.
             sojourn_max: matches!(self, Self::Controllers).then_some(SOJOURN_MAX),
             gather_max: None,
+            tuning: Tuning::DEFAULT,
             when_full: WhenFull::Drop,
         }
     }

@@ -80,6 +80,7 @@ pub(super) fn judge(config: &Gateway, reader: &mut Reader) {
     for name in StageName::ALL {
         judge_stage(config, *name, reader);
     }
+    config.conditioning.judge(reader);
 }
 
 fn judge_listening(config: &Gateway, reader: &mut Reader) {
