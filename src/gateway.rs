@@ -224,7 +224,7 @@ impl Gateway {
             housekeepers: Vec::new(),
             stop_deadline: config.runtime.stop_deadline,
         };
-        match gateway.start_threads(poller, lookout) {
+        match gateway.start_threads(poller, lookout, Overseer::new(ladder_settings(&config.overload))) {
             Ok(()) => Ok(gateway),
             Err(error) => {
                 gateway.stop_threads();
@@ -234,7 +234,7 @@ impl Gateway {
         }
     }
 
-    fn start_threads(&mut self, poller: Poller, mut lookout: Lookout) -> io::Result<()> {
+    fn start_threads(&mut self, poller: Poller, mut lookout: Lookout, mut overseer: Overseer) -> io::Result<()> {
         let waker = poller.waker()?;
         let over = Arc::clone(&self.over);
         let thread = spawn("poller", move || poller.run(|| over.load(Ordering::Acquire)))?;
@@ -246,8 +246,7 @@ impl Gateway {
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
-        let (metrics, mut overseer, mut refusals) =
-            (Arc::clone(&self.metrics), Overseer::default(), Refusals::default());
+        let (metrics, mut refusals) = (Arc::clone(&self.metrics), Refusals::default());
         self.housekeepers.push(spawn("tidy", move || {
             for look in (0..LOOKS_A_TIDYING).cycle().take_while(|_| !over.load(Ordering::Acquire)) {
                 let now = Instant::now();
@@ -402,6 +401,16 @@ fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
         handshakes_per_address: config.listen.handshakes_per_address,
         tethers_max: config.tethers.max,
         tethers_per_credential_max: config.tethers.max_per_credential,
+        trimmed_to_percent: config.overload.trimmed_to_percent,
+        overload_retry: accept::Retry { after: config.overload.retry_after, spread: config.overload.retry_spread },
+    }
+}
+
+fn ladder_settings(config: &config::gateway::Overload) -> ladder::Settings {
+    ladder::Settings {
+        climb_after: config.climb_after,
+        leave_after: config.leave_after,
+        memory_percent: [config.tethers_percent, config.mappings_percent, config.trim_percent],
     }
 }
 
@@ -506,4 +515,25 @@ fn figures(registry: &Arc<Registry>, egress: &Egress, stages: Vec<Arc<crate::met
             gateway.packet_socket_drops.follow(drops);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_configuration_says_of_overload_reaches_the_ladder_and_the_terms() {
+        assert_eq!(ladder_settings(&config::Gateway::default().overload), ladder::Settings::DEFAULT);
+        let by_default = terms(&config::Gateway::default(), 1_500);
+        assert_eq!((by_default.trimmed_to_percent, by_default.overload_retry), (50, accept::Retry::DEFAULT));
+        let text = "[overload]\nclimb_after = \"6s\"\nleave_after = \"3s\"\ntethers_percent = 70\nmappings_percent = 71\n\
+                    trim_percent = 72\ntrimmed_to_percent = 60\nretry_after = \"9s\"\nretry_spread = \"1s\"";
+        let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
+        let s = Duration::from_secs;
+        let expected = ladder::Settings { climb_after: s(6), leave_after: s(3), memory_percent: [70, 71, 72] };
+        assert_eq!(ladder_settings(&config.overload), expected);
+        let terms = terms(&config, 1_500);
+        let retry = accept::Retry { after: s(9), spread: s(1) };
+        assert_eq!((terms.trimmed_to_percent, terms.overload_retry), (60, retry));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::ladder::{Ladder, Observation, Step};
+use super::ladder::{self, Ladder, Observation, Step};
 use super::registry::Registry;
 use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
@@ -13,7 +13,7 @@ use crate::overload::{Cause, Rung};
 use crate::runtime::work::{NOT_ADMITTED, RUNTIME_REASONS};
 
 /// Who looks after the ladder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Overseer {
     ladder: Ladder,
     /// What the stages had not admitted at the last look.
@@ -21,6 +21,10 @@ pub(super) struct Overseer {
 }
 
 impl Overseer {
+    pub(super) fn new(ladder: ladder::Settings) -> Self {
+        Self { ladder: Ladder::new(ladder), refused: 0 }
+    }
+
     /// Looks at the gateway, and takes the steps that this leads to.
     pub(super) fn look(&mut self, now: Instant, registry: &Registry, metrics: &Metrics) {
         let budget = registry.pool.budget();
@@ -89,7 +93,7 @@ mod tests {
     fn every_step_is_told_to_those_who_act_on_it_and_counted() {
         let registry = registry(|_| {});
         let metrics = Metrics::new(vec![StageMetrics::new("ip-parse", "uplink", &[])], Arc::clone(&registry.metrics));
-        let (mut overseer, start) = (Overseer::default(), Instant::now());
+        let (mut overseer, start) = (Overseer::new(ladder::Settings::DEFAULT), Instant::now());
         let mut held = registry.pool.budget().share(Part::Messages);
         assert!(held.set(registry.pool.limit_bytes() * 86 / 100));
         overseer.look(start, &registry, &metrics);

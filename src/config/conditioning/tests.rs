@@ -45,6 +45,17 @@ fn figures_that_cannot_go_together_are_told_with_what_to_do() {
 }
 
 #[test]
+fn rungs_whose_parts_of_the_memory_are_in_another_order_are_told_with_what_to_do() {
+    let parts =
+        ["line 2: overload.mappings_percent: 70 is less than overload.tethers_percent = 79", "raise it, or lower that"];
+    assert_told::<Gateway>("[overload]\nmappings_percent = 70", &parts);
+    let parts = ["line 3: overload.trim_percent: 70 is less than overload.mappings_percent = 84"];
+    assert_told::<Gateway>("[overload]\ntethers_percent = 66\ntrim_percent = 70", &parts);
+    // Above them the budget itself refuses, and no rung would tell.
+    assert_told::<Gateway>("[overload]\ntethers_percent = 80", &["line 2: ", "from 66 to 79"]);
+}
+
+#[test]
 fn a_figure_out_of_its_bounds_is_told_with_them() {
     assert_told::<Client>("[conditioning.codel]\ntarget = \"0ms\"", &["line 2: ", "from \"1ms\" to \"1s\""]);
 }

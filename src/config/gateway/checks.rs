@@ -81,6 +81,7 @@ pub(super) fn judge(config: &Gateway, reader: &mut Reader) {
         judge_stage(config, *name, reader);
     }
     config.conditioning.judge(reader);
+    config.overload.judge(reader);
 }
 
 fn judge_listening(config: &Gateway, reader: &mut Reader) {
