@@ -284,7 +284,8 @@ impl Build<'_> {
     fn finish(mut self, decisions: Arc<Decisions>) -> (Keeper, Vec<Arc<StageMetrics>>) {
         self.stages.reverse();
         self.metrics.reverse();
-        (Keeper::new(self.stages, self.cores).noting_in(decisions), self.metrics)
+        let keeper = Keeper::new(self.stages, self.cores).looking_every(self.tuning.look_every).noting_in(decisions);
+        (keeper, self.metrics)
     }
 
     fn settings(&self, place: &Place) -> Settings {

@@ -4,8 +4,58 @@
 use std::time::Duration;
 
 use super::schema::{Reader, settings};
-use crate::runtime::codel;
 use crate::runtime::tuning::Tuning;
+use crate::runtime::{codel, controller};
+
+settings! {
+    /// The controllers of the stages: of threads, batches and what a queue admits. What each mechanism does is told by
+    /// docs/load-conditioning.md, and what its figures trade by docs/decisions/0024-what-is-configured.md.
+    pub struct Controllers {
+        /// How often they look. Oftener, and what changes is answered sooner, for more CPU time.
+        look_every: Duration = "20ms" in "5ms"..="50ms",
+    }
+}
+
+settings! {
+    /// The threads of each stage, between threads_min and threads_max.
+    pub struct Pool {
+        /// A pool gets a thread more where packets have waited so long at three looks in a row, and a core is free.
+        grow_sojourn: Duration = "500us" in "50us"..="1s",
+        /// It loses one when it was larger than its work needs for so long.
+        shrink_after: Duration = "10s" in "1s"..="1h",
+        /// Each time that was wrong it waits twice as long, up to this. Not less than shrink_after.
+        shrink_after_max: Duration = "160s" in "1s"..="1d",
+        /// How busy the threads that remain may be for that, in percent. More, and a thread that was taken away is sooner
+        /// wanted back.
+        shrink_below_percent: u32 = 15 in 1..=90,
+    }
+}
+
+impl Pool {
+    fn settings(&self) -> controller::Settings {
+        controller::Settings {
+            grow_sojourn: self.grow_sojourn,
+            shrink_after: self.shrink_after,
+            shrink_after_max: self.shrink_after_max,
+            shrink_below: part(self.shrink_below_percent),
+        }
+    }
+
+    fn judge(&self, reader: &mut Reader) {
+        if self.shrink_after_max < self.shrink_after {
+            let what = format!(
+                "{:?} is less than conditioning.pool.shrink_after = {:?}: raise it, or lower that",
+                self.shrink_after_max, self.shrink_after
+            );
+            reader.object(&["conditioning.pool.shrink_after_max", "conditioning.pool.shrink_after"], what);
+        }
+    }
+}
+
+/// So many percent.
+fn part(percent: u32) -> f64 {
+    f64::from(percent) / 100.0
+}
 
 settings! {
     /// When the queue of a flow in front of a link is too long (CoDel, RFC 8289): then packets of it are marked (ECN), or
@@ -41,22 +91,31 @@ impl Codel {
 /// A gateway's `[conditioning.*]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conditioning {
+    /// `[conditioning.controllers]`
+    pub controllers: Controllers,
+    /// `[conditioning.pool]`
+    pub pool: Pool,
     /// `[conditioning.codel]`
     pub codel: Codel,
 }
 
 impl Conditioning {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        Self { codel: reader.section("conditioning.codel") }
+        Self {
+            controllers: reader.section("conditioning.controllers"),
+            pool: reader.section("conditioning.pool"),
+            codel: reader.section("conditioning.codel"),
+        }
     }
 
     pub(super) fn judge(&self, reader: &mut Reader) {
+        self.pool.judge(reader);
         self.codel.judge(reader);
     }
 
     /// What the stages' mechanisms go by.
     pub fn tuning(&self) -> Tuning {
-        Tuning { codel: self.codel.settings() }
+        Tuning { look_every: self.controllers.look_every, pool: self.pool.settings(), codel: self.codel.settings() }
     }
 }
 

@@ -94,7 +94,7 @@ bach = 3
     let expected = [
         "line 2: listen.adress: unknown key; did you mean \"address\"?",
         "line 3: listen.links_max = 0: must be a whole number, from 1 to 1000000",
-        "line 4: listen.handshake_timeout = \"1h\": must be a duration such as \"300ms\", \"5m\" or \"2h4m\" (ms, s, m, h, d), \
+        "line 4: listen.handshake_timeout = \"1h\": must be a duration such as \"300ms\", \"5m\" or \"2h4m\" (us, ms, s, m, h, d), \
          from \"1s\" to \"5m\"",
         "line 6: egress.mode = \"row\": must be \"raw\" or \"tun\"; did you mean \"raw\"?",
         "line 7: egress.ports = \"9-1\": must be a range of ports such as \"20480-53247\", the lower first",

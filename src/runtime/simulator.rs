@@ -537,7 +537,7 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             waiting: Waiting::default(),
             leftovers: HashMap::new(),
             leftovers_max: 0,
-            controller: PoolController::new(spec.threads.0, spec.threads.1),
+            controller: PoolController::new(controller::Settings::DEFAULT, spec.threads.0, spec.threads.1),
             threads: 0,
             threads_wanted: 0,
             idle: Vec::new(),

@@ -1,16 +1,26 @@
 //! The figures of a pipeline's mechanisms that who runs it may trade: the same for each of its stages. What a mechanism is made
 //! of is a constant beside it (docs/decisions/0024-what-is-configured.md).
 
-use super::codel;
+use std::time::Duration;
+
+use super::{codel, controller};
 
 /// What a pipeline's mechanisms go by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tuning {
+    /// How often the stages' controllers look.
+    pub look_every: Duration,
+    /// When a pool changes its size.
+    pub pool: controller::Settings,
     /// When a flow's queue is too long.
     pub codel: codel::Settings,
 }
 
 impl Tuning {
     /// What an empty configuration says.
-    pub const DEFAULT: Self = Self { codel: codel::Settings::DEFAULT };
+    pub const DEFAULT: Self = Self {
+        look_every: controller::LOOK_EVERY,
+        pool: controller::Settings::DEFAULT,
+        codel: codel::Settings::DEFAULT,
+    };
 }

@@ -22,14 +22,18 @@ fn by_default_the_mechanisms_go_by_what_they_go_by_without_a_configuration() {
 
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
-    let changes: [(&str, fn(&mut Tuning)); 2] = [
-        ("codel.target=21ms", |tuning| tuning.codel.target = Duration::from_millis(21)),
-        ("codel.interval=210ms", |tuning| tuning.codel.interval = Duration::from_millis(210)),
+    const MS: Duration = Duration::from_millis(1);
+    let changes: [(&str, fn(&mut Tuning)); 7] = [
+        ("controllers.look_every = \"21ms\"", |tuning| tuning.look_every = 21 * MS),
+        ("pool.grow_sojourn = \"1ms\"", |tuning| tuning.pool.grow_sojourn = MS),
+        ("pool.shrink_after = \"9s\"", |tuning| tuning.pool.shrink_after = 9_000 * MS),
+        ("pool.shrink_after_max = \"90s\"", |tuning| tuning.pool.shrink_after_max = 90_000 * MS),
+        ("pool.shrink_below_percent = 16", |tuning| tuning.pool.shrink_below = 0.16),
+        ("codel.target = \"21ms\"", |tuning| tuning.codel.target = 21 * MS),
+        ("codel.interval = \"210ms\"", |tuning| tuning.codel.interval = 210 * MS),
     ];
     for (set, change) in changes {
-        let (key, value) = set.split_once('=').unwrap();
-        let (section, key) = key.rsplit_once('.').unwrap();
-        let text = format!("[conditioning.{section}]\n{key} = \"{value}\"");
+        let text = format!("conditioning.{set}");
         let mut expected = Tuning::DEFAULT;
         change(&mut expected);
         assert_eq!(parse::<Gateway>(&text, &[]).unwrap().conditioning.tuning(), expected, "{set}");
@@ -42,6 +46,15 @@ fn figures_that_cannot_go_together_are_told_with_what_to_do() {
     let parts = ["line 2: conditioning.codel.target: 50ms is more than", "interval = 40ms", "lower it, or raise that"];
     assert_told::<Gateway>(text, &parts);
     assert_told::<Client>(text, &parts);
+}
+
+#[test]
+fn a_pools_longest_wait_is_not_less_than_its_first() {
+    let text = "[conditioning.pool]\nshrink_after = \"5m\"";
+    assert_told::<Gateway>(
+        text,
+        &["line 2: conditioning.pool.shrink_after_max: 160s is less than", "raise it, or lower that"],
+    );
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Controllers {
         // A queue of signals is bounded by its lanes, and refuses nothing.
         let sojourn_max = settings.sojourn_max.filter(|_| !Q::COALESCES);
         Self {
-            pool: PoolController::new(settings.threads.0, settings.threads.1),
+            pool: PoolController::new(settings.tuning.pool, settings.threads.0, settings.threads.1),
             shedding: Shedding::new(sojourn_max, capacity),
             sojourns: Snapshot::default(),
             sojourns_since: Snapshot::default(),

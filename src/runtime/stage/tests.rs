@@ -13,6 +13,7 @@ mod codel;
 mod feeder;
 mod gathering;
 mod leftovers;
+mod pool;
 mod shedding;
 
 const LANES: u32 = 64;
