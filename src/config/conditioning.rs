@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::schema::{Reader, settings};
 use crate::runtime::tuning::Tuning;
-use crate::runtime::{codel, controller};
+use crate::runtime::{codel, controller, hand_over};
 
 settings! {
     /// The controllers of the stages: of threads, batches and what a queue admits. What each mechanism does is told by
@@ -48,6 +48,29 @@ impl Pool {
                 self.shrink_after_max, self.shrink_after
             );
             reader.object(&["conditioning.pool.shrink_after_max", "conditioning.pool.shrink_after"], what);
+        }
+    }
+}
+
+settings! {
+    /// Whether a batch goes on through the next stage on its thread, or to another one, where hand_over is "auto".
+    pub struct HandOver {
+        /// Work of less goes on, since another thread has to be woken for it, and has it in no cache.
+        worth: Duration = "60us" in "0us"..="10ms",
+        /// How much work, at most, the thread that reads from the internet does itself while more waits for it and no core
+        /// is free: what waits there nobody else can read.
+        unread_service_max: Duration = "1ms" in "0us"..="100ms",
+        /// The same while what waits there waits too long: then it does the first stage's alone.
+        late_service_max: Duration = "100us" in "0us"..="100ms",
+    }
+}
+
+impl HandOver {
+    fn settings(&self) -> hand_over::Settings {
+        hand_over::Settings {
+            worth: self.worth,
+            unread_service_max: self.unread_service_max,
+            late_service_max: self.late_service_max,
         }
     }
 }
@@ -95,6 +118,8 @@ pub struct Conditioning {
     pub controllers: Controllers,
     /// `[conditioning.pool]`
     pub pool: Pool,
+    /// `[conditioning.hand_over]`
+    pub hand_over: HandOver,
     /// `[conditioning.codel]`
     pub codel: Codel,
 }
@@ -104,6 +129,7 @@ impl Conditioning {
         Self {
             controllers: reader.section("conditioning.controllers"),
             pool: reader.section("conditioning.pool"),
+            hand_over: reader.section("conditioning.hand_over"),
             codel: reader.section("conditioning.codel"),
         }
     }
@@ -115,7 +141,12 @@ impl Conditioning {
 
     /// What the stages' mechanisms go by.
     pub fn tuning(&self) -> Tuning {
-        Tuning { look_every: self.controllers.look_every, pool: self.pool.settings(), codel: self.codel.settings() }
+        Tuning {
+            look_every: self.controllers.look_every,
+            pool: self.pool.settings(),
+            hand_over: self.hand_over.settings(),
+            codel: self.codel.settings(),
+        }
     }
 }
 

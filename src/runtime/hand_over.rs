@@ -9,16 +9,28 @@ use super::port::Behind;
 /// What a wake-up of another thread takes on a small virtual machine.
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
 
-/// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
-/// other's. By measurement, docs/decisions/0023-caches.md.
-pub const HAND_OVER_WORTH: Duration = Duration::from_micros(60);
+/// What work is worth another thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
+    /// other's.
+    pub worth: Duration,
+    /// The longest work that a source does itself while more waits in front of it, which nobody else can read: what comes
+    /// meanwhile waits for so long unseen, and other threads of the stages may run dry.
+    pub unread_service_max: Duration,
+    /// The same while what waits in front of it waits too long.
+    pub late_service_max: Duration,
+}
 
-/// The longest work that a source does itself while more waits in front of it, which nobody else can read: what comes
-/// meanwhile waits for so long unseen, and other threads of the stages may run dry.
-pub const UNREAD_SERVICE_MAX: Duration = Duration::from_millis(1);
-
-/// The same while what waits in front of it waits too long: parsing a batch is less, and is needed to know whose it is.
-pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
+impl Settings {
+    /// What a hand-over is worth is by measurement, docs/decisions/0023-caches.md. Parsing a batch is less than a late source
+    /// does, and is needed to know whose it is.
+    pub const DEFAULT: Self = Self {
+        worth: Duration::from_micros(60),
+        unread_service_max: Duration::from_millis(1),
+        late_service_max: Duration::from_micros(100),
+    };
+}
 
 /// Of what a stage that gathers must take of the machine for it to be of use: what makes its work less does little for a
 /// machine that is busy with something else, and it costs a wait.
@@ -99,7 +111,7 @@ pub struct Observation {
 /// or waits too long, no core need be free: a source that does the stages' work leaves what comes to a ring that nobody
 /// bounds, and nobody shares out. Where a thread of a stage has more to do and no core is free, what it brings to a stage
 /// with a price for each lane gathers there: it comes back for that.
-pub fn decide(rule: Rule, seen: Observation) -> HandOver {
+pub fn decide(settings: &Settings, rule: Rule, seen: Observation) -> HandOver {
     let runs_on = match rule.now() {
         Rule::Always => true,
         Rule::Never => false,
@@ -108,10 +120,10 @@ pub fn decide(rule: Rule, seen: Observation) -> HandOver {
             Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => {
                 return HandOver::Gather;
             }
-            Behind::Work => seen.cores_free == 0 || seen.service < HAND_OVER_WORTH,
-            Behind::Unread if seen.cores_free == 0 => seen.service < UNREAD_SERVICE_MAX,
-            Behind::Unread => seen.service < HAND_OVER_WORTH,
-            Behind::Late => seen.is_first && seen.service < LATE_SERVICE_MAX,
+            Behind::Work => seen.cores_free == 0 || seen.service < settings.worth,
+            Behind::Unread if seen.cores_free == 0 => seen.service < settings.unread_service_max,
+            Behind::Unread => seen.service < settings.worth,
+            Behind::Late => seen.is_first && seen.service < settings.late_service_max,
         },
     };
     if runs_on { HandOver::RunOn } else { HandOver::Queue }
@@ -120,6 +132,10 @@ pub fn decide(rule: Rule, seen: Observation) -> HandOver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decide(rule: Rule, seen: Observation) -> HandOver {
+        super::decide(&Settings::DEFAULT, rule, seen)
+    }
 
     fn seen(behind: Behind, cores_free: usize, service_us: u64) -> Observation {
         let service = Duration::from_micros(service_us);
@@ -165,6 +181,18 @@ mod tests {
         ] {
             let seen = Observation { gathering_share, ..seen(behind, cores_free, 100) };
             assert_eq!(decide(Rule::Auto, seen), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_work_is_worth_another_thread_is_as_it_is_set() {
+        let us = Duration::from_micros;
+        let settings = Settings { worth: us(5), unread_service_max: us(7), late_service_max: us(9) };
+        for (behind, cores_free, most_us) in
+            [(Behind::Work, 1, 4), (Behind::Unread, 1, 4), (Behind::Unread, 0, 6), (Behind::Late, 0, 8)]
+        {
+            let decided = |service_us| super::decide(&settings, Rule::Auto, seen(behind, cores_free, service_us));
+            assert_eq!([most_us, most_us + 1].map(decided), [HandOver::RunOn, HandOver::Queue], "{behind:?}");
         }
     }
 

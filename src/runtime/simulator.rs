@@ -454,7 +454,7 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         // A segment costs the same here whatever it comes with, so there is nothing to gather for.
         let (is_first, gathering_share) = (false, 0.0);
         let seen = hand_over::Observation { behind: behind.into(), cores_free, service, is_first, gathering_share };
-        let mut hand_over = hand_over::decide(next.spec.rule, seen);
+        let mut hand_over = hand_over::decide(&hand_over::Settings::DEFAULT, next.spec.rule, seen);
         if hand_over != HandOver::Queue && self.holds_back(stage + 1) {
             hand_over = HandOver::Queue;
         }

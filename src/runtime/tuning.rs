@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{codel, controller};
+use super::{codel, controller, hand_over};
 
 /// What a pipeline's mechanisms go by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Tuning {
     pub look_every: Duration,
     /// When a pool changes its size.
     pub pool: controller::Settings,
+    /// What work is worth another thread.
+    pub hand_over: hand_over::Settings,
     /// When a flow's queue is too long.
     pub codel: codel::Settings,
 }
@@ -21,6 +23,7 @@ impl Tuning {
     pub const DEFAULT: Self = Self {
         look_every: controller::LOOK_EVERY,
         pool: controller::Settings::DEFAULT,
+        hand_over: hand_over::Settings::DEFAULT,
         codel: codel::Settings::DEFAULT,
     };
 }

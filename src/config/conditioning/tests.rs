@@ -23,12 +23,15 @@ fn by_default_the_mechanisms_go_by_what_they_go_by_without_a_configuration() {
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
     const MS: Duration = Duration::from_millis(1);
-    let changes: [(&str, fn(&mut Tuning)); 7] = [
+    let changes: [(&str, fn(&mut Tuning)); 10] = [
         ("controllers.look_every = \"21ms\"", |tuning| tuning.look_every = 21 * MS),
         ("pool.grow_sojourn = \"1ms\"", |tuning| tuning.pool.grow_sojourn = MS),
         ("pool.shrink_after = \"9s\"", |tuning| tuning.pool.shrink_after = 9_000 * MS),
         ("pool.shrink_after_max = \"90s\"", |tuning| tuning.pool.shrink_after_max = 90_000 * MS),
         ("pool.shrink_below_percent = 16", |tuning| tuning.pool.shrink_below = 0.16),
+        ("hand_over.worth = \"20us\"", |tuning| tuning.hand_over.worth = MS / 50),
+        ("hand_over.unread_service_max = \"2ms\"", |tuning| tuning.hand_over.unread_service_max = 2 * MS),
+        ("hand_over.late_service_max = \"0us\"", |tuning| tuning.hand_over.late_service_max = 0 * MS),
         ("codel.target = \"21ms\"", |tuning| tuning.codel.target = 21 * MS),
         ("codel.interval = \"210ms\"", |tuning| tuning.codel.interval = 210 * MS),
     ];

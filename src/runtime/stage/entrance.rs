@@ -39,7 +39,7 @@ where
                 is_first: offer.upstream.is_none(),
                 gathering_share: self.gathering_share(),
             };
-            hand_over::decide(self.settings.hand_over, seen)
+            hand_over::decide(&self.settings.tuning.hand_over, self.settings.hand_over, seen)
         } else {
             HandOver::Queue
         };

@@ -12,6 +12,7 @@ use crate::runtime::work::{PANICKED, QUEUE_FULL};
 mod codel;
 mod feeder;
 mod gathering;
+mod hand_over;
 mod leftovers;
 mod pool;
 mod shedding;
