@@ -98,7 +98,7 @@ const SETTINGS: Settings = Settings {
     hand_over: Rule::Auto,
     when_full: WhenFull::Park,
     sojourn_max: Some(Duration::from_millis(5)),
-    gather_max: None,
+    gathers: false,
     tuning: Tuning::DEFAULT,
 };
 

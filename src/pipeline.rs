@@ -48,13 +48,6 @@ pub mod experiment;
 /// flows seldom share one.
 pub const FLOW_LANES: u32 = 64;
 
-/// How long packets may gather for a message, in bounds on a queue's wait: 10 ms by default, in which a thousand tethers that
-/// take all of a core get two or three packets each.
-const GATHER_SOJOURNS: u32 = 2;
-
-/// And at most this part of what CoDel lets packets wait in the same queue, so that it never takes this wait for a queue.
-const GATHER_PART_OF_TARGET: u32 = 2;
-
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -310,9 +303,7 @@ impl Build<'_> {
             // Its lanes wait for their links, which is what its own queue manages.
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
             // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
-            gather_max: (place.name == StageName::WsEncode).then_some(
-                (GATHER_SOJOURNS * config.sojourn_max).min(self.tuning.codel.target / GATHER_PART_OF_TARGET),
-            ),
+            gathers: place.name == StageName::WsEncode && !self.tuning.gathering.wait_max.is_zero(),
             tuning: self.tuning,
         }
     }
@@ -322,9 +313,7 @@ impl Build<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_the_configuration_says_of_the_mechanisms_reaches_every_stage() {
-        let text = "[conditioning.codel]\ntarget = \"7ms\"\ninterval = \"70ms\"";
+    fn settings(text: &str, place: &Place) -> (config::Gateway, Settings) {
         let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
         let build = Build {
             config: &config.stages,
@@ -337,8 +326,24 @@ mod tests {
             stages: Vec::new(),
             metrics: Vec::new(),
         };
+        let settings = build.settings(place);
+        (config, settings)
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_the_mechanisms_reaches_every_stage() {
+        let text = "conditioning.hand_over.worth = \"20us\"\nconditioning.codel.target = \"30ms\"";
         for place in [diagram::PARSE_IN, diagram::WS_ENCODE] {
-            assert_eq!(build.settings(&place).tuning, config.conditioning.tuning());
+            let (config, settings) = settings(text, &place);
+            assert_eq!(settings.tuning, config.conditioning.tuning());
+            assert_ne!(settings.tuning, Tuning::DEFAULT);
         }
+    }
+
+    #[test]
+    fn ws_encode_alone_gathers_unless_no_wait_is_configured() {
+        let gathers = |text, place| settings(text, &place).1.gathers;
+        assert!(gathers("", diagram::WS_ENCODE) && !gathers("", diagram::PARSE_IN));
+        assert!(!gathers("conditioning.gathering.wait_max = \"0ms\"", diagram::WS_ENCODE));
     }
 }

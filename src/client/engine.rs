@@ -120,7 +120,7 @@ impl Settings {
             when_full,
             // Its one tether waits for its own link; there is nobody to be fair to.
             sojourn_max: None,
-            gather_max: None,
+            gathers: false,
             tuning: self.tuning,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::schema::{Reader, settings};
 use crate::runtime::tuning::Tuning;
-use crate::runtime::{codel, controller, hand_over};
+use crate::runtime::{codel, controller, hand_over, lanes};
 
 settings! {
     /// The controllers of the stages: of threads, batches and what a queue admits. What each mechanism does is told by
@@ -66,11 +66,39 @@ settings! {
 }
 
 impl HandOver {
-    fn settings(&self) -> hand_over::Settings {
+    fn settings(&self, gathering: &Gathering) -> hand_over::Settings {
         hand_over::Settings {
             worth: self.worth,
             unread_service_max: self.unread_service_max,
             late_service_max: self.late_service_max,
+            gather_share_min: part(gathering.share_percent),
+        }
+    }
+}
+
+settings! {
+    /// Packets for a tether wait for each other while the gateway has more to do than it can, so that they leave as one
+    /// message: that and its system call cost as much as some packets.
+    pub struct Gathering {
+        /// How long, at most. More is fewer messages for many tethers that get little each. Not more than half of
+        /// conditioning.codel.target, so that it is taken for no queue. "0ms": they do not.
+        wait_max: Duration = "10ms" in "0ms"..="500ms",
+        /// With so many packets there are enough.
+        packets: u32 = 16 in 2..=1024,
+        /// What part of the machine "ws-encode" has to take for that, in percent. Where it takes little, little is gained.
+        share_percent: u32 = 25 in 1..=100,
+    }
+}
+
+impl Gathering {
+    fn judge(&self, codel: &Codel, reader: &mut Reader) {
+        if self.wait_max > codel.target / 2 {
+            let what = format!(
+                "{:?} is more than half of conditioning.codel.target = {:?}, which would take it for a queue: lower it, or \
+                 raise that",
+                self.wait_max, codel.target
+            );
+            reader.object(&["conditioning.gathering.wait_max", "conditioning.codel.target"], what);
         }
     }
 }
@@ -120,6 +148,8 @@ pub struct Conditioning {
     pub pool: Pool,
     /// `[conditioning.hand_over]`
     pub hand_over: HandOver,
+    /// `[conditioning.gathering]`
+    pub gathering: Gathering,
     /// `[conditioning.codel]`
     pub codel: Codel,
 }
@@ -130,12 +160,14 @@ impl Conditioning {
             controllers: reader.section("conditioning.controllers"),
             pool: reader.section("conditioning.pool"),
             hand_over: reader.section("conditioning.hand_over"),
+            gathering: reader.section("conditioning.gathering"),
             codel: reader.section("conditioning.codel"),
         }
     }
 
     pub(super) fn judge(&self, reader: &mut Reader) {
         self.pool.judge(reader);
+        self.gathering.judge(&self.codel, reader);
         self.codel.judge(reader);
     }
 
@@ -144,7 +176,8 @@ impl Conditioning {
         Tuning {
             look_every: self.controllers.look_every,
             pool: self.pool.settings(),
-            hand_over: self.hand_over.settings(),
+            hand_over: self.hand_over.settings(&self.gathering),
+            gathering: lanes::Gathering { wait_max: self.gathering.wait_max, enough_segments: self.gathering.packets },
             codel: self.codel.settings(),
         }
     }

@@ -10,7 +10,7 @@ use super::port::Behind;
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
 
 /// What work is worth another thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
     /// other's.
@@ -20,21 +20,21 @@ pub struct Settings {
     pub unread_service_max: Duration,
     /// The same while what waits in front of it waits too long.
     pub late_service_max: Duration,
+    /// Of what a stage that gathers must take of the machine for it to be of use.
+    pub gather_share_min: f64,
 }
 
 impl Settings {
     /// What a hand-over is worth is by measurement, docs/decisions/0023-caches.md. Parsing a batch is less than a late source
-    /// does, and is needed to know whose it is.
+    /// does, and is needed to know whose it is. What makes the work of a stage less that takes under a quarter does little
+    /// for a machine that is busy with something else, and it costs a wait.
     pub const DEFAULT: Self = Self {
         worth: Duration::from_micros(60),
         unread_service_max: Duration::from_millis(1),
         late_service_max: Duration::from_micros(100),
+        gather_share_min: 0.25,
     };
 }
-
-/// Of what a stage that gathers must take of the machine for it to be of use: what makes its work less does little for a
-/// machine that is busy with something else, and it costs a wait.
-pub const GATHER_SHARE_MIN: f64 = 0.25;
 
 /// The configured rule of a stage.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,7 +117,7 @@ pub fn decide(settings: &Settings, rule: Rule, seen: Observation) -> HandOver {
         Rule::Never => false,
         Rule::Auto | Rule::Live(_) => match seen.behind {
             Behind::Nothing => true,
-            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => {
+            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= settings.gather_share_min => {
                 return HandOver::Gather;
             }
             Behind::Work => seen.cores_free == 0 || seen.service < settings.worth,
@@ -187,13 +187,18 @@ mod tests {
     #[test]
     fn what_work_is_worth_another_thread_is_as_it_is_set() {
         let us = Duration::from_micros;
-        let settings = Settings { worth: us(5), unread_service_max: us(7), late_service_max: us(9) };
+        let settings =
+            Settings { worth: us(5), unread_service_max: us(7), late_service_max: us(9), gather_share_min: 0.5 };
         for (behind, cores_free, most_us) in
             [(Behind::Work, 1, 4), (Behind::Unread, 1, 4), (Behind::Unread, 0, 6), (Behind::Late, 0, 8)]
         {
             let decided = |service_us| super::decide(&settings, Rule::Auto, seen(behind, cores_free, service_us));
             assert_eq!([most_us, most_us + 1].map(decided), [HandOver::RunOn, HandOver::Queue], "{behind:?}");
         }
+        let decided = |gathering_share| {
+            super::decide(&settings, Rule::Auto, Observation { gathering_share, ..seen(Behind::Work, 0, 100) })
+        };
+        assert_eq!([0.49, 0.5].map(decided), [HandOver::RunOn, HandOver::Gather]);
     }
 
     #[test]

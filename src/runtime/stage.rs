@@ -56,8 +56,8 @@ pub struct Settings {
     /// How long things may wait in the queue, at the 99th percentile, before it admits less. `None` where the wait is
     /// for something else than a thread of this stage, and managed by the queue itself.
     pub sojourn_max: Option<Duration>,
-    /// How long a lane may gather, where that makes the stage's work less.
-    pub gather_max: Option<Duration>,
+    /// Whether lanes may gather, since that makes the stage's work less.
+    pub gathers: bool,
     /// What its mechanisms go by.
     pub tuning: Tuning,
 }
@@ -202,9 +202,11 @@ impl<H: Handler> Stage<H> {
             settings,
             handler,
             inner: Mutex::new(Inner {
-                lanes: match settings.gather_max {
-                    Some(_) => Lanes::that_gather(settings.lanes, settings.limits),
-                    None => Lanes::new(settings.lanes, settings.limits),
+                lanes: if settings.gathers {
+                    let enough_segments = settings.tuning.gathering.enough_segments;
+                    Lanes::that_gather(settings.lanes, settings.limits, enough_segments)
+                } else {
+                    Lanes::new(settings.lanes, settings.limits)
                 }
                 .going_by(settings.tuning.codel),
                 waiting: Waiting::default(),

@@ -50,7 +50,7 @@ pub(super) fn settings(lanes: u32, segments: u64, hand_over: Rule, when_full: Wh
         hand_over,
         when_full,
         sojourn_max: Some(std::time::Duration::from_secs(60)),
-        gather_max: None,
+        gathers: false,
         tuning: Tuning::DEFAULT,
     }
 }

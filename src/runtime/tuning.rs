@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::lanes::Gathering;
 use super::{codel, controller, hand_over};
 
 /// What a pipeline's mechanisms go by.
@@ -14,6 +15,8 @@ pub struct Tuning {
     pub pool: controller::Settings,
     /// What work is worth another thread.
     pub hand_over: hand_over::Settings,
+    /// How lanes gather, where they do.
+    pub gathering: Gathering,
     /// When a flow's queue is too long.
     pub codel: codel::Settings,
 }
@@ -24,6 +27,7 @@ impl Tuning {
         look_every: controller::LOOK_EVERY,
         pool: controller::Settings::DEFAULT,
         hand_over: hand_over::Settings::DEFAULT,
+        gathering: Gathering::DEFAULT,
         codel: codel::Settings::DEFAULT,
     };
 }

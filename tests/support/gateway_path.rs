@@ -152,7 +152,7 @@ impl Build {
             hand_over: self.rule,
             // The lanes are kept full on purpose.
             sojourn_max: None,
-            gather_max: None,
+            gathers: false,
             tuning: Tuning::DEFAULT,
             when_full: if direction == UPLINK { WhenFull::Park } else { WhenFull::Drop },
         };

@@ -54,7 +54,7 @@ impl Kind {
             hand_over,
             // Shedding is a controller's work too.
             sojourn_max: matches!(self, Self::Controllers).then_some(SOJOURN_MAX),
-            gather_max: None,
+            gathers: false,
             tuning: Tuning::DEFAULT,
             when_full: WhenFull::Drop,
         }

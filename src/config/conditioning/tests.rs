@@ -23,7 +23,7 @@ fn by_default_the_mechanisms_go_by_what_they_go_by_without_a_configuration() {
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
     const MS: Duration = Duration::from_millis(1);
-    let changes: [(&str, fn(&mut Tuning)); 10] = [
+    let changes: [(&str, fn(&mut Tuning)); 13] = [
         ("controllers.look_every = \"21ms\"", |tuning| tuning.look_every = 21 * MS),
         ("pool.grow_sojourn = \"1ms\"", |tuning| tuning.pool.grow_sojourn = MS),
         ("pool.shrink_after = \"9s\"", |tuning| tuning.pool.shrink_after = 9_000 * MS),
@@ -31,7 +31,10 @@ fn each_key_is_another_figure_of_the_mechanisms() {
         ("pool.shrink_below_percent = 16", |tuning| tuning.pool.shrink_below = 0.16),
         ("hand_over.worth = \"20us\"", |tuning| tuning.hand_over.worth = MS / 50),
         ("hand_over.unread_service_max = \"2ms\"", |tuning| tuning.hand_over.unread_service_max = 2 * MS),
-        ("hand_over.late_service_max = \"0us\"", |tuning| tuning.hand_over.late_service_max = 0 * MS),
+        ("hand_over.late_service_max = \"0us\"", |tuning| tuning.hand_over.late_service_max = Duration::ZERO),
+        ("gathering.wait_max = \"0ms\"", |tuning| tuning.gathering.wait_max = Duration::ZERO),
+        ("gathering.packets = 8", |tuning| tuning.gathering.enough_segments = 8),
+        ("gathering.share_percent = 100", |tuning| tuning.hand_over.gather_share_min = 1.0),
         ("codel.target = \"21ms\"", |tuning| tuning.codel.target = 21 * MS),
         ("codel.interval = \"210ms\"", |tuning| tuning.codel.interval = 210 * MS),
     ];
@@ -49,6 +52,14 @@ fn figures_that_cannot_go_together_are_told_with_what_to_do() {
     let parts = ["line 2: conditioning.codel.target: 50ms is more than", "interval = 40ms", "lower it, or raise that"];
     assert_told::<Gateway>(text, &parts);
     assert_told::<Client>(text, &parts);
+    let text = "[conditioning.codel]\ntarget = \"15ms\"";
+    let parts = [
+        "line 2: conditioning.gathering.wait_max: 10ms is more than half of",
+        "target = 15ms",
+        "lower it, or raise that",
+    ];
+    assert_told::<Gateway>(text, &parts);
+    assert_eq!(told::<Client>(text), [""; 0], "a client gathers nothing");
 }
 
 #[test]

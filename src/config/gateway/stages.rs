@@ -19,8 +19,8 @@ settings! {
         /// How many bytes may wait in its queue, in memory held.
         queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
         /// How long packets may wait in its queue. When one in a hundred waits longer, the queue admits less, and the
-        /// tethers that fill it most lose first. The queue of "ws-encode" waits for the tether's link and is not bounded so:
-        /// there packets are sent together, for twice as long (10 ms) at most, while the gateway has more to do than it can.
+        /// tethers that fill it most lose first. The queue of "ws-encode" waits for the tether's link and is not bounded so,
+        /// but by [conditioning.codel].
         sojourn_max: Duration = "5ms" in "1ms"..="10s",
         /// The most packets it takes at once. It never waits for more than are there.
         batch: usize = 256 in 1..=1024,

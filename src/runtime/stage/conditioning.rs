@@ -83,8 +83,8 @@ where
             inner.lanes.set_run_on_segments_max(batch::run_on_limit(self.settings.sojourn_max, self.service()));
             let seen = self.observe(now, sojourn_p99, &mut inner);
             // Whose thread ended before it came back to what it brought.
-            if let Some(gather_max) = self.settings.gather_max {
-                inner.lanes.end_gathering(now, gather_max, u32::MAX);
+            if self.settings.gathers {
+                inner.lanes.end_gathering(now, self.settings.tuning.gathering.wait_max, u32::MAX);
                 self.note_gathering(&inner);
                 self.wake(&mut inner);
             }
