@@ -402,6 +402,8 @@ fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
         tethers_max: config.tethers.max,
         tethers_per_credential_max: config.tethers.max_per_credential,
         trimmed_to_percent: config.overload.trimmed_to_percent,
+        window: config.conditioning.window.settings(),
+        credit: config.conditioning.credit.settings(),
         overload_retry: accept::Retry { after: config.overload.retry_after, spread: config.overload.retry_spread },
     }
 }
@@ -520,6 +522,7 @@ fn figures(registry: &Arc<Registry>, egress: &Egress, stages: Vec<Arc<crate::met
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{credit, window};
 
     #[test]
     fn what_the_configuration_says_of_overload_reaches_the_ladder_and_the_terms() {
@@ -535,5 +538,17 @@ mod tests {
         let terms = terms(&config, 1_500);
         let retry = accept::Retry { after: s(9), spread: s(1) };
         assert_eq!((terms.trimmed_to_percent, terms.overload_retry), (60, retry));
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_window_and_credit_reaches_the_terms() {
+        let by_default = terms(&config::Gateway::default(), 1_500);
+        assert_eq!((by_default.window, by_default.credit), (window::Settings::DEFAULT, credit::Settings::DEFAULT));
+        let text = "[conditioning]\nwindow.queue = \"5ms\"\nwindow.whole_min = \"9ms\"\ncredit.wait_max = \"30ms\"\n\
+                    credit.cut_after = \"50ms\"";
+        let terms = terms(&config::parse::<config::Gateway>(text, &[]).expect("a configuration"), 1_500);
+        let [queue, whole_min, wait_max, cut_after] = [5, 9, 30, 50].map(Duration::from_millis);
+        assert_eq!(terms.window, window::Settings { queue, whole_min });
+        assert_eq!(terms.credit, credit::Settings { wait_max, cut_after });
     }
 }

@@ -39,6 +39,7 @@ use crate::stages::tun_write::{self, Destination, TunWrite};
 use crate::stages::ws_decode::{self, WsDecode};
 use crate::stages::ws_encode::{self, WsEncode};
 use crate::table::Table;
+use crate::window;
 
 /// Threads a stage. There is one tether, hence one lane: a second thread would find nothing to do.
 const THREADS: (usize, usize) = (1, 1);
@@ -96,6 +97,7 @@ pub struct Settings {
     /// Segments in a batch: at some hundreds the cost of a hand-over vanishes beside that of the packets.
     batch_segments: u32,
     tuning: Tuning,
+    window: window::Settings,
 }
 
 impl Settings {
@@ -107,6 +109,7 @@ impl Settings {
             limits: Limits { segments: packets.into(), held_bytes: bytes.0 },
             batch_segments: batch,
             tuning: config.conditioning.tuning(),
+            window: config.conditioning.window.settings(),
         }
     }
 
@@ -165,7 +168,7 @@ impl Engine {
         let Surroundings { settings, table, figures, events } = surroundings;
         let (tun, pool) = (Arc::new(tun), BufPool::new(settings.pool_bytes));
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
-        let (links, poll) = Links::new(table, pool.clone(), events.clone())?;
+        let (links, poll) = Links::new(table, pool.clone(), settings.window, events.clone())?;
         let destination = Arc::new(Destination::new(lease));
 
         // Sinks first: each stage is given the one that it hands on to.
@@ -261,13 +264,16 @@ mod tests {
     #[test]
     fn what_the_configuration_says_of_the_queues_reaches_every_stage() {
         let text = "[memory]\nbudget = \"32MiB\"\n[queues]\npackets = 1000\nbytes = \"1MiB\"\nbatch = 7\n\
-                    [conditioning.codel]\ntarget = \"7ms\"\ninterval = \"70ms\"";
+                    [conditioning.codel]\ntarget = \"7ms\"\ninterval = \"70ms\"\n\
+                    [conditioning.window]\nqueue = \"5ms\"\nwhole_min = \"9ms\"";
         let config = config::parse::<config::Client>(text, &[]).expect("a configuration");
         let settings = Settings::new(&config);
         let of_stage = settings.of_stage(3, WhenFull::Park);
         assert_eq!((settings.pool_bytes, of_stage.quota.segments), (32 << 20, 7));
         assert_eq!(of_stage.limits, Limits { segments: 1_000, held_bytes: 1 << 20 });
         assert_eq!(of_stage.tuning, config.conditioning.tuning());
-        assert_eq!(of_stage.tuning.codel.interval, std::time::Duration::from_millis(70));
+        let [interval, queue, whole_min] = [70, 5, 9].map(std::time::Duration::from_millis);
+        assert_eq!(of_stage.tuning.codel.interval, interval);
+        assert_eq!(settings.window, window::Settings { queue, whole_min });
     }
 }

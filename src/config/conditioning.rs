@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::schema::{Reader, settings};
 use crate::runtime::tuning::Tuning;
 use crate::runtime::{codel, controller, hand_over, lanes};
+use crate::{credit, window};
 
 settings! {
     /// The controllers of the stages: of threads, batches and what a queue admits. What each mechanism does is told by
@@ -139,6 +140,42 @@ impl Codel {
     }
 }
 
+settings! {
+    /// How much of what is on its way may wait in the network's buffers, however long the path is: a window a link
+    /// (docs/decisions/0013-window.md).
+    pub struct Window {
+        /// How long what is sent may wait behind the path. Less keeps a ping beside a download short; more keeps a link busy
+        /// whose acknowledgements come late or together.
+        queue: Duration = "10ms" in "1ms"..="1s",
+        /// A window of so much time is allowed on any path, since a round trip shorter than that is mostly that of threads.
+        whole_min: Duration = "20ms" in "0ms"..="1s",
+    }
+}
+
+impl Window {
+    /// What the windows go by.
+    pub fn settings(&self) -> window::Settings {
+        window::Settings { queue: self.queue, whole_min: self.whole_min }
+    }
+}
+
+settings! {
+    /// When a tether's credit, of which tethers.credit_window is the most, is cut.
+    pub struct Credit {
+        /// How long its packets may wait in the gateway. While they wait longer its credit is halved again and again.
+        wait_max: Duration = "20ms" in "1ms"..="1s",
+        /// For how long they must have waited longer before that begins.
+        cut_after: Duration = "100ms" in "0ms"..="10s",
+    }
+}
+
+impl Credit {
+    /// What credits go by.
+    pub fn settings(&self) -> credit::Settings {
+        credit::Settings { wait_max: self.wait_max, cut_after: self.cut_after }
+    }
+}
+
 /// A gateway's `[conditioning.*]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conditioning {
@@ -152,6 +189,10 @@ pub struct Conditioning {
     pub gathering: Gathering,
     /// `[conditioning.codel]`
     pub codel: Codel,
+    /// `[conditioning.window]`
+    pub window: Window,
+    /// `[conditioning.credit]`
+    pub credit: Credit,
 }
 
 impl Conditioning {
@@ -162,6 +203,8 @@ impl Conditioning {
             hand_over: reader.section("conditioning.hand_over"),
             gathering: reader.section("conditioning.gathering"),
             codel: reader.section("conditioning.codel"),
+            window: reader.section("conditioning.window"),
+            credit: reader.section("conditioning.credit"),
         }
     }
 
@@ -188,11 +231,13 @@ impl Conditioning {
 pub struct ClientConditioning {
     /// `[conditioning.codel]`
     pub codel: Codel,
+    /// `[conditioning.window]`
+    pub window: Window,
 }
 
 impl ClientConditioning {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        Self { codel: reader.section("conditioning.codel") }
+        Self { codel: reader.section("conditioning.codel"), window: reader.section("conditioning.window") }
     }
 
     pub(super) fn judge(&self, reader: &mut Reader) {

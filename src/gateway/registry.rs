@@ -28,6 +28,7 @@ use crate::tether_links::TetherLinks;
 use crate::wire::capsule::{CloseReason, Features, append_close};
 use crate::wire::frame::close_code;
 use crate::wire::proof::CredentialId;
+use crate::{credit, window};
 
 mod acks;
 mod admission;
@@ -73,6 +74,10 @@ pub struct Terms {
     pub trimmed_to_percent: u64,
     /// When who is refused under overload may try again.
     pub overload_retry: Retry,
+    /// How much a link's window lets wait.
+    pub window: window::Settings,
+    /// When a tether's credit is cut.
+    pub credit: credit::Settings,
 }
 
 /// Who is here.

@@ -187,7 +187,10 @@ impl Registry {
             overload: self.overload.clone(),
             trimmed_to_percent: self.terms.trimmed_to_percent,
         };
-        let links = TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze);
+        let links = TetherLinks::new(LaneId(id.0), windows)
+            .with_window(self.terms.window)
+            .with_credit(self.terms.credit)
+            .squeezed_by(squeeze);
         let links = links.noted_in(Arc::clone(&self.stirred)).watched_in(Arc::clone(&self.half_left));
         let links = Arc::new(links);
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;

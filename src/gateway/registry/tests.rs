@@ -42,6 +42,8 @@ fn registry() -> Arc<Registry> {
             tethers_per_credential_max: 0,
             trimmed_to_percent: 50,
             overload_retry: Retry::DEFAULT,
+            window: window::Settings::DEFAULT,
+            credit: credit::Settings::DEFAULT,
         },
         links_max: 4,
         credentials: CredentialStore::load(&nowhere).expect("no credential is a store too"),
