@@ -194,13 +194,14 @@ impl Gateway {
             let poller = Poller::bind(&listen.address, tcp, registry_of_poller, tls, accept, ws_decode)?;
             let server = config.metrics.listen.map(|address| bind_metrics(address, &metrics)).transpose()?;
             let pool = registry.pool.clone();
+            // The first stage of what it reads.
+            let wait_max = config.stages.get(StageName::IpParse).sojourn_max;
+            let inlet = (pipeline.downlink, wait_max);
             let source = match &egress.way {
                 Way::Raw { receiver, .. } => {
-                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
+                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, inlet, &registry)?
                 }
-                Way::Tun(tun) => {
-                    start_source(Arc::clone(tun), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
-                }
+                Way::Tun(tun) => start_source(Arc::clone(tun), pool, pipeline.source_metrics, inlet, &registry)?,
             };
             Ok((poller, server, source))
         };
@@ -359,10 +360,10 @@ fn start_source<S: PacketSource>(
     source: Arc<S>,
     pool: BufPool,
     metrics: Arc<crate::metrics::StageMetrics>,
-    inlet: Inlet<Packet<Raw>>,
+    (inlet, wait_max): (Inlet<Packet<Raw>>, Duration),
     registry: &Arc<Registry>,
 ) -> io::Result<(Arc<SourceStop>, JoinHandle<()>)> {
-    let source = Source::new(source, pool, metrics)?;
+    let source = Source::new(source, pool, metrics)?.in_front_of(wait_max);
     let (stopper, figures) = (source.stopper(), Arc::clone(&registry.metrics));
     let failed = move |error: &io::Error| {
         figures.egress_read_errors.inc();

@@ -275,5 +275,9 @@ mod tests {
         let [interval, queue, whole_min] = [70, 5, 9].map(std::time::Duration::from_millis);
         assert_eq!(of_stage.tuning.codel.interval, interval);
         assert_eq!(settings.window, window::Settings { queue, whole_min });
+        let (table, (ended, _)) = (Arc::new(Table::new(1)), std::sync::mpsc::channel());
+        let (links, _) = Links::new(table, BufPool::new(0), settings.window, ended).expect("a poll");
+        let window = format!("{:?}", links.tether().window(std::time::Instant::now()));
+        assert!(window.contains("queue: 5ms"), "{window}");
     }
 }

@@ -366,6 +366,25 @@ fn on_the_last_rung_ws_encode_holds_as_much_as_the_terms_say() {
 }
 
 #[test]
+fn a_tethers_windows_and_credit_go_by_the_terms() {
+    let is_cut_within_ten_looks = |cut_after| {
+        let registry = testing::registry(|terms| terms.credit.cut_after = cut_after);
+        let ((link, _peer), now) = (come(&registry, Instant::now()), Instant::now());
+        let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+        let mut inside = registry.pool.take(1).expect("a buffer");
+        inside.charge(tether.links.account(), 1_000);
+        (0..10).for_each(|look| _ = tether.links.grant(now + look * Duration::from_millis(20), &link));
+        tether.links.is_credit_cut()
+    };
+    assert_eq!([100, 1_000].map(Duration::from_millis).map(is_cut_within_ten_looks), [true, false]);
+    let registry = testing::registry(|terms| terms.window.queue = Duration::from_millis(7));
+    let (link, _peer) = come(&registry, Instant::now());
+    let (tether, _) = registry.tether_for(Instant::now(), &link, &hello(&[])).expect("a tether");
+    let window = format!("{:?}", tether.links.window(Instant::now()));
+    assert!(window.contains("queue: 7ms"), "{window}");
+}
+
+#[test]
 fn a_credit_that_was_cut_is_looked_at_though_its_client_sends_nothing() {
     let (registry, now) = (registry(), Instant::now());
     let (ws_encode, nothing) = (Arc::new(Poked::default()), Arc::new(Poked::default()));
