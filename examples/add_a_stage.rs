@@ -16,6 +16,7 @@ use wstether::runtime::keeper::Keeper;
 use wstether::runtime::lanes::{Entry, LaneId, Limits, Quota};
 use wstether::runtime::queue::Fifo;
 use wstether::runtime::stage::{Settings, Stage, WhenFull};
+use wstether::runtime::tuning::Tuning;
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 use wstether::stages::ip_parse::Parsed;
 use wstether::stages::{Reason as _, Verdict};
@@ -97,7 +98,8 @@ const SETTINGS: Settings = Settings {
     hand_over: Rule::Auto,
     when_full: WhenFull::Park,
     sojourn_max: Some(Duration::from_millis(5)),
-    gather_max: None,
+    gathers: false,
+    tuning: Tuning::DEFAULT,
 };
 
 const PACKET_BYTES: usize = 100;

@@ -422,6 +422,7 @@ impl Client<'_> {
         let tun = network::open_tun(self.config, agreed)?;
         self.tell_of_super_packets(agreed, &tun);
         let surroundings = Surroundings {
+            settings: engine::Settings::new(self.config),
             table: Arc::clone(&self.table),
             figures: StageFigures::clone(&self.figures.stages),
             decisions: Arc::clone(&self.figures.gateway.decisions),

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod client;
+pub mod conditioning;
 mod document;
 mod example;
 pub mod file;

@@ -9,16 +9,24 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long a tether's packets may wait: as long as what a window lets wait on a short path ([`window`](crate::window)), since
-/// an overloaded gateway is a slow path.
-const WAIT_MAX: Duration = Duration::from_millis(20);
+/// When a credit is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a tether's packets may wait.
+    pub wait_max: Duration,
+    /// How long packets must wait too long before the credit is cut. A thread that the machine held up, or connections that
+    /// begin all at once, are over by then, and a cut would cost their senders losses.
+    pub cut_after: Duration,
+}
+
+impl Settings {
+    /// Packets may wait as long as what a window lets wait on a short path ([`window`](crate::window)), since an overloaded
+    /// gateway is a slow path.
+    pub const DEFAULT: Self = Self { wait_max: Duration::from_millis(20), cut_after: Duration::from_millis(100) };
+}
 
 /// Between two looks: what the last one did must be seen, and a thread that waited for a core be forgotten.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// How long packets must wait too long before the credit is cut. A thread that the machine held up, or connections that begin
-/// all at once, are over by then, and a cut would cost their senders losses.
-const CUT_AFTER: Duration = Duration::from_millis(100);
 
 /// The credit of who sends little: the first flight of a TCP connection (RFC 6928, 10 segments), or a hundred small packets.
 const BYTES_START: u64 = 16_384;
@@ -67,7 +75,9 @@ pub enum Verdict {
 pub struct Waits {
     /// Bytes inside.
     pub inside_bytes: u64,
-    /// How much leaves within the longest wait that is right.
+    /// The longest wait that is right.
+    pub wait_max: Duration,
+    /// How much leaves within it.
     pub leaves_bytes: u64,
     /// The longest that something waited unread.
     pub unread: Duration,
@@ -76,16 +86,16 @@ pub struct Waits {
 impl Waits {
     /// Whether what has come waits too long before it is read.
     pub fn is_unread(&self) -> bool {
-        self.unread > WAIT_MAX
+        self.unread > self.wait_max
     }
 }
 
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inside_bytes, leaves_bytes, unread } = self;
+        let Self { inside_bytes, wait_max, leaves_bytes, unread } = self;
         write!(
             f,
-            "{inside_bytes} bytes inside, {leaves_bytes} leave within {WAIT_MAX:?}, unread for up to {unread:.1?}"
+            "{inside_bytes} bytes inside, {leaves_bytes} leave within {wait_max:?}, unread for up to {unread:.1?}"
         )
     }
 }
@@ -93,6 +103,7 @@ impl fmt::Display for Waits {
 /// The credit of one tether.
 #[derive(Debug)]
 pub struct Credit {
+    settings: Settings,
     bytes_max: u64,
     /// When the present round began, and what had come by then.
     round: Option<(Instant, u64)>,
@@ -100,7 +111,7 @@ pub struct Credit {
     last_round_bytes: u64,
     /// What is to be granted for what came, before it is cut.
     follows_bytes: u64,
-    /// What left in a round trip and [`WAIT_MAX`], by the last two looks.
+    /// What left in a round trip and [`Settings::wait_max`], by the last two looks.
     least_of: (u64, u64),
     /// How often it is halved.
     cuts: u32,
@@ -120,8 +131,9 @@ pub struct Credit {
 
 impl Credit {
     /// At most `bytes_max`; little, until more comes.
-    pub fn new(bytes_max: u64) -> Self {
+    pub fn new(settings: Settings, bytes_max: u64) -> Self {
         Self {
+            settings,
             bytes_max,
             round: None,
             last_round_bytes: 0,
@@ -170,6 +182,7 @@ impl Credit {
     pub fn look(&mut self, now: Instant, seen: Observation) -> u64 {
         let Observation { inside_bytes, left_bytes, .. } = seen;
         self.verdict = Verdict::Keep;
+        let Settings { wait_max, cut_after } = self.settings;
         self.follow(now, seen);
         let (then, left_then) = *self.looked.get_or_insert((now, left_bytes));
         let elapsed = now.saturating_duration_since(then);
@@ -184,15 +197,15 @@ impl Credit {
             (left * wait.as_secs_f64() / elapsed.as_secs_f64()) as u64
         };
         let waits_within = |bytes: u64, wait: Duration| unread <= wait && bytes <= leaves_within(wait);
-        let waits = Waits { inside_bytes, leaves_bytes: leaves_within(WAIT_MAX), unread };
+        let waits = Waits { inside_bytes, wait_max, leaves_bytes: leaves_within(wait_max), unread };
         // Of two looks, since in one of them nothing may leave by chance. An acknowledgement that told the round trip waited
         // unread as what comes now does.
         let round_trip = seen.round_trip.saturating_sub(unread);
-        let (newer, older) = (leaves_within(round_trip + WAIT_MAX), self.least_of.0);
+        let (newer, older) = (leaves_within(round_trip + wait_max), self.least_of.0);
         self.least_of = (newer, older);
-        if waits_within(inside_bytes, WAIT_MAX) {
+        if waits_within(inside_bytes, wait_max) {
             self.over_since = None;
-            if self.cuts > 0 && waits_within(inside_bytes, WAIT_MAX / 2) {
+            if self.cuts > 0 && waits_within(inside_bytes, wait_max / 2) {
                 self.cuts -= 1;
                 self.verdict = Verdict::Raise(waits);
             }
@@ -201,12 +214,12 @@ impl Credit {
         // An upload in bursts has a whole one inside whenever it is looked at in the turn that reads it. That says neither that
         // it waits nor that it does not.
         let brought = self.brought.filter(|(then, _)| *then == now).map_or(0, |(_, bytes)| bytes);
-        if waits_within(inside_bytes.saturating_sub(brought), WAIT_MAX) {
+        if waits_within(inside_bytes.saturating_sub(brought), wait_max) {
             return self.bytes();
         }
         let since = *self.over_since.get_or_insert(now);
         // One cut more would change nothing.
-        if now.saturating_duration_since(since) >= CUT_AFTER && self.bytes() > self.least_bytes() {
+        if now.saturating_duration_since(since) >= cut_after && self.bytes() > self.least_bytes() {
             self.cuts += 1;
             self.verdict = Verdict::Cut(waits);
         }
@@ -236,6 +249,9 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const BY_DEFAULT: Settings = Settings::DEFAULT;
+    const WAIT_MAX: Duration = BY_DEFAULT.wait_max;
+    const CUT_AFTER: Duration = BY_DEFAULT.cut_after;
     const NOTHING: Observation = Observation { tethers: 1, inside_bytes: 0, left_bytes: 0, round_trip: Duration::ZERO };
 
     /// A tether of which so many bytes wait and so many leave between two looks.
@@ -248,7 +264,12 @@ mod tests {
 
     impl Bench {
         fn new(bytes_max: u64) -> Self {
-            Self { credit: Credit::new(bytes_max), now: Instant::now(), left_bytes: 0, round_trip: Duration::ZERO }
+            Self {
+                credit: Credit::new(BY_DEFAULT, bytes_max),
+                now: Instant::now(),
+                left_bytes: 0,
+                round_trip: Duration::ZERO,
+            }
         }
 
         fn look(&mut self, inside_bytes: u64, leave_bytes: u64) -> u64 {
@@ -280,7 +301,8 @@ mod tests {
 
     #[test]
     fn the_more_tethers_there_are_the_less_each_begins_with() {
-        let begins_with = |tethers| Credit::new(4 * MIB).look(Instant::now(), Observation { tethers, ..NOTHING });
+        let begins_with =
+            |tethers| Credit::new(BY_DEFAULT, 4 * MIB).look(Instant::now(), Observation { tethers, ..NOTHING });
         assert_eq!(
             [0, 1, 64, 128, 512, 10_000].map(begins_with),
             [16_384, 16_384, 16_384, 8_192, BYTES_MIN, BYTES_MIN]
@@ -393,6 +415,27 @@ mod tests {
     }
 
     #[test]
+    fn how_long_packets_may_wait_and_for_how_long_they_may_wait_longer_is_as_it_is_set() {
+        let looks_until_cut = |settings| {
+            let mut bench = Bench::grown(4 * MIB);
+            bench.credit.settings = settings;
+            // Each look finds three times of what leaves between two: it waits for 60 ms.
+            let cut = |bench: &mut Bench| {
+                bench.look(300 << 10, 100 << 10);
+                bench.credit.is_cut()
+            };
+            (1..=20).find(|_| cut(&mut bench))
+        };
+        assert_eq!(looks_until_cut(BY_DEFAULT), Some(6), "100 ms after the first that finds it");
+        assert_eq!(
+            looks_until_cut(Settings { cut_after: Duration::ZERO, ..BY_DEFAULT }),
+            Some(2),
+            "by two it is known what leaves"
+        );
+        assert_eq!(looks_until_cut(Settings { wait_max: Duration::from_millis(100), ..BY_DEFAULT }), None);
+    }
+
+    #[test]
     fn it_grows_back_once_little_waits() {
         let mut bench = Bench::new(4 * MIB);
         (0..20).for_each(|_| _ = bench.look(4_096, 0));
@@ -413,7 +456,7 @@ mod tests {
             });
             looked.filter(|verdict| *verdict != Verdict::Keep).collect()
         };
-        let waits = Waits { inside_bytes: 60_000, leaves_bytes: 0, unread: Duration::ZERO };
+        let waits = Waits { inside_bytes: 60_000, wait_max: WAIT_MAX, leaves_bytes: 0, unread: Duration::ZERO };
         let looks = (CUT_AFTER.as_millis() / LOOK_EVERY.as_millis()) as u32;
         assert_eq!(verdicts(60_000, looks + 2), [Verdict::Cut(waits); 2]);
         assert_eq!(verdicts(0, 10), [Verdict::Raise(Waits { inside_bytes: 0, ..waits }); 2], "once for each cut");
@@ -435,7 +478,7 @@ mod tests {
     #[test]
     fn looks_in_between_judge_no_wait_and_a_credit_that_is_configured_lower_stays() {
         let start = Instant::now();
-        let mut credit = Credit::new(4 * MIB);
+        let mut credit = Credit::new(BY_DEFAULT, 4 * MIB);
         let waiting = Observation { inside_bytes: 4_096, ..NOTHING };
         assert!((0..100).all(|at| credit.look(start + at * LOOK_EVERY / 101, waiting) == BYTES_START));
         assert!(!credit.is_cut());

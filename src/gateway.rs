@@ -193,7 +193,7 @@ impl Gateway {
         experiment: Experiment,
     ) -> Result<Self, Box<(io::Error, Egress)>> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let pipeline = pipeline::gateway(&registry, plan, &egress, &config.stages, cores, experiment);
+        let pipeline = pipeline::gateway(&registry, plan, &egress, config, cores, experiment);
         let metrics = Arc::new(figures(&registry, &egress, pipeline.metrics));
         let started = || -> io::Result<_> {
             pipeline.keeper.start()?;
@@ -203,13 +203,14 @@ impl Gateway {
             let poller = Poller::bind(&listen.address, tcp, registry_of_poller, tls, accept, ws_decode)?;
             let server = config.metrics.listen.map(|address| bind_metrics(address, &metrics)).transpose()?;
             let pool = registry.pool.clone();
+            // The first stage of what it reads.
+            let wait_max = config.stages.get(StageName::IpParse).sojourn_max;
+            let inlet = (pipeline.downlink, wait_max);
             let source = match &egress.way {
                 Way::Raw { receiver, .. } => {
-                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
+                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, inlet, &registry)?
                 }
-                Way::Tun(tun) => {
-                    start_source(Arc::clone(tun), pool, pipeline.source_metrics, pipeline.downlink, &registry)?
-                }
+                Way::Tun(tun) => start_source(Arc::clone(tun), pool, pipeline.source_metrics, inlet, &registry)?,
             };
             Ok((poller, server, source))
         };
@@ -233,7 +234,7 @@ impl Gateway {
             housekeepers: Vec::new(),
             stop_deadline: config.runtime.stop_deadline,
         };
-        match gateway.start_threads(poller, lookout) {
+        match gateway.start_threads(poller, lookout, Overseer::new(ladder_settings(&config.overload))) {
             Ok(()) => Ok(gateway),
             Err(error) => {
                 gateway.stop_threads();
@@ -243,7 +244,7 @@ impl Gateway {
         }
     }
 
-    fn start_threads(&mut self, poller: Poller, mut lookout: Lookout) -> io::Result<()> {
+    fn start_threads(&mut self, poller: Poller, mut lookout: Lookout, mut overseer: Overseer) -> io::Result<()> {
         let waker = poller.waker()?;
         let over = Arc::clone(&self.over);
         let thread = spawn("poller", move || poller.run(|| over.load(Ordering::Acquire)))?;
@@ -255,8 +256,7 @@ impl Gateway {
             }
         })?);
         let (registry, over) = (Arc::clone(&self.registry), Arc::clone(&self.over));
-        let (metrics, mut overseer, mut refusals) =
-            (Arc::clone(&self.metrics), Overseer::default(), Refusals::default());
+        let (metrics, mut refusals) = (Arc::clone(&self.metrics), Refusals::default());
         self.housekeepers.push(spawn("tidy", move || {
             for look in (0..LOOKS_A_TIDYING).cycle().take_while(|_| !over.load(Ordering::Acquire)) {
                 let now = Instant::now();
@@ -370,10 +370,11 @@ fn start_source<S: PacketSource>(
     source: Arc<S>,
     pool: BufPool,
     metrics: Arc<crate::metrics::StageMetrics>,
-    inlet: Inlet<Packet<Raw>>,
+    (inlet, wait_max): (Inlet<Packet<Raw>>, Duration),
     registry: &Arc<Registry>,
 ) -> io::Result<(Arc<SourceStop>, JoinHandle<()>)> {
-    let source = Source::new(source, pool, metrics)?.noting_in(Arc::clone(&registry.metrics.decisions));
+    let source =
+        Source::new(source, pool, metrics)?.noting_in(Arc::clone(&registry.metrics.decisions)).in_front_of(wait_max);
     let (stopper, figures) = (source.stopper(), Arc::clone(&registry.metrics));
     let failed = move |error: &io::Error| {
         figures.egress_read_errors.inc();
@@ -412,6 +413,18 @@ fn terms(config: &config::Gateway, mtu_bytes: u16) -> Terms {
         handshakes_per_address: config.listen.handshakes_per_address,
         tethers_max: config.tethers.max,
         tethers_per_credential_max: config.tethers.max_per_credential,
+        trimmed_to_percent: config.overload.trimmed_to_percent,
+        window: config.conditioning.window.settings(),
+        credit: config.conditioning.credit.settings(),
+        overload_retry: accept::Retry { after: config.overload.retry_after, spread: config.overload.retry_spread },
+    }
+}
+
+fn ladder_settings(config: &config::gateway::Overload) -> ladder::Settings {
+    ladder::Settings {
+        climb_after: config.climb_after,
+        leave_after: config.leave_after,
+        memory_percent: [config.tethers_percent, config.mappings_percent, config.trim_percent],
     }
 }
 
@@ -516,4 +529,38 @@ fn figures(registry: &Arc<Registry>, egress: &Egress, stages: Vec<Arc<crate::met
             gateway.packet_socket_drops.follow(drops);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{credit, window};
+
+    #[test]
+    fn what_the_configuration_says_of_overload_reaches_the_ladder_and_the_terms() {
+        assert_eq!(ladder_settings(&config::Gateway::default().overload), ladder::Settings::DEFAULT);
+        let by_default = terms(&config::Gateway::default(), 1_500);
+        assert_eq!((by_default.trimmed_to_percent, by_default.overload_retry), (50, accept::Retry::DEFAULT));
+        let text = "[overload]\nclimb_after = \"6s\"\nleave_after = \"3s\"\ntethers_percent = 70\nmappings_percent = 71\n\
+                    trim_percent = 72\ntrimmed_to_percent = 60\nretry_after = \"9s\"\nretry_spread = \"1s\"";
+        let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
+        let s = Duration::from_secs;
+        let expected = ladder::Settings { climb_after: s(6), leave_after: s(3), memory_percent: [70, 71, 72] };
+        assert_eq!(ladder_settings(&config.overload), expected);
+        let terms = terms(&config, 1_500);
+        let retry = accept::Retry { after: s(9), spread: s(1) };
+        assert_eq!((terms.trimmed_to_percent, terms.overload_retry), (60, retry));
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_window_and_credit_reaches_the_terms() {
+        let by_default = terms(&config::Gateway::default(), 1_500);
+        assert_eq!((by_default.window, by_default.credit), (window::Settings::DEFAULT, credit::Settings::DEFAULT));
+        let text = "[conditioning]\nwindow.queue = \"5ms\"\nwindow.whole_min = \"9ms\"\ncredit.wait_max = \"30ms\"\n\
+                    credit.cut_after = \"50ms\"";
+        let terms = terms(&config::parse::<config::Gateway>(text, &[]).expect("a configuration"), 1_500);
+        let [queue, whole_min, wait_max, cut_after] = [5, 9, 30, 50].map(Duration::from_millis);
+        assert_eq!(terms.window, window::Settings { queue, whole_min });
+        assert_eq!(terms.credit, credit::Settings { wait_max, cut_after });
+    }
 }

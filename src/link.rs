@@ -204,7 +204,7 @@ impl Link {
             self.counts.credit.store(credit, Ordering::Relaxed);
         }
         self.features.get_or_init(|| features);
-        self.window.get_or_init(|| Mutex::new(Window::new(owner.windows().send_bytes_max, self.born)));
+        self.window.get_or_init(|| Mutex::new(owner.window(self.born)));
         self.owner.get_or_init(|| owner);
         self.open.store(true, Ordering::Release);
     }

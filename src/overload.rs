@@ -125,17 +125,19 @@ pub struct Squeeze {
     pub budget: Budget,
     /// The rung.
     pub overload: Overload,
+    /// What of it those keep who are trimmed, in percent.
+    pub trimmed_to_percent: u64,
 }
 
 impl Squeeze {
     /// The credit of a tether that would have `full_bytes`, and whose packets hold `held_bytes`. All of it while half the
-    /// budget is free, then in proportion to what is; half of that for those who are trimmed.
+    /// budget is free, then in proportion to what is; a part of that for those who are trimmed.
     pub fn credit_bytes(&self, full_bytes: u64, held_bytes: u64) -> u64 {
         let limit = self.budget.limit_bytes();
         let free = limit.saturating_sub(self.budget.needed_bytes());
         let plenty = (limit / 2).max(1);
         let credit = (u128::from(full_bytes) * u128::from(free.min(plenty)) / u128::from(plenty)) as u64;
-        let credit = if self.overload.trims(held_bytes) { credit / 2 } else { credit };
+        let credit = if self.overload.trims(held_bytes) { credit * self.trimmed_to_percent / 100 } else { credit };
         credit.max(BYTES_MIN.min(full_bytes))
     }
 }
@@ -172,7 +174,8 @@ mod tests {
     #[test]
     fn credit_shrinks_with_what_is_free_and_for_the_largest_first() {
         const MIB: u64 = 1 << 20;
-        let squeeze = Squeeze { budget: Budget::undivided(100 * MIB), overload: Overload::default() };
+        let (budget, overload) = (Budget::undivided(100 * MIB), Overload::default());
+        let mut squeeze = Squeeze { budget, overload, trimmed_to_percent: 50 };
         let mut held = squeeze.budget.share(Part::Messages);
         for (held_mib, credit) in [(0, 8 * MIB), (50, 8 * MIB), (75, 4 * MIB), (100, BYTES_MIN)] {
             assert!(held.set(held_mib * MIB));
@@ -181,6 +184,8 @@ mod tests {
         assert!(held.set(75 * MIB));
         squeeze.overload.set(Rung::TrimLargest, 1_000);
         assert_eq!((squeeze.credit_bytes(8 * MIB, 1_000), squeeze.credit_bytes(8 * MIB, 999)), (2 * MIB, 4 * MIB));
+        squeeze.trimmed_to_percent = 75;
+        assert_eq!(squeeze.credit_bytes(8 * MIB, 1_000), 3 * MIB);
         assert!(held.set(100 * MIB));
         assert_eq!(squeeze.credit_bytes(BYTES_MIN / 2, 1_001), BYTES_MIN / 2, "no more than at rest");
     }

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 
 use crate::budget::Part;
+use crate::config;
 use crate::config::gateway::{HandOver, Stage as StageConfig, StageName, Stages};
 use crate::gateway::egress::{Egress, Way};
 use crate::gateway::registry::{self, Registry};
@@ -17,7 +18,6 @@ use crate::metrics::decisions::Decisions;
 use crate::nat::AddressPlan;
 use crate::packet::{Packet, Raw};
 use crate::runtime::attend::Attend;
-use crate::runtime::codel;
 use crate::runtime::cores::Cores;
 use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
@@ -27,6 +27,7 @@ use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::port::Port;
 use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Kept, Settings, Stage};
+use crate::runtime::tuning::Tuning;
 use crate::runtime::work::Handler;
 use crate::stages::accept::Accept;
 use crate::stages::ballast::Ballast;
@@ -52,13 +53,6 @@ const QUEUE_PART_OF_BUFFERS: u64 = 2;
 /// flows seldom share one.
 pub const FLOW_LANES: u32 = 64;
 
-/// How long packets may gather for a message, in bounds on a queue's wait: 10 ms by default, in which a thousand tethers that
-/// take all of a core get two or three packets each.
-const GATHER_SOJOURNS: u32 = 2;
-
-/// And at most this part of what CoDel lets packets wait in the same queue, so that it never takes this wait for a queue.
-const GATHER_PART_OF_TARGET: u32 = 2;
-
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -81,12 +75,13 @@ pub fn gateway(
     registry: &Arc<Registry>,
     plan: &Arc<AddressPlan>,
     egress: &Egress,
-    config: &Stages,
+    config: &config::Gateway,
     cores: usize,
     experiment: Experiment,
 ) -> Pipeline {
     let mut build = Build {
-        config,
+        config: &config.stages,
+        tuning: config.conditioning.tuning(),
         experiment,
         cores_count: cores,
         cores: Cores::new(cores),
@@ -232,6 +227,7 @@ struct Sink<Proof> {
 
 struct Build<'a> {
     config: &'a Stages,
+    tuning: Tuning,
     experiment: Experiment,
     cores_count: usize,
     cores: Arc<Cores>,
@@ -289,7 +285,8 @@ impl Build<'_> {
     fn finish(mut self, decisions: Arc<Decisions>) -> (Keeper, Vec<Arc<StageMetrics>>) {
         self.stages.reverse();
         self.metrics.reverse();
-        (Keeper::new(self.stages, self.cores).noting_in(decisions), self.metrics)
+        let keeper = Keeper::new(self.stages, self.cores).looking_every(self.tuning.look_every).noting_in(decisions);
+        (keeper, self.metrics)
     }
 
     fn settings(&self, place: &Place) -> Settings {
@@ -318,8 +315,48 @@ impl Build<'_> {
             // Its lanes wait for their links, which is what its own queue manages.
             sojourn_max: (place.name != StageName::WsEncode).then_some(config.sojourn_max),
             // A message costs as much as some packets. What gathers there does so in place of a wait in queues before it.
-            gather_max: (place.name == StageName::WsEncode)
-                .then_some((GATHER_SOJOURNS * config.sojourn_max).min(codel::TARGET / GATHER_PART_OF_TARGET)),
+            gathers: place.name == StageName::WsEncode && !self.tuning.gathering.wait_max.is_zero(),
+            tuning: self.tuning,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str, place: &Place) -> (config::Gateway, Settings) {
+        let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
+        let build = Build {
+            config: &config.stages,
+            tuning: config.conditioning.tuning(),
+            experiment: Experiment::default(),
+            cores_count: 1,
+            cores: Cores::new(1),
+            tethers: 1,
+            links: 1,
+            buffers_bytes: 1 << 30,
+            stages: Vec::new(),
+            metrics: Vec::new(),
+        };
+        let settings = build.settings(place);
+        (config, settings)
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_the_mechanisms_reaches_every_stage() {
+        let text = "conditioning.hand_over.worth = \"20us\"\nconditioning.codel.target = \"30ms\"";
+        for place in [diagram::PARSE_IN, diagram::WS_ENCODE] {
+            let (config, settings) = settings(text, &place);
+            assert_eq!(settings.tuning, config.conditioning.tuning());
+            assert_ne!(settings.tuning, Tuning::DEFAULT);
+        }
+    }
+
+    #[test]
+    fn ws_encode_alone_gathers_unless_no_wait_is_configured() {
+        let gathers = |text, place| settings(text, &place).1.gathers;
+        assert!(gathers("", diagram::WS_ENCODE) && !gathers("", diagram::PARSE_IN));
+        assert!(!gathers("conditioning.gathering.wait_max = \"0ms\"", diagram::WS_ENCODE));
     }
 }

@@ -23,5 +23,6 @@ pub mod stage;
 mod sync;
 #[cfg(test)]
 mod testing;
+pub mod tuning;
 mod waiting;
 pub mod work;

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::account::Account;
-use crate::credit::{Credit, Observation, Verdict};
+use crate::credit::{self, Credit, Observation, Verdict};
 use crate::lane_set::LaneSet;
 use crate::link::{ACK_EVERY_BYTES, Link};
 use crate::metrics::decisions::{self, Change, Controller, Decisions};
 use crate::overload::Squeeze;
 use crate::runtime::lanes::LaneId;
-use crate::window::{Resized, Why};
+use crate::window::{self, Resized, Why, Window};
 
 /// What a tether may have on its way.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,7 @@ pub struct Windows {
 pub struct TetherLinks {
     lane: LaneId,
     windows: Windows,
+    window: window::Settings,
     account: Arc<Account>,
     links: Mutex<Vec<Arc<Link>>>,
     waits_for_window: AtomicBool,
@@ -47,15 +48,29 @@ impl TetherLinks {
         Self {
             lane,
             windows,
+            window: window::Settings::DEFAULT,
             account: Arc::default(),
             links: Mutex::default(),
             waits_for_window: AtomicBool::new(false),
             cut_bytes: AtomicU64::new(u64::MAX),
-            credit: windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(bytes))),
+            credit: windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(credit::Settings::DEFAULT, bytes))),
             squeeze: None,
             stirred: None,
             decisions: None,
         }
+    }
+
+    /// Has the windows of its links go by `window`.
+    #[must_use]
+    pub fn with_window(self, window: window::Settings) -> Self {
+        Self { window, ..self }
+    }
+
+    /// Has its credit, where this end grants any, go by `credit`.
+    #[must_use]
+    pub fn with_credit(self, credit: credit::Settings) -> Self {
+        let credit = self.windows.credit_bytes.map(|bytes| Mutex::new(Credit::new(credit, bytes)));
+        Self { credit, ..self }
     }
 
     /// Grants less credit where `squeeze` says so.
@@ -97,6 +112,11 @@ impl TetherLinks {
     /// What the tether may have on its way.
     pub fn windows(&self) -> Windows {
         self.windows
+    }
+
+    /// The window of a link of it that begins.
+    pub fn window(&self, begins: Instant) -> Window {
+        Window::new(self.window, self.windows.send_bytes_max, begins)
     }
 
     /// What of the tether is inside this end.

@@ -22,12 +22,20 @@ const BEGIN_BYTES: u64 = 10 * PACKET_BYTES;
 /// The smallest window. What leaves while one packet is on its way makes two.
 const BYTES_MIN: u64 = PACKET_BYTES + 1;
 
-/// How long what is sent may wait behind the path: enough that the path is not idle between two acknowledgements, which
-/// come 2 ms apart or more, and little enough that a ping hardly feels it.
-const QUEUE: Duration = Duration::from_millis(10);
+/// How much a window lets wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long what is sent may wait behind the path.
+    pub queue: Duration,
+    /// A window of so much time is always allowed: where round trips are shorter, their length is that of thread switches.
+    pub whole_min: Duration,
+}
 
-/// A window of so much time is always allowed: where round trips are shorter, their length is that of thread switches.
-const WHOLE_MIN: Duration = Duration::from_millis(20);
+impl Settings {
+    /// 10 ms are enough that the path is not idle between two acknowledgements, which come 2 ms apart or more, and little enough
+    /// that a ping hardly feels it.
+    pub const DEFAULT: Self = Self { queue: Duration::from_millis(10), whole_min: Duration::from_millis(20) };
+}
 
 /// Rates are taken over at least so long, or a batch more or less would change them.
 const ROUND_MIN: Duration = Duration::from_millis(10);
@@ -140,6 +148,7 @@ struct Round {
 /// The window of one link.
 #[derive(Debug)]
 pub struct Window {
+    settings: Settings,
     bytes_max: u64,
     bytes: u64,
     sent_bytes: u64,
@@ -171,8 +180,9 @@ pub struct Window {
 
 impl Window {
     /// The window of a link that begins, never above `bytes_max`.
-    pub fn new(bytes_max: u64, now: Instant) -> Self {
+    pub fn new(settings: Settings, bytes_max: u64, now: Instant) -> Self {
         Self {
+            settings,
             bytes_max,
             bytes: BEGIN_BYTES.min(bytes_max),
             sent_bytes: 0,
@@ -345,7 +355,7 @@ impl Window {
             return;
         }
         let rate = (self.acked_bytes - round.acked_bytes) as f64 / took.as_secs_f64();
-        let path = Path { smallest, message_bytes: of_round.message_bytes };
+        let path = Path { smallest, message_bytes: of_round.message_bytes, settings: self.settings };
         let queue = of_round.round_trip.saturating_sub(path.smallest_at(rate));
         let has_queue = queue >= path.queue_at(rate) / 3;
         if !has_queue && self.was_full && self.acked_bytes < round.sent_bytes {
@@ -421,6 +431,7 @@ struct Path {
     smallest: Sample,
     /// What was sent at once in the round.
     message_bytes: u64,
+    settings: Settings,
 }
 
 impl Path {
@@ -432,7 +443,8 @@ impl Path {
     /// The time that what is sent should wait.
     fn queue_at(&self, rate: f64) -> Duration {
         let two_packets = Duration::from_secs_f64((2 * PACKET_BYTES) as f64 / rate.max(1.0));
-        QUEUE.max(WHOLE_MIN.saturating_sub(self.smallest_at(rate))).max(two_packets)
+        let Settings { queue, whole_min } = self.settings;
+        queue.max(whole_min.saturating_sub(self.smallest_at(rate))).max(two_packets)
     }
 
     /// The window that fills the path and lets a little wait.

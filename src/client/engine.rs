@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::Event;
 use super::links::{Links, Stages, TETHER};
+use crate::config;
 use crate::io::tun::Tun;
 use crate::link::{BATCH_BYTES_MAX, Link};
 use crate::metrics::decisions::Decisions;
@@ -29,7 +30,8 @@ use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::queue::Signal;
-use crate::runtime::stage::{Kept as _, Settings, Stage, WhenFull};
+use crate::runtime::stage::{self, Kept as _, Stage, WhenFull};
+use crate::runtime::tuning::Tuning;
 use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::cut::Cut;
 use crate::stages::source::SourceStop;
@@ -38,19 +40,7 @@ use crate::stages::tun_write::{self, Destination, TunWrite};
 use crate::stages::ws_decode::{self, WsDecode};
 use crate::stages::ws_encode::{self, WsEncode};
 use crate::table::Table;
-
-/// Memory for packets. A laptop's share: some hundredths of a second at 10 Gbit/s, and far above what its queues hold.
-const POOL_BYTES: u64 = 64 << 20;
-
-/// The most that waits in one stage, in segments: what RFC 8290 (5.2.1) gives FQ-CoDel. That keeps the wait short by
-/// itself; a shorter queue (1,024 segments are 1.5 ms at 8 Gbit/s) takes from TCP the rate that it has not reached yet.
-const QUEUE_SEGMENTS: u64 = 10_240;
-
-/// The memory that they may hold. Super-packets take 64 KiB each.
-const QUEUE_BYTES: u64 = 16 << 20;
-
-/// Segments in a batch: at some hundreds the cost of a hand-over vanishes beside that of the packets.
-const BATCH_SEGMENTS: u32 = 256;
+use crate::window;
 
 /// Threads a stage. There is one tether, hence one lane: a second thread would find nothing to do.
 const THREADS: (usize, usize) = (1, 1);
@@ -95,9 +85,56 @@ impl StageFigures {
     }
 }
 
+/// How much a pipeline may hold, and what its mechanisms go by.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Memory for packets. By default a laptop's share: some hundredths of a second at 10 Gbit/s, and far above what its
+    /// queues hold.
+    pool_bytes: u64,
+    /// The most that waits in one stage. By default as many segments as RFC 8290 (5.2.1) gives FQ-CoDel. That keeps the wait
+    /// short by itself; a shorter queue (1,024 segments are 1.5 ms at 8 Gbit/s) takes from TCP the rate that it has not
+    /// reached yet.
+    limits: Limits,
+    /// Segments in a batch: at some hundreds the cost of a hand-over vanishes beside that of the packets.
+    batch_segments: u32,
+    tuning: Tuning,
+    window: window::Settings,
+}
+
+impl Settings {
+    /// What a client's configuration says.
+    pub fn new(config: &config::Client) -> Self {
+        let config::client::Queues { packets, bytes, batch } = config.queues;
+        Self {
+            pool_bytes: config.memory.budget.0,
+            limits: Limits { segments: packets.into(), held_bytes: bytes.0 },
+            batch_segments: batch,
+            tuning: config.conditioning.tuning(),
+            window: config.conditioning.window.settings(),
+        }
+    }
+
+    fn of_stage(&self, lanes: u32, when_full: WhenFull) -> stage::Settings {
+        stage::Settings {
+            lanes,
+            limits: self.limits,
+            quota: Quota { segments: self.batch_segments, lane_bytes: BATCH_BYTES_MAX },
+            threads: THREADS,
+            hand_over: Rule::Auto,
+            when_full,
+            // Its one tether waits for its own link; there is nobody to be fair to.
+            sojourn_max: None,
+            gathers: false,
+            tuning: self.tuning,
+        }
+    }
+}
+
 /// What a pipeline is given.
 #[derive(Debug)]
 pub struct Surroundings {
+    /// How much it may hold, and what its mechanisms go by.
+    pub settings: Settings,
     /// Links at their lanes, those in their handshake included.
     pub table: Arc<Table<Link>>,
     /// Where it counts.
@@ -131,10 +168,10 @@ impl Engine {
         lease: Ipv4Addr,
         message_bytes_max: usize,
     ) -> Result<Self, EngineError> {
-        let Surroundings { table, figures, decisions, events } = surroundings;
-        let (tun, pool) = (Arc::new(tun), BufPool::new(POOL_BYTES));
+        let Surroundings { settings, table, figures, decisions, events } = surroundings;
+        let (tun, pool) = (Arc::new(tun), BufPool::new(settings.pool_bytes));
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
-        let (links, poll) = Links::new(table, pool.clone(), Arc::clone(&decisions), events.clone())?;
+        let (links, poll) = Links::new(table, pool.clone(), settings.window, Arc::clone(&decisions), events.clone())?;
         let destination = Arc::new(Destination::new(lease));
 
         // Sinks first: each stage is given the one that it hands on to.
@@ -144,12 +181,12 @@ impl Engine {
             keeper: Arc::clone(&links),
             queue: std::marker::PhantomData::<fn() -> FqCodel<Packet<Raw>>>,
         };
-        let settings = settings(1, WhenFull::Drop);
-        let ws_encode = Stage::new(WS_ENCODE, settings, ws_encode, None, None, Arc::clone(&cores), figures.ws_encode);
+        let of_stage = settings.of_stage(1, WhenFull::Drop);
+        let ws_encode = Stage::new(WS_ENCODE, of_stage, ws_encode, None, None, Arc::clone(&cores), figures.ws_encode);
 
         let tun_write = TunWrite::<Raw>::new(Arc::clone(&tun), pool.clone()).only_to(Arc::clone(&destination));
-        let settings = self::settings(1, WhenFull::Park);
-        let tun_write = Stage::new(TUN_WRITE, settings, tun_write, None, None, Arc::clone(&cores), figures.tun_write);
+        let of_stage = settings.of_stage(1, WhenFull::Park);
+        let tun_write = Stage::new(TUN_WRITE, of_stage, tun_write, None, None, Arc::clone(&cores), figures.tun_write);
 
         let ws_decode = WsDecode {
             links: Arc::clone(&links.table),
@@ -157,10 +194,10 @@ impl Engine {
             message_bytes_max,
             keeper: Arc::clone(&links),
         };
-        let settings = self::settings(links.table.capacity(), WhenFull::Park);
+        let of_stage = settings.of_stage(links.table.capacity(), WhenFull::Park);
         let next = Arc::clone(&tun_write);
         let ws_decode =
-            Stage::new(WS_DECODE, settings, ws_decode, Some(next), None, Arc::clone(&cores), figures.ws_decode);
+            Stage::new(WS_DECODE, of_stage, ws_decode, Some(next), None, Arc::clone(&cores), figures.ws_decode);
 
         let source = TunRead::new(tun, pool.clone(), figures.tun_read)?.noting_in(Arc::clone(&decisions));
 
@@ -224,16 +261,27 @@ impl Engine {
     }
 }
 
-fn settings(lanes: u32, when_full: WhenFull) -> Settings {
-    Settings {
-        lanes,
-        limits: Limits { segments: QUEUE_SEGMENTS, held_bytes: QUEUE_BYTES },
-        quota: Quota { segments: BATCH_SEGMENTS, lane_bytes: BATCH_BYTES_MAX },
-        threads: THREADS,
-        hand_over: Rule::Auto,
-        when_full,
-        // Its one tether waits for its own link; there is nobody to be fair to.
-        sojourn_max: None,
-        gather_max: None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_configuration_says_of_the_queues_reaches_every_stage() {
+        let text = "[memory]\nbudget = \"32MiB\"\n[queues]\npackets = 1000\nbytes = \"1MiB\"\nbatch = 7\n\
+                    [conditioning.codel]\ntarget = \"7ms\"\ninterval = \"70ms\"\n\
+                    [conditioning.window]\nqueue = \"5ms\"\nwhole_min = \"9ms\"";
+        let config = config::parse::<config::Client>(text, &[]).expect("a configuration");
+        let settings = Settings::new(&config);
+        let of_stage = settings.of_stage(3, WhenFull::Park);
+        assert_eq!((settings.pool_bytes, of_stage.quota.segments), (32 << 20, 7));
+        assert_eq!(of_stage.limits, Limits { segments: 1_000, held_bytes: 1 << 20 });
+        assert_eq!(of_stage.tuning, config.conditioning.tuning());
+        let [interval, queue, whole_min] = [70, 5, 9].map(std::time::Duration::from_millis);
+        assert_eq!(of_stage.tuning.codel.interval, interval);
+        assert_eq!(settings.window, window::Settings { queue, whole_min });
+        let (table, (ended, _)) = (Arc::new(Table::new(1)), std::sync::mpsc::channel());
+        let (links, _) = Links::new(table, BufPool::new(0), settings.window, Arc::default(), ended).expect("a poll");
+        let window = format!("{:?}", links.tether().window(std::time::Instant::now()));
+        assert!(window.contains("queue: 5ms"), "{window}");
     }
 }

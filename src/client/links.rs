@@ -22,6 +22,7 @@ use crate::runtime::queue::Signal;
 use crate::stages::ws_decode::{LinkKeeper, tell_received};
 use crate::table::Table;
 use crate::tether_links::{TetherLinks, Windows};
+use crate::window;
 use crate::wire::capsule::{CloseReason, append_close};
 use crate::wire::frame::close_code;
 
@@ -79,13 +80,15 @@ pub struct Links {
 }
 
 impl Links {
-    /// No links yet; `ended` is told when the last one has gone. What comes back with it waits for the readiness of links.
+    /// No links yet; their windows go by `window`, and `ended` is told when the last one has gone. What comes back with it waits
+    /// for the readiness of links.
     ///
     /// # Errors
     /// No descriptor left.
     pub fn new(
         table: Arc<Table<Link>>,
         pool: BufPool,
+        window: window::Settings,
         decisions: Arc<Decisions>,
         ended: Sender<Event>,
     ) -> io::Result<(Arc<Self>, Poll)> {
@@ -93,7 +96,7 @@ impl Links {
         // The client grants no credit: what comes is written to the device at once. What it may send the gateway bounds by
         // credit.
         let windows = Windows { send_bytes_max: WINDOW_BYTES_MAX, credit_bytes: None };
-        let tether = Arc::new(TetherLinks::new(TETHER, windows).telling(decisions));
+        let tether = Arc::new(TetherLinks::new(TETHER, windows).with_window(window).telling(decisions));
         let tethers = Arc::new(Table::new(1));
         tethers.put(TETHER, Arc::clone(&tether));
         let links = Self {

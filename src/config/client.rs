@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::Role;
+use super::conditioning::ClientConditioning;
 use super::document::{Document, Item};
 use super::schema::{Reader, settings};
 use super::shared::{Log, Runtime, clash};
@@ -24,6 +25,12 @@ pub struct Client {
     pub routes: Routes,
     /// `[dns]`
     pub dns: Dns,
+    /// `[queues]`
+    pub queues: Queues,
+    /// `[conditioning.*]`
+    pub conditioning: ClientConditioning,
+    /// `[memory]`
+    pub memory: Memory,
     /// `[metrics]`
     pub metrics: ClientMetrics,
     /// `[log]`
@@ -42,6 +49,9 @@ impl Role for Client {
             tun: reader.section("tun"),
             routes: reader.section("routes"),
             dns: reader.section("dns"),
+            queues: reader.section("queues"),
+            conditioning: ClientConditioning::read(reader),
+            memory: reader.section("memory"),
             metrics: reader.section("metrics"),
             log: reader.section("log"),
             runtime: reader.section("runtime"),
@@ -92,6 +102,8 @@ impl Client {
             let what = format!("{phone} and metrics.listen = {metrics} cannot both be had: give one another port");
             reader.object(&["phone.listen", "metrics.listen"], what);
         }
+        self.queues.judge(&self.memory, reader);
+        self.conditioning.judge(reader);
     }
 }
 
@@ -233,6 +245,41 @@ choices! {
         ResolvConf = "resolv.conf",
         /// Nobody.
         Off = "off",
+    }
+}
+
+settings! {
+    /// The queues between the client's threads, one at each hand-over.
+    pub struct Queues {
+        /// How many packets may wait in one. What waits for the link is kept short by [conditioning.codel]; with fewer than
+        /// some thousands a fast TCP connection loses what it sends before it has found its rate.
+        packets: u32 = 10240 in 16..=1000000,
+        /// How many bytes may wait in one, in memory held: a super-packet takes 64 KiB. Not more than memory.budget.
+        bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
+        /// The most packets that are taken from one at once. It is never waited for more than are there.
+        batch: u32 = 256 in 1..=1024,
+    }
+}
+
+impl Queues {
+    fn judge(&self, memory: &Memory, reader: &mut Reader) {
+        if self.batch > self.packets {
+            let what = format!("{} is more than queues.packets = {}", self.batch, self.packets);
+            reader.object(&["queues.batch", "queues.packets"], what);
+        }
+        if self.bytes > memory.budget {
+            let what =
+                format!("{} is more than memory.budget = {}: lower it, or raise that", self.bytes, memory.budget);
+            reader.object(&["queues.bytes", "memory.budget"], what);
+        }
+    }
+}
+
+settings! {
+    /// The memory for packets.
+    pub struct Memory {
+        /// They never take more: what comes while it is used up is dropped.
+        budget: Bytes = "64MiB" in "16MiB"..="16GiB",
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Role;
+use super::conditioning::Conditioning;
 use super::schema::{Reader, settings};
 use super::shared::{Log, Metrics, Runtime};
 use super::values::{
@@ -12,8 +13,10 @@ use super::values::{
 };
 
 mod checks;
+mod overload;
 mod stages;
 
+pub use overload::Overload;
 pub use stages::{HandOver, Stage, StageName, Stages};
 
 /// A gateway's configuration that was judged as a whole.
@@ -39,6 +42,10 @@ pub struct Gateway {
     pub dns: Dns,
     /// `[stages.*]`
     pub stages: Stages,
+    /// `[conditioning.*]`
+    pub conditioning: Conditioning,
+    /// `[overload]`
+    pub overload: Overload,
     /// `[memory]`
     pub memory: Memory,
     /// `[metrics]`
@@ -63,6 +70,8 @@ impl Role for Gateway {
         let policy = reader.section("policy");
         let dns = reader.section("dns");
         let stages = Stages::read(reader);
+        let conditioning = Conditioning::read(reader);
+        let overload = reader.section("overload");
         let memory = reader.section("memory");
         let metrics = reader.section("metrics");
         let log = reader.section("log");
@@ -80,6 +89,8 @@ impl Role for Gateway {
             policy,
             dns,
             stages,
+            conditioning,
+            overload,
             memory,
             metrics,
             log,
@@ -366,9 +377,8 @@ settings! {
 settings! {
     /// The memory for packets, queues, clients and translation state, all together.
     pub struct Memory {
-        /// They never take more. At 79 % of it new tethers are refused, at 84 % new mappings, and at 89 % those who hold most
-        /// get less credit; at 95 % packets are dropped. The process holds some 64 MiB a core beside it, and the kernel what
-        /// is in its sockets: docs/configuration.md.
+        /// They never take more. Near it newcomers are refused, as [overload] says, and at 95 % of it packets are dropped.
+        /// The process holds some 64 MiB a core beside it, and the kernel what is in its sockets: docs/configuration.md.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
     }
 }

@@ -94,7 +94,7 @@ bach = 3
     let expected = [
         "line 2: listen.adress: unknown key; did you mean \"address\"?",
         "line 3: listen.links_max = 0: must be a whole number, from 1 to 1000000",
-        "line 4: listen.handshake_timeout = \"1h\": must be a duration such as \"300ms\", \"5m\" or \"2h4m\" (ms, s, m, h, d), \
+        "line 4: listen.handshake_timeout = \"1h\": must be a duration such as \"300ms\", \"5m\" or \"2h4m\" (us, ms, s, m, h, d), \
          from \"1s\" to \"5m\"",
         "line 6: egress.mode = \"row\": must be \"raw\" or \"tun\"; did you mean \"raw\"?",
         "line 7: egress.ports = \"9-1\": must be a range of ports such as \"20480-53247\", the lower first",
@@ -341,6 +341,19 @@ fn a_wrong_gateway_is_told_with_what_is_wrong_and_a_right_one_and_without_a_pass
             "line 2: client.gateway = \"wss://gateway.example:99999/\": {allowed}; its port is no number from 1 to 65535"
         )]
     );
+}
+
+#[test]
+fn a_clients_queues_that_do_not_fit_are_refused() {
+    for (text, told) in [
+        ("[queues]\npackets = 100", "line 2: queues.batch: 256 is more than queues.packets = 100"),
+        (
+            "[queues]\nbytes = \"65MiB\"",
+            "line 2: queues.bytes: 65MiB is more than memory.budget = 64MiB: lower it, or raise that",
+        ),
+    ] {
+        assert_eq!(problems::<Client>(text), [told]);
+    }
 }
 
 #[test]

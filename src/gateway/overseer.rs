@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::ladder::{Ladder, Observation, Step};
+use super::ladder::{self, Ladder, Observation, Step};
 use super::registry::Registry;
 use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
@@ -14,7 +14,7 @@ use crate::runtime::work::{NOT_ADMITTED, RUNTIME_REASONS};
 use crate::stages::{Reason as _, raw_recv};
 
 /// Who looks after the ladder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Overseer {
     ladder: Ladder,
     /// What the stages had not admitted at the last look, and what was lost in front of the first of them.
@@ -22,6 +22,10 @@ pub(super) struct Overseer {
 }
 
 impl Overseer {
+    pub(super) fn new(ladder: ladder::Settings) -> Self {
+        Self { ladder: Ladder::new(ladder), refused: 0 }
+    }
+
     /// Looks at the gateway, and takes the steps that this leads to.
     pub(super) fn look(&mut self, now: Instant, registry: &Registry, metrics: &Metrics) {
         let budget = registry.pool.budget();
@@ -116,7 +120,7 @@ mod tests {
     fn every_step_is_told_to_those_who_act_on_it_and_counted() {
         let registry = registry(|_| {});
         let metrics = Metrics::new(vec![StageMetrics::new("ip-parse", "uplink", &[])], Arc::clone(&registry.metrics));
-        let (mut overseer, start) = (Overseer::default(), Instant::now());
+        let (mut overseer, start) = (Overseer::new(ladder::Settings::DEFAULT), Instant::now());
         let mut held = registry.pool.budget().share(Part::Messages);
         assert!(held.set(registry.pool.limit_bytes() * 86 / 100));
         overseer.look(start, &registry, &metrics);
@@ -156,7 +160,7 @@ mod tests {
         let lose: [fn(&Metrics); 2] =
             [|metrics| metrics.gateway.packet_socket_drops.inc(), |metrics| metrics.stages[0].drops[1].inc()];
         for lose in lose {
-            let (mut overseer, start) = (Overseer::default(), Instant::now());
+            let (mut overseer, start) = (Overseer::new(ladder::Settings::DEFAULT), Instant::now());
             let mut look = |at: u32| {
                 overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
                 registry.overload.rung()
@@ -202,7 +206,7 @@ mod tests {
         let (bulk, sparse) = (udp("192.0.2.80:443", client, b"bulk"), udp("192.0.2.80:53", client, b"sparse"));
         push(&sparse, 4);
         push(&bulk, 26);
-        let mut overseer = Overseer::default();
+        let mut overseer = Overseer::new(ladder::Settings::DEFAULT);
         let mut held = registry.pool.budget().share(Part::Messages);
         let mut look = |held_percent, after| {
             assert!(held.set(registry.pool.limit_bytes() * held_percent / 100));

@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
 use crate::runtime::queue::Signal;
-use crate::stages::accept::{Guest, Pending, RETRY_AFTER_MS, Reason, overload_retry_ms};
+use crate::stages::accept::{Guest, Pending, RETRY_AFTER_MS, Reason, Retry};
 use crate::stages::ws_decode::LinkKeeper as _;
 use crate::transport::{TcpOptions, Transport};
 use crate::wire::frame::Role;
@@ -199,7 +199,11 @@ impl Poller {
             Ok(room) => room,
             Err(reason) => {
                 self.registry.count_refused(reason);
-                return refuse_busy(stream, self.tls.is_some(), retry_after_ms(reason));
+                return refuse_busy(
+                    stream,
+                    self.tls.is_some(),
+                    retry_after_ms(reason, self.registry.terms.overload_retry),
+                );
             }
         };
         match self.open(lane, stream, memory) {
@@ -247,8 +251,8 @@ impl Poller {
     }
 }
 
-fn retry_after_ms(reason: Reason) -> u32 {
-    if reason == Reason::Overload { overload_retry_ms() } else { RETRY_AFTER_MS }
+fn retry_after_ms(reason: Reason, overload: Retry) -> u32 {
+    if reason == Reason::Overload { overload.draw_ms() } else { RETRY_AFTER_MS }
 }
 
 /// Says in plain HTTP that there is no room; over TLS a handshake would cost more than the refusal is worth.

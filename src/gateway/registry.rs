@@ -18,7 +18,7 @@ use crate::overload::Overload;
 use crate::packet::BufPool;
 use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
-use crate::stages::accept::{self, Guests, Pending};
+use crate::stages::accept::{self, Guests, Pending, Retry};
 use crate::stages::ip_parse;
 use crate::stages::ws_decode::LinkKeeper;
 use crate::table::Table;
@@ -28,6 +28,7 @@ use crate::tether_links::TetherLinks;
 use crate::wire::capsule::{CloseReason, Features, append_close};
 use crate::wire::frame::close_code;
 use crate::wire::proof::CredentialId;
+use crate::{credit, window};
 
 mod acks;
 mod admission;
@@ -69,6 +70,14 @@ pub struct Terms {
     pub tethers_max: usize,
     /// How many of them may be of one credential; 0: as many as there may be.
     pub tethers_per_credential_max: usize,
+    /// What of its queue ws-encode holds on the highest rung, and what of their credit the largest tethers have, in percent.
+    pub trimmed_to_percent: u64,
+    /// When who is refused under overload may try again.
+    pub overload_retry: Retry,
+    /// How much a link's window lets wait.
+    pub window: window::Settings,
+    /// When a tether's credit is cut.
+    pub credit: credit::Settings,
 }
 
 /// Who is here.
@@ -323,7 +332,7 @@ impl Registry {
     /// Less of what waits for links is kept, at the cost of the flows that hold most; or all again.
     pub fn trim_downlink(&self, trims: bool) {
         if let Some(ws_encode) = self.stages.get().and_then(|stages| stages.ws_encode.upgrade()) {
-            ws_encode.hold_at_most(if trims { TRIMMED_PERCENT } else { 100 });
+            ws_encode.hold_at_most(if trims { self.terms.trimmed_to_percent } else { 100 });
         }
     }
 
@@ -358,9 +367,6 @@ pub const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Links that are waited for after their end, so that who is refused again and again takes no more descriptors.
 const LEAVING_MAX: usize = 1_024;
-
-/// What of its queue ws-encode holds on the highest rung: half, as the largest tethers have half their credit.
-const TRIMMED_PERCENT: u64 = 50;
 
 /// What is read from links that leave is thrown away in pieces of this many bytes.
 const SCRATCH_BYTES: usize = 16_384;

@@ -63,7 +63,8 @@ impl Said {
         Packet::raw(pool.copy(bytes).expect("room"), self.offload)
     }
 
-    /// Whatever the packet and the pool: nothing panics, and no segment is forgotten.
+    /// Whatever the packet and the pool: nothing panics, and no segment is forgotten, unless there are more of them than a
+    /// packet may weigh.
     fn is_handled_in_a_small_pool(self, bytes: &[u8], pieces: u32) {
         let (large, small) = (BufPool::new(POOL_BYTES), BufPool::new(SMALL_POOL_BYTES));
         for pool in [&large, &small] {
@@ -71,7 +72,8 @@ impl Said {
                 let packet = self.packet(bytes, &large);
                 let (segments, mut handed_out) = (packet.segments(), 0);
                 let done = split(packet, segments_max, pool, &mut |piece| handed_out += piece.segments());
-                assert_eq!(handed_out + done.map_or_else(Lost::segments, |()| 0), segments, "all are told of");
+                let told = handed_out + done.map_or_else(Lost::segments, |()| 0);
+                assert!(told == segments || self.weighs_less(bytes), "{told} of {segments} are told of");
             }
             let mut batch = vec![self.packet(bytes, &large), self.packet(bytes, &large)];
             Merger::default().merge(&mut batch, SuperPackets::ALL, pool);
@@ -81,6 +83,14 @@ impl Said {
             }
         }
         assert_eq!((large.held_bytes(), small.held_bytes()), (0, 0), "every buffer came back");
+    }
+
+    /// Whether the segments are so many that only a lie can make them.
+    fn weighs_less(self, bytes: &[u8]) -> bool {
+        let Offload { segment_bytes, header_bytes, .. } = self.offload;
+        let payload_bytes = bytes.len().saturating_sub(header_bytes.into());
+        let most = (payload_bytes / TCP_SEGMENT_BYTES_MIN).max(UDP_SEGMENTS_MAX);
+        payload_bytes.div_ceil(usize::from(segment_bytes).max(1)) > most
     }
 
     /// A lie: what is joined of such packets carries each of their bytes still.

@@ -14,17 +14,12 @@ pub struct Settings {
     pub interval: Duration,
 }
 
-/// The target by default, as Linux has it in front of a radio: behind the queue is a window and not a wire, and what it and TCP's
-/// turns make of bursts is no queue that stands. A cubic flow that is told at 5 ms leaves a link of 60 ms idle behind each loss;
-/// other flows have queues of their own.
-pub const TARGET: Duration = Duration::from_millis(20);
-
-impl Default for Settings {
-    /// The interval is twice what RFC 8289 (4.3) has for the Internet, since a phone's link comes on top of that: with 100 ms a
-    /// second loss came before the sender could have heeded the first.
-    fn default() -> Self {
-        Self { target: TARGET, interval: Duration::from_millis(200) }
-    }
+impl Settings {
+    /// The target is that of Linux in front of a radio: behind the queue is a window and not a wire, and what it and TCP's turns
+    /// make of bursts is no queue that stands. A cubic flow that is told at 5 ms leaves a link of 60 ms idle behind each loss;
+    /// other flows have queues of their own. The interval is twice what RFC 8289 (4.3) has for the Internet, since a phone's
+    /// link comes on top of that: with 100 ms a second loss came before the sender could have heeded the first.
+    pub const DEFAULT: Self = Self { target: Duration::from_millis(20), interval: Duration::from_millis(200) };
 }
 
 /// What waits in a queue at most without its being called a queue, in bytes: a packet of an Ethernet. On a link where

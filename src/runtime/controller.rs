@@ -6,27 +6,37 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long a pool must have been larger than its work needs before it loses a thread. A thread that has nothing to do
-/// costs its stack alone, so this is long: steady load, and bursts that come again within seconds, change nothing.
-pub const SHRINK_AFTER: Duration = Duration::from_secs(10);
+/// When a pool changes its size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// A queue whose oldest item waited this long has work that its threads do not keep up with.
+    pub grow_sojourn: Duration,
+    /// How long a pool must have been larger than its work needs before it loses a thread.
+    pub shrink_after: Duration,
+    /// The longest that it takes after shrinking turned out wrong again and again.
+    pub shrink_after_max: Duration,
+    /// How busy the remaining threads may be for a pool to lose one: busy threads on average, for each that would remain.
+    pub shrink_below: f64,
+}
 
-/// The longest that it takes after shrinking turned out wrong again and again.
-pub const SHRINK_AFTER_MAX: Duration = Duration::from_secs(160);
-
-/// How busy the remaining threads may be for a pool to lose one: busy threads on average, for each that would remain.
-/// At 15 % a queue hardly ever forms, so what was taken away is not soon wanted back.
-const SHRINK_BELOW: f64 = 0.15;
+impl Settings {
+    /// A pool grows by a wait of about the time a batch takes; less would be noise. A thread that has nothing to do costs its
+    /// stack alone, so it is long before it goes: steady load, and bursts that come again within seconds, change nothing. At 15 %
+    /// a queue hardly ever forms, so what was taken away is not soon wanted back.
+    pub const DEFAULT: Self = Self {
+        grow_sojourn: Duration::from_micros(500),
+        shrink_after: Duration::from_secs(10),
+        shrink_after_max: Duration::from_secs(160),
+        shrink_below: 0.15,
+    };
+}
 
 /// Looks in a row at which work must wait before a pool grows: bursts shorter than that are gone before a thread comes.
 /// At 60 ms a thread, a step of load is answered well within half a second.
 const GROW_AFTER_LOOKS: u32 = 3;
 
-/// How often controllers look. A step of load is answered within a few looks.
+/// How often controllers look by default. A step of load is answered within a few looks.
 pub const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// A queue whose oldest item waited this long has work that its threads do not keep up with. About the time a batch
-/// takes; less would be noise.
-pub const SOJOURN_TO_GROW: Duration = Duration::from_micros(500);
 
 /// What a stage looks like now.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +78,7 @@ pub enum Decision {
 /// The controller of one pool.
 #[derive(Debug)]
 pub struct PoolController {
+    settings: Settings,
     threads_min: usize,
     threads_max: usize,
     waiting_looks: u32,
@@ -98,20 +109,21 @@ impl Window {
 
 impl PoolController {
     /// A controller that stays within `threads_min..=threads_max`.
-    pub fn new(threads_min: usize, threads_max: usize) -> Self {
+    pub fn new(settings: Settings, threads_min: usize, threads_max: usize) -> Self {
         Self {
+            settings,
             threads_min,
             threads_max: threads_max.max(threads_min),
             waiting_looks: 0,
             window: Window::default(),
-            shrink_after: SHRINK_AFTER,
+            shrink_after: settings.shrink_after,
             shrunk_at: None,
         }
     }
 
     /// What to do after a look.
     pub fn decide(&mut self, now: Instant, seen: Observation) -> Decision {
-        let waits = seen.lanes_ready > 0 && seen.sojourn_max >= SOJOURN_TO_GROW && seen.threads_idle == 0;
+        let waits = seen.lanes_ready > 0 && seen.sojourn_max >= self.settings.grow_sojourn && seen.threads_idle == 0;
         self.waiting_looks = if waits { self.waiting_looks + 1 } else { 0 };
         if self.waiting_looks >= GROW_AFTER_LOOKS && seen.threads < self.threads_max && seen.cores_free > 0 {
             self.regret(now);
@@ -123,7 +135,7 @@ impl PoolController {
             return Decision::Keep;
         }
         let remain = seen.threads.saturating_sub(1);
-        let is_larger_than_needed = self.window.busy_mean() <= SHRINK_BELOW * remain as f64;
+        let is_larger_than_needed = self.window.busy_mean() <= self.settings.shrink_below * remain as f64;
         self.restart();
         if remain < self.threads_min || !is_larger_than_needed {
             return Decision::Keep;
@@ -140,7 +152,8 @@ impl PoolController {
     /// does not change it for ever.
     fn regret(&mut self, now: Instant) {
         let was_wrong = self.shrunk_at.take().is_some_and(|at| now.saturating_duration_since(at) < self.shrink_after);
-        self.shrink_after = if was_wrong { (2 * self.shrink_after).min(SHRINK_AFTER_MAX) } else { SHRINK_AFTER };
+        let Settings { shrink_after, shrink_after_max, .. } = self.settings;
+        self.shrink_after = if was_wrong { (2 * self.shrink_after).min(shrink_after_max) } else { shrink_after };
     }
 }
 
@@ -148,8 +161,11 @@ impl PoolController {
 mod tests {
     use super::*;
 
+    const BY_DEFAULT: Settings = Settings::DEFAULT;
+    const SHRINK_AFTER: Duration = BY_DEFAULT.shrink_after;
+
     fn seen(lanes_ready: usize, threads: usize, threads_idle: usize, cores_free: usize) -> Observation {
-        Observation { lanes_ready, sojourn_max: 2 * SOJOURN_TO_GROW, threads, threads_idle, cores_free }
+        Observation { lanes_ready, sojourn_max: 2 * BY_DEFAULT.grow_sojourn, threads, threads_idle, cores_free }
     }
 
     /// The first decision but to keep, within `time`.
@@ -169,14 +185,14 @@ mod tests {
             (seen(0, 1, 0, 1), Decision::Keep, "nothing waits"),
             (seen(5, 1, 1, 1), Decision::Keep, "a thread is there for it"),
         ] {
-            let mut controller = PoolController::new(1, 2);
+            let mut controller = PoolController::new(BY_DEFAULT, 1, 2);
             assert_eq!(first_change(&mut controller, Instant::now(), soon, observation), expected, "{why}");
         }
     }
 
     #[test]
     fn a_burst_that_is_over_before_a_thread_could_come_changes_nothing() {
-        let (mut controller, now) = (PoolController::new(1, 2), Instant::now());
+        let (mut controller, now) = (PoolController::new(BY_DEFAULT, 1, 2), Instant::now());
         for look in 0..100 {
             let lanes_ready = if look % GROW_AFTER_LOOKS == 0 { 0 } else { 5 };
             assert_eq!(controller.decide(now + look * LOOK_EVERY, seen(lanes_ready, 1, 0, 1)), Decision::Keep);
@@ -192,14 +208,39 @@ mod tests {
             (SHRINK_AFTER, 2, 1, Decision::Keep),
             (SHRINK_AFTER, 1, 1, Decision::Keep),
         ] {
-            let mut controller = PoolController::new(1, 4);
+            let mut controller = PoolController::new(BY_DEFAULT, 1, 4);
             assert_eq!(first_change(&mut controller, start, time, seen(0, threads, idle, 1)), expected);
         }
     }
 
     #[test]
+    fn a_pool_changes_its_size_by_the_settings() {
+        let (start, idle) = (Instant::now(), seen(0, 2, 1, 1));
+        let shrinks = |settings| {
+            let mut controller = PoolController::new(settings, 1, 4);
+            first_change(&mut controller, start, SHRINK_AFTER, idle) == Decision::Shrink
+        };
+        assert_eq!([BY_DEFAULT, Settings { shrink_below: 1.0, ..BY_DEFAULT }].map(shrinks), [false, true]);
+        let mut slow = PoolController::new(Settings { grow_sojourn: Duration::from_secs(1), ..BY_DEFAULT }, 1, 4);
+        assert_eq!(first_change(&mut slow, start, SHRINK_AFTER / 2, seen(5, 1, 0, 1)), Decision::Keep);
+    }
+
+    #[test]
+    fn a_pool_that_was_wrong_again_and_again_shrinks_after_the_longest_time_that_is_set() {
+        let settings = Settings { shrink_after_max: SHRINK_AFTER, ..BY_DEFAULT };
+        let (mut controller, mut now) = (PoolController::new(settings, 1, 4), Instant::now());
+        for _ in 0..3 {
+            assert_eq!(first_change(&mut controller, now, SHRINK_AFTER, seen(0, 2, 2, 1)), Decision::Shrink);
+            now += SHRINK_AFTER;
+            let soon = GROW_AFTER_LOOKS * LOOK_EVERY;
+            assert_eq!(first_change(&mut controller, now, soon, seen(5, 1, 0, 1)), Decision::Grow);
+            now += soon;
+        }
+    }
+
+    #[test]
     fn a_pool_that_had_to_grow_again_waits_longer_before_it_shrinks() {
-        let (mut controller, start) = (PoolController::new(1, 4), Instant::now());
+        let (mut controller, start) = (PoolController::new(BY_DEFAULT, 1, 4), Instant::now());
         assert_eq!(first_change(&mut controller, start, SHRINK_AFTER, seen(0, 2, 2, 1)), Decision::Shrink);
         let again = start + SHRINK_AFTER;
         assert_eq!(

@@ -55,7 +55,7 @@ impl<T> Default for Shared<T> {
             flows: Slab::default(),
             buckets: HashMap::new(),
             keys: RandomState::new(),
-            settings: Settings::default(),
+            settings: Settings::DEFAULT,
             queues: 0,
         }
     }
@@ -97,6 +97,10 @@ impl<T> Default for FqCodel<T> {
 impl<T: OfFlow + Send> Queue for FqCodel<T> {
     type Item = T;
     type Shared = Shared<T>;
+
+    fn configure(shared: &mut Shared<T>, codel: Settings) {
+        shared.settings = codel;
+    }
 
     fn push(&mut self, shared: &mut Shared<T>, now: Instant, item: T) {
         let id = self.flow_of(shared, &item);

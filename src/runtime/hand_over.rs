@@ -10,20 +10,32 @@ use crate::metrics::HandedOver;
 /// What a wake-up of another thread takes on a small virtual machine.
 pub const WAKE_UP_COST: Duration = Duration::from_micros(10);
 
-/// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
-/// other's. By measurement, docs/decisions/0023-caches.md.
-pub const HAND_OVER_WORTH: Duration = Duration::from_micros(60);
+/// What work is worth another thread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Work of less is not worth a second core: beside the wake-up, the batch has to come out of one core's cache into the
+    /// other's.
+    pub worth: Duration,
+    /// The longest work that a source does itself while more waits in front of it, which nobody else can read: what comes
+    /// meanwhile waits for so long unseen, and other threads of the stages may run dry.
+    pub unread_service_max: Duration,
+    /// The same while what waits in front of it waits too long.
+    pub late_service_max: Duration,
+    /// Of what a stage that gathers must take of the machine for it to be of use.
+    pub gather_share_min: f64,
+}
 
-/// The longest work that a source does itself while more waits in front of it, which nobody else can read: what comes
-/// meanwhile waits for so long unseen, and other threads of the stages may run dry.
-pub const UNREAD_SERVICE_MAX: Duration = Duration::from_millis(1);
-
-/// The same while what waits in front of it waits too long: parsing a batch is less, and is needed to know whose it is.
-pub const LATE_SERVICE_MAX: Duration = Duration::from_micros(100);
-
-/// Of what a stage that gathers must take of the machine for it to be of use: what makes its work less does little for a
-/// machine that is busy with something else, and it costs a wait.
-pub const GATHER_SHARE_MIN: f64 = 0.25;
+impl Settings {
+    /// What a hand-over is worth is by measurement, docs/decisions/0023-caches.md. Parsing a batch is less than a late source
+    /// does, and is needed to know whose it is. What makes the work of a stage less that takes under a quarter does little
+    /// for a machine that is busy with something else, and it costs a wait.
+    pub const DEFAULT: Self = Self {
+        worth: Duration::from_micros(60),
+        unread_service_max: Duration::from_millis(1),
+        late_service_max: Duration::from_micros(100),
+        gather_share_min: 0.25,
+    };
+}
 
 /// The configured rule of a stage.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,19 +112,23 @@ pub struct Observation {
 /// or waits too long, no core need be free: a source that does the stages' work leaves what comes to a ring that nobody
 /// bounds, and nobody shares out. Where a thread of a stage has more to do and no core is free, what it brings to a stage
 /// with a price for each lane gathers there: it comes back for that.
-pub fn decide(rule: Rule, seen: Observation) -> HandedOver {
+pub fn decide(settings: &Settings, rule: Rule, seen: Observation) -> HandedOver {
     match rule.now() {
         Rule::Always => HandedOver::Always,
         Rule::Never => HandedOver::Never,
         Rule::Auto | Rule::Live(_) => match seen.behind {
             Behind::Nothing => HandedOver::NothingBehind,
-            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= GATHER_SHARE_MIN => HandedOver::Gathers,
+            Behind::Work if seen.cores_free == 0 && seen.gathering_share >= settings.gather_share_min => {
+                HandedOver::Gathers
+            }
             Behind::Work if seen.cores_free == 0 => HandedOver::NoCoreFree,
-            Behind::Unread if seen.cores_free == 0 && seen.service < UNREAD_SERVICE_MAX => HandedOver::NoCoreFree,
+            Behind::Unread if seen.cores_free == 0 && seen.service < settings.unread_service_max => {
+                HandedOver::NoCoreFree
+            }
             Behind::Unread if seen.cores_free == 0 => HandedOver::Unread,
-            Behind::Work | Behind::Unread if seen.service < HAND_OVER_WORTH => HandedOver::ShortService,
+            Behind::Work | Behind::Unread if seen.service < settings.worth => HandedOver::ShortService,
             Behind::Work | Behind::Unread => HandedOver::CoreFree,
-            Behind::Late if seen.is_first && seen.service < LATE_SERVICE_MAX => HandedOver::ShortService,
+            Behind::Late if seen.is_first && seen.service < settings.late_service_max => HandedOver::ShortService,
             Behind::Late => HandedOver::Late,
         },
     }
@@ -139,6 +155,10 @@ impl From<HandedOver> for HandOver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decide(rule: Rule, seen: Observation) -> HandedOver {
+        super::decide(&Settings::DEFAULT, rule, seen)
+    }
 
     fn hand_over(rule: Rule, seen: Observation) -> HandOver {
         decide(rule, seen).into()
@@ -221,6 +241,28 @@ mod tests {
             let seen = Observation { gathering_share, ..seen(behind, cores_free, 100) };
             assert_eq!(hand_over(Rule::Auto, seen), expected, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn what_work_is_worth_another_thread_is_as_it_is_set() {
+        let us = Duration::from_micros;
+        let settings =
+            Settings { worth: us(5), unread_service_max: us(7), late_service_max: us(9), gather_share_min: 0.5 };
+        for (behind, cores_free, most_us) in
+            [(Behind::Work, 1, 4), (Behind::Unread, 1, 4), (Behind::Unread, 0, 6), (Behind::Late, 0, 8)]
+        {
+            let decided =
+                |service_us| HandOver::from(super::decide(&settings, Rule::Auto, seen(behind, cores_free, service_us)));
+            assert_eq!([most_us, most_us + 1].map(decided), [HandOver::RunOn, HandOver::Queue], "{behind:?}");
+        }
+        let decided = |gathering_share| {
+            HandOver::from(super::decide(
+                &settings,
+                Rule::Auto,
+                Observation { gathering_share, ..seen(Behind::Work, 0, 100) },
+            ))
+        };
+        assert_eq!([0.49, 0.5].map(decided), [HandOver::RunOn, HandOver::Gather]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct Keeper {
     stages: Vec<Arc<dyn Kept>>,
     cores: Arc<Cores>,
     decisions: Arc<Decisions>,
+    look_every: Duration,
     governor: Mutex<Option<Governor>>,
 }
 
@@ -41,13 +42,19 @@ impl fmt::Debug for Keeper {
 impl Keeper {
     /// A keeper of `stages`, none of them started.
     pub fn new(stages: Vec<Arc<dyn Kept>>, cores: Arc<Cores>) -> Self {
-        Self { stages, cores, decisions: Arc::default(), governor: Mutex::new(None) }
+        Self { stages, cores, decisions: Arc::default(), look_every: LOOK_EVERY, governor: Mutex::new(None) }
     }
 
     /// What its controllers decide is noted in `decisions`.
     #[must_use]
     pub fn noting_in(self, decisions: Arc<Decisions>) -> Self {
         Self { decisions, ..self }
+    }
+
+    /// Its controllers look so often.
+    #[must_use]
+    pub fn looking_every(self, look_every: Duration) -> Self {
+        Self { look_every, ..self }
     }
 
     /// The stages, in the order of the data's way.
@@ -79,9 +86,9 @@ impl Keeper {
             Arc::clone(stage).start();
         }
         let (lifeline, ended) = channel();
-        let (stages, decisions) = (self.stages.clone(), Arc::clone(&self.decisions));
+        let (stages, decisions, look_every) = (self.stages.clone(), Arc::clone(&self.decisions), self.look_every);
         let thread = std::thread::Builder::new().name("governor".to_owned()).spawn(move || {
-            while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(look_every) == Err(RecvTimeoutError::Timeout) {
                 look(&stages, Instant::now(), &decisions);
             }
         })?;
@@ -155,6 +162,23 @@ mod tests {
         assert_eq!((sink.handler().seen.total(), sink.handler().seen.disorder()), (400, 0));
         assert_eq!(keeper.stop(), Vec::<&str>::new());
         assert!(keeper.stages().iter().all(|stage| stage.has_ended() && stage.metrics().threads.get() == 0));
+    }
+
+    #[test]
+    fn the_controllers_look_as_often_as_the_keeper_was_told() {
+        let settings = settings(4, 1_024, Rule::Never, WhenFull::Drop);
+        let looks_within = |time, look_every| {
+            let sink = stage("sink", settings, Sink::new(None), None, None);
+            // Two looks see that it has not been busy since.
+            sink.metrics().recent_busy_permille.set(1_000);
+            let keeper = Keeper::new(vec![Arc::clone(&sink) as _], Cores::new(2)).looking_every(look_every);
+            keeper.start().unwrap();
+            let looks = wait_until(Instant::now() + time, || sink.metrics().recent_busy_permille.get() < 1_000);
+            keeper.stop();
+            looks
+        };
+        assert!(!looks_within(10 * LOOK_EVERY, Duration::from_secs(3_600)));
+        assert!(looks_within(PATIENCE, Duration::from_millis(1)));
     }
 
     #[test]

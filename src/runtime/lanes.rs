@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::codel;
 use super::queue::{Law, Load, Queue, Shed, Weigh};
-use gathering::has_gathered;
+pub use gathering::Gathering;
 use lane::{Lane, State};
 use shares::{Share, Shares};
 use turns::{Rank, Turns};
@@ -145,6 +146,8 @@ pub struct Lanes<Q: Queue> {
     turns: Turns,
     /// The least that a ready lane gets in its turn.
     quantum_segments_min: i64,
+    /// Segments that need not wait for more.
+    enough_segments: u32,
     /// Lanes that began to gather, and when, in that order. Some may be ready already.
     gathering: VecDeque<(Instant, LaneId)>,
     load: Load,
@@ -176,6 +179,7 @@ impl<Q: Queue> Lanes<Q> {
             shared: Q::Shared::default(),
             turns: Turns::new(count),
             quantum_segments_min: QUANTUM_SEGMENTS_MIN,
+            enough_segments: Gathering::DEFAULT.enough_segments,
             gathering: VecDeque::new(),
             load: Load::default(),
             load_max: Load::default(),
@@ -191,6 +195,13 @@ impl<Q: Queue> Lanes<Q> {
             turned_away_segments: 0,
             exclusive: true,
         }
+    }
+
+    /// The same, with queues that go by `codel`, where that is their discipline.
+    #[must_use]
+    pub fn going_by(mut self, codel: codel::Settings) -> Self {
+        Q::configure(&mut self.shared, codel);
+        self
     }
 
     /// The same without the lane rule: for the test that shows the disorder it prevents.
@@ -217,9 +228,10 @@ impl<Q: Queue> Lanes<Q> {
         entered.others = self.others();
         // Where things are given up because they waited, who comes now would pass those who wait, and nobody would count it.
         let (sheds, mut run_on_segments) = (self.wait_max.is_some(), 0_u64);
+        let enough_segments = self.enough_segments;
         let may_run_on = |item: &Q::Item| match hand_over {
             HandOver::RunOn => !sheds,
-            HandOver::Gather => !sheds && has_gathered(item.segments().into()),
+            HandOver::Gather => !sheds && item.segments() >= enough_segments,
             HandOver::Queue => false,
         };
         for entry in offered.drain(..) {

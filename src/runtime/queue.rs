@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::ops::{AddAssign, SubAssign};
 use std::time::Instant;
 
+use super::codel;
+
 /// What an item weighs in queues, shares and counters.
 pub trait Weigh {
     /// Segments on the wire of an interface: what counters and fair shares count.
@@ -85,6 +87,9 @@ pub trait Queue: Default {
     /// Whether items melt into those that wait, so that a lane holds one at most. Such a queue is bounded by the number
     /// of lanes, and never refuses: a signal that is refused is lost, and nobody repeats it.
     const COALESCES: bool = false;
+
+    /// Has the queues go by `codel`, where their discipline is that.
+    fn configure(_shared: &mut Self::Shared, _codel: codel::Settings) {}
 
     /// Takes an item in.
     fn push(&mut self, shared: &mut Self::Shared, now: Instant, item: Self::Item);

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use super::port::Behind;
 
-/// How long a packet may wait in the kernel until the source's thread leaves the stages' work to others. Longer than a
-/// scheduler's slice between two busy threads usually is, and under half of a stage's bound (5 ms by default).
-const LATE: Duration = Duration::from_millis(2);
+/// How long things may wait where nobody says otherwise: as long as a stage lets them by default.
+pub const WAIT_MAX: Duration = Duration::from_millis(5);
+
+/// The part of that, in fifths, that a packet may wait in the kernel until the source's thread leaves the stages' work to
+/// others. Of 5 ms it is longer than a scheduler's slice between two busy threads usually is; and it is under half, since what
+/// is read then waits for the stages.
+const LATE_FIFTHS: u32 = 2;
 
 /// In overload, how many times what is taken in is read at once: that the first stage has a choice of whom to refuse.
 const CHOICE: usize = 2;
 
 /// The least that is read at once in overload, in packets: with less a source would look for next to nothing.
 const READ_MIN: usize = 16;
-
-/// What has waited longer waits too long: as long as a stage lets things wait. When the overload is noticed, what has is
-/// dropped unseen, until the ring was empty once.
-const TOO_OLD: Duration = Duration::from_millis(5);
 
 /// How long every batch must have waited too long for the ring to be a standing queue, and no burst or thread that was away:
 /// CoDel's interval (RFC 8289, 4.3).
@@ -99,8 +99,11 @@ pub enum Why {
 }
 
 /// The ring in front of a source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
+    /// What has waited longer waits too long. When the overload is noticed, what has is dropped unseen, until the ring was
+    /// empty once.
+    wait_max: Duration,
     /// When there was last a sign of overload, unless that is long ago.
     overload: Option<Instant>,
     /// Since when every batch has waited too long.
@@ -116,15 +119,30 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// A ring in front of a stage that lets things wait for `wait_max`: in the ring it is no longer.
+    pub fn new(wait_max: Duration) -> Self {
+        Self {
+            wait_max,
+            overload: None,
+            standing: None,
+            is_flushed: false,
+            bytes: None,
+            changed: None,
+            why: None,
+            read: 0,
+            taken_in: 0,
+        }
+    }
+
     /// What waits behind a batch whose first packet has waited so long, where something waits.
     pub fn behind(&self, waited: Option<Duration>) -> Behind {
-        let is_late = self.is_in_overload() || waited.is_some_and(|waited| waited > LATE);
+        let is_late = self.is_in_overload() || waited.is_some_and(|waited| waited > self.wait_max * LATE_FIFTHS / 5);
         if is_late { Behind::Late } else { Behind::Unread }
     }
 
     /// Whether a batch whose first packet has waited so long is to be dropped.
     pub fn is_too_old(&self, waited: Option<Duration>) -> bool {
-        self.is_in_overload() && !self.is_flushed && waited.is_some_and(|waited| waited > TOO_OLD)
+        self.is_in_overload() && !self.is_flushed && waited.is_some_and(|waited| waited > self.wait_max)
     }
 
     /// Whether more comes than the stages can do.
@@ -173,7 +191,7 @@ impl Ring {
     }
 
     fn look_for_overload(&mut self, now: Instant, seen: Observation) {
-        let waited_too_long = seen.waited.is_some_and(|waited| waited > TOO_OLD);
+        let waited_too_long = seen.waited.is_some_and(|waited| waited > self.wait_max);
         self.standing = waited_too_long.then(|| self.standing.unwrap_or(now));
         let since = |then: Instant| now.saturating_duration_since(then);
         let is_standing = self.standing.is_some_and(|then| since(then) >= STANDING_AFTER);
@@ -206,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_ring_is_as_configured_until_reading_is_in_vain_and_again_when_it_has_not_been_for_a_while() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         assert_eq!(ring.after(start, FINE), None);
         assert_eq!(ring.after(start, VAIN), Some(Some(BYTES.1)));
         assert_eq!(ring.why(), Some(Why::InVain));
@@ -217,7 +235,7 @@ mod tests {
 
     #[test]
     fn in_overload_it_holds_about_twice_of_what_is_taken_in_at_a_look() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(1, VAIN), None, "the change has to show first");
@@ -245,7 +263,7 @@ mod tests {
 
     #[test]
     fn each_change_in_overload_says_why_and_what_was_seen_can_be_told() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         ring.after(start, VAIN);
         let whys = [(5, VAIN), (10, FINE), (15, Observation { read: 10, ..FINE })].map(|(at_ms, look)| {
             ring.after(start + ms(at_ms), look);
@@ -262,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_batches_of_a_look_count_together_however_many_the_ring_holds() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
@@ -284,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_waits_too_long_is_late_and_dropped_only_in_overload() {
-        let (mut ring, now) = (Ring::default(), Instant::now());
+        let (mut ring, now) = (Ring::new(WAIT_MAX), Instant::now());
         let seen = |ring: &Ring, waited| (ring.behind(Some(waited)), ring.is_too_old(Some(waited)));
         assert_eq!([seen(&ring, ms(1)), seen(&ring, ms(9))], [(Behind::Unread, false), (Behind::Late, false)]);
         assert_eq!((ring.behind(None), ring.is_too_old(None)), (Behind::Unread, false));
@@ -296,14 +314,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_late_and_too_old_goes_by_how_long_a_stage_lets_things_wait() {
+        let (mut ring, start) = (Ring::new(ms(50)), Instant::now());
+        assert_eq!([20, 21].map(|waited| ring.behind(Some(ms(waited)))), [Behind::Unread, Behind::Late]);
+        let batch = |waited| Observation { waited: Some(ms(waited)), taken_in: 64, is_in_vain: false, ..VAIN };
+        assert_eq!([0, 100].map(|at| ring.after(start + ms(at), batch(50))), [None; 2], "no standing queue");
+        ring.after(start, VAIN);
+        assert_eq!([50, 51].map(|waited| ring.is_too_old(Some(ms(waited)))), [false, true]);
+    }
+
+    #[test]
     fn a_ring_in_which_everything_waits_too_long_for_a_while_is_an_overload_and_one_late_batch_is_none() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         let batch = |waited| Observation { waited: Some(waited), taken_in: 64, is_in_vain: false, ..VAIN };
         for at_ms in (0..1_000).step_by(10) {
             let waited = if at_ms % 100 == 0 { ms(1) } else { ms(200) };
             assert_eq!(ring.after(start + ms(at_ms), batch(waited)), None, "after {at_ms} ms");
         }
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(WAIT_MAX);
         assert_eq!(ring.after(start, batch(ms(6))), None);
         assert_eq!(ring.after(start + STANDING_AFTER - ms(1), batch(ms(6))), None);
         assert_eq!(ring.after(start + STANDING_AFTER, batch(ms(6))), Some(Some(BYTES.1)));
@@ -313,7 +341,7 @@ mod tests {
 
     #[test]
     fn an_overload_lasts_while_the_ring_that_is_kept_short_drops() {
-        let (mut ring, start) = (Ring::default(), Instant::now());
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
         let drops = Observation { has_dropped: true, ..FINE };
         ring.after(start, drops);
         assert!(!ring.is_in_overload(), "a burst that a ring of its full size does not hold is none");

@@ -478,7 +478,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
         // A segment costs the same here whatever it comes with, so there is nothing to gather for.
         let (is_first, gathering_share) = (false, 0.0);
         let seen = hand_over::Observation { behind: behind.into(), cores_free, service, is_first, gathering_share };
-        let mut hand_over = HandOver::from(hand_over::decide(next.spec.rule, seen));
+        let decided = hand_over::decide(&hand_over::Settings::DEFAULT, next.spec.rule, seen);
+        let mut hand_over = HandOver::from(decided);
         if hand_over != HandOver::Queue && self.holds_back(stage + 1) {
             hand_over = HandOver::Queue;
         }
@@ -562,7 +563,7 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
             waiting: Waiting::default(),
             leftovers: HashMap::new(),
             leftovers_max: 0,
-            controller: PoolController::new(spec.threads.0, spec.threads.1),
+            controller: PoolController::new(controller::Settings::DEFAULT, spec.threads.0, spec.threads.1),
             threads: 0,
             threads_wanted: 0,
             idle: Vec::new(),

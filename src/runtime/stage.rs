@@ -17,6 +17,7 @@ use super::lanes::{Batch, Entry, LaneId, Lanes, Limits, Quota};
 use super::port::{Behind, Dropped, Gathered, Offer, Port, Resume, Upstream};
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 use super::sync::{Condvar, Mutex, MutexGuard, lock};
+use super::tuning::Tuning;
 use super::waiting::Waiting;
 use super::work::{CODEL, Count, Handler, In, NO_OWNER, NOT_ADMITTED, OVERLIMIT, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
@@ -57,8 +58,10 @@ pub struct Settings {
     /// where the wait is for something else than a thread of this stage, and managed by the queue itself. A queue of
     /// signals, which is bounded by its lanes, admits all in any case.
     pub sojourn_max: Option<Duration>,
-    /// How long a lane may gather, where that makes the stage's work less.
-    pub gather_max: Option<Duration>,
+    /// Whether lanes may gather, since that makes the stage's work less.
+    pub gathers: bool,
+    /// What its mechanisms go by.
+    pub tuning: Tuning,
 }
 
 struct Inner<Q: Queue> {
@@ -201,10 +204,13 @@ impl<H: Handler> Stage<H> {
             settings,
             handler,
             inner: Mutex::new(Inner {
-                lanes: match settings.gather_max {
-                    Some(_) => Lanes::that_gather(settings.lanes, settings.limits),
-                    None => Lanes::new(settings.lanes, settings.limits),
-                },
+                lanes: if settings.gathers {
+                    let enough_segments = settings.tuning.gathering.enough_segments;
+                    Lanes::that_gather(settings.lanes, settings.limits, enough_segments)
+                } else {
+                    Lanes::new(settings.lanes, settings.limits)
+                }
+                .going_by(settings.tuning.codel),
                 waiting: Waiting::default(),
                 takes: 0,
                 takes_looked: 0,

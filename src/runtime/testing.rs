@@ -11,6 +11,7 @@ use super::port::Port;
 use super::queue::{Fifo, Latch, Weigh};
 use super::stage::{Settings, Stage, WhenFull};
 use super::sync::{Condvar, Mutex, lock};
+use super::tuning::Tuning;
 use super::work::{Handler, RUNTIME_REASONS, Work, WorkOf};
 use crate::metrics::StageMetrics;
 use crate::runtime::hand_over::Rule;
@@ -49,7 +50,8 @@ pub(super) fn settings(lanes: u32, segments: u64, hand_over: Rule, when_full: Wh
         hand_over,
         when_full,
         sojourn_max: Some(std::time::Duration::from_secs(60)),
-        gather_max: None,
+        gathers: false,
+        tuning: Tuning::DEFAULT,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::http::{self, HEAD_BYTES_MAX, HeadError, upgrade};
 use crate::link::{Event, Link, LinkError, READ_BUDGET_BYTES, Reader, Turn, read_buffer_bytes};
@@ -259,17 +259,25 @@ fn busy(text: &str) -> Refusal {
 /// When a client that was refused for lack of something may try again: a second or so frees a place.
 pub const RETRY_AFTER_MS: u32 = 1_000;
 
-/// The least time until a client that was refused under overload may try again: no rung of the ladder is left sooner.
-const OVERLOAD_RETRY_MS_MIN: u32 = 2_000;
+/// When clients that were refused under overload may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The least time until then.
+    pub after: Duration,
+    /// How far those times are spread, so that who was refused together does not come back together.
+    pub spread: Duration,
+}
 
-/// How far those times are spread, so that who was refused together does not come back together.
-const OVERLOAD_RETRY_SPREAD_MS: u32 = 4_000;
+impl Retry {
+    /// No rung of the ladder is left sooner.
+    pub const DEFAULT: Self = Self { after: Duration::from_secs(2), spread: Duration::from_secs(4) };
 
-/// When a client that was refused under overload may try again.
-pub fn overload_retry_ms() -> u32 {
-    // A system without random numbers has told so at the start; everybody then comes at the latest time.
-    let drawn = getrandom::u32().unwrap_or(u32::MAX);
-    OVERLOAD_RETRY_MS_MIN + ((u64::from(drawn) * u64::from(OVERLOAD_RETRY_SPREAD_MS)) >> 32) as u32
+    /// Such a time, in milliseconds.
+    pub fn draw_ms(&self) -> u32 {
+        // A system without random numbers has told so at the start; everybody then comes at the latest time.
+        let drawn = getrandom::u32().unwrap_or(u32::MAX);
+        self.after.as_millis() as u32 + ((u128::from(drawn) * self.spread.as_millis()) >> 32) as u32
+    }
 }
 
 thread_local! {

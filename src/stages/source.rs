@@ -76,6 +76,7 @@ pub struct Source<S> {
     pool: BufPool,
     metrics: Arc<StageMetrics>,
     decisions: Arc<Decisions>,
+    wait_max: Duration,
     poll: Poll,
     stop: Arc<SourceStop>,
 }
@@ -106,13 +107,27 @@ impl<S: PacketSource> Source<S> {
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&source.fd()), READABLE, Interest::READABLE)?;
         let stop = SourceStop { waker: Waker::new(poll.registry(), STOP)?, stopping: AtomicBool::new(false) };
-        Ok(Self { source, pool, metrics, decisions: Arc::default(), poll, stop: Arc::new(stop) })
+        Ok(Self {
+            source,
+            pool,
+            metrics,
+            decisions: Arc::default(),
+            wait_max: ring::WAIT_MAX,
+            poll,
+            stop: Arc::new(stop),
+        })
     }
 
     /// What is decided about it in overload is noted in `decisions`.
     #[must_use]
     pub fn noting_in(self, decisions: Arc<Decisions>) -> Self {
         Self { decisions, ..self }
+    }
+
+    /// The first stage lets things wait for `wait_max`: no longer shall they wait in front of it.
+    #[must_use]
+    pub fn in_front_of(self, wait_max: Duration) -> Self {
+        Self { wait_max, ..self }
     }
 
     /// What ends the thread.
@@ -128,7 +143,7 @@ impl<S: PacketSource> Source<S> {
         failed: impl Fn(&io::Error),
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
-        let (mut rest, mut ring) = (Rest::default(), Ring::default());
+        let (mut rest, mut ring) = (Rest::default(), Ring::new(self.wait_max));
         let mut overload = Overload::new(&self.metrics, Arc::clone(&self.decisions));
         while !self.stop.stopping.load(Ordering::Acquire) {
             let started = Instant::now();
@@ -443,6 +458,68 @@ mod tests {
             decisions.last(Instant::now()).into_iter().map(|(_, it)| (it.controller, it.reason)).collect();
         assert!(told.contains(&(Controller::Ring, READ_IN_VAIN)), "{told:?}");
         assert!(told.contains(&(Controller::Rest, READ_IN_VAIN)), "{told:?}");
+    }
+
+    /// A ring that always has a batch more, of which the first packet has waited for 3 ms.
+    struct Late(UnixDatagram);
+
+    impl PacketSource for Late {
+        fn read_batch(&self, pool: &BufPool, _max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
+            out.push(Packet::raw(pool.copy(&[7]).unwrap(), Offload::default()));
+            Ok(Received { waited: Some(Duration::from_millis(3)), packets: 1, more: true, ..Received::default() })
+        }
+
+        fn fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+
+        fn lost(&self) -> usize {
+            0
+        }
+    }
+
+    /// Tells what the source says of what is behind.
+    struct Behinds(Sender<Behind>);
+
+    impl Port<Packet<Raw>> for Behinds {
+        fn offer(
+            &self,
+            _now: Instant,
+            offer: Offer,
+            items: &mut Vec<Entry<Packet<Raw>>>,
+            _entered: &mut Batch<Packet<Raw>>,
+            _refused: &mut Vec<Entry<Packet<Raw>>>,
+        ) -> Dropped {
+            items.clear();
+            self.0.send(offer.behind).unwrap();
+            Dropped::default()
+        }
+
+        fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
+            Dropped::default()
+        }
+
+        fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
+            unreachable!("a source is no stage")
+        }
+    }
+
+    #[test]
+    fn what_is_late_in_front_of_a_stage_goes_by_how_long_that_lets_things_wait() {
+        let behind = |wait_max_ms| {
+            let (_peer, ours) = UnixDatagram::pair().unwrap();
+            let metrics = StageMetrics::new("source", "uplink", &["lost"]);
+            let source = Source::new(Arc::new(Late(ours)), BufPool::new(1 << 20), metrics).unwrap();
+            let source = source.in_front_of(Duration::from_millis(wait_max_ms));
+            let (told, behinds) = channel();
+            let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(Behinds(told)), Cores::new(1)));
+            let thread = std::thread::spawn(move || source.run(inlet, |_| LaneId(7), |error| panic!("{error}")));
+            let behind = behinds.recv_timeout(PATIENCE).unwrap();
+            stop.stop();
+            thread.join().unwrap();
+            behind
+        };
+        assert_eq!([5, 50].map(behind), [Behind::Late, Behind::Unread]);
     }
 
     #[test]

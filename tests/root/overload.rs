@@ -299,8 +299,14 @@ fn echo_request(from: Ipv4Addr) -> Vec<u8> {
 
 #[test]
 fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_back() {
-    let gateway =
-        Gateway::start(&[BUDGET, "tethers.max=4096", "listen.links_max=8192", "stages.default.queue_packets=256"]);
+    let gateway = Gateway::start(&[
+        BUDGET,
+        "tethers.max=4096",
+        "listen.links_max=8192",
+        "stages.default.queue_packets=256",
+        "overload.retry_after=7s",
+        "overload.retry_spread=1s",
+    ]);
     let mut first = gateway.open().expect("the first");
     let mut others = Vec::new();
     let away = loop {
@@ -310,8 +316,8 @@ fn a_gateway_short_of_memory_refuses_new_tethers_serves_those_it_has_and_comes_b
         }
     };
     match &away {
-        Away::Refused(RefusalReason::Busy, retry_ms) => assert!((2_000..6_000).contains(retry_ms), "{away:?}"),
-        Away::Http(503, Some(retry_s)) => assert!((2..=6).contains(&retry_s.parse().unwrap()), "{away:?}"),
+        Away::Refused(RefusalReason::Busy, retry_ms) => assert!((7_000..8_000).contains(retry_ms), "{away:?}"),
+        Away::Http(503, Some(retry_s)) => assert!((7..=8).contains(&retry_s.parse().unwrap()), "{away:?}"),
         Away::Refused(..) | Away::Http(..) => panic!("{away:?} after {}", others.len()),
     }
     gateway.until("wstether_overload_rung", |rung| rung >= 1);

@@ -20,6 +20,7 @@ use wstether::runtime::lanes::{Entry, LaneId, Limits, Quota};
 use wstether::runtime::port::Port;
 use wstether::runtime::queue::{Fifo, Signal};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
+use wstether::runtime::tuning::Tuning;
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 use wstether::stages::ballast::Ballast;
 use wstether::stages::ip_parse::{self, Parsed};
@@ -151,7 +152,8 @@ impl Build {
             hand_over: self.rule,
             // The lanes are kept full on purpose.
             sojourn_max: None,
-            gather_max: None,
+            gathers: false,
+            tuning: Tuning::DEFAULT,
             when_full: if direction == UPLINK { WhenFull::Park } else { WhenFull::Drop },
         };
         let stage = Stage::new(name, settings, handler, next, turn, Arc::clone(&self.cores), Arc::clone(&metrics));

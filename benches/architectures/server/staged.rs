@@ -16,6 +16,7 @@ use wstether::runtime::port::Port;
 use wstether::runtime::queue::Fifo;
 use wstether::runtime::rest::{self, Rest};
 use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
+use wstether::runtime::tuning::Tuning;
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 
 use super::{Dropped, Server, spawn};
@@ -53,7 +54,8 @@ impl Kind {
             hand_over,
             // Shedding is a controller's work too.
             sojourn_max: matches!(self, Self::Controllers).then_some(SOJOURN_MAX),
-            gather_max: None,
+            gathers: false,
+            tuning: Tuning::DEFAULT,
             when_full: WhenFull::Drop,
         }
     }

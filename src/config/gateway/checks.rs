@@ -80,6 +80,8 @@ pub(super) fn judge(config: &Gateway, reader: &mut Reader) {
     for name in StageName::ALL {
         judge_stage(config, *name, reader);
     }
+    config.conditioning.judge(reader);
+    config.overload.judge(reader);
 }
 
 fn judge_listening(config: &Gateway, reader: &mut Reader) {

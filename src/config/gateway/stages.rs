@@ -20,8 +20,8 @@ settings! {
         queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
         /// How long packets may wait in its queue. When the oldest packet of one batch in a hundred waits longer, the queue
         /// admits less, and the tethers that fill it most lose first. The queues of "accept" and "ws-decode" hold one signal
-        /// a link and refuse none. That of "ws-encode" waits for the tether's link and is not bounded so: there packets are
-        /// sent together, for twice as long (10 ms) at most, while no core is free and the gateway has more to do than it can.
+        /// a link and refuse none. That of "ws-encode" waits for the tether's link and is not bounded so, but by
+        /// [conditioning.codel]; what packets wait there for each other is told under [conditioning.gathering].
         sojourn_max: Duration = "5ms" in "1ms"..="10s",
         /// The most packets it takes at once. It does not wait until there are so many; the one wait for more is that of
         /// "ws-encode", told with sojourn_max.

@@ -54,12 +54,13 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// The units of durations; "ms" stands before "m", which is its beginning.
-const TIME_UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1000)];
+/// The units of durations, in microseconds; "ms" stands before "m", which is its beginning.
+const TIME_UNITS_US: [(&str, u64); 6] =
+    [("d", 86_400_000_000), ("h", 3_600_000_000), ("ms", 1_000), ("us", 1), ("m", 60_000_000), ("s", 1_000_000)];
 
 impl Value for Duration {
     fn allowed() -> String {
-        "a duration such as \"300ms\", \"5m\" or \"2h4m\" (ms, s, m, h, d)".to_owned()
+        "a duration such as \"300ms\", \"5m\" or \"2h4m\" (us, ms, s, m, h, d)".to_owned()
     }
 
     fn from_item(item: &Item) -> Option<Self> {
@@ -69,19 +70,19 @@ impl Value for Duration {
 
 /// Reads `300ms`, `5m`, `2h4m`: each unit at most once, the longest first.
 fn parse_duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut total_ms, mut unit_before_ms) = (text, 0_u64, u64::MAX);
+    let (mut rest, mut total_us, mut unit_before_us) = (text, 0_u64, u64::MAX);
     loop {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let count = parse_digits(rest.get(..digits)?)?;
         let tail = rest.get(digits..)?;
-        let (unit, unit_ms) = TIME_UNITS_MS.into_iter().find(|(unit, _)| tail.starts_with(unit))?;
-        if unit_ms >= unit_before_ms {
+        let (unit, unit_us) = TIME_UNITS_US.into_iter().find(|(unit, _)| tail.starts_with(unit))?;
+        if unit_us >= unit_before_us {
             return None;
         }
-        total_ms = total_ms.checked_add(count.checked_mul(unit_ms)?)?;
-        (rest, unit_before_ms) = (tail.strip_prefix(unit)?, unit_ms);
+        total_us = total_us.checked_add(count.checked_mul(unit_us)?)?;
+        (rest, unit_before_us) = (tail.strip_prefix(unit)?, unit_us);
         if rest.is_empty() {
-            return Some(Duration::from_millis(total_ms));
+            return Some(Duration::from_micros(total_us));
         }
     }
 }

@@ -28,6 +28,7 @@ fn durations_need_a_unit() {
     for (written, ms) in cases {
         assert_eq!(read(&format!("\"{written}\"")), Some(Duration::from_millis(ms)), "{written}");
     }
+    assert_eq!(read("\"1ms500us\""), Some(Duration::from_micros(1_500)));
     for wrong in
         ["300", "\"300\"", "\"5 m\"", "\"4m2h\"", "\"1m1m\"", "\"m\"", "\"-1s\"", "\"\"", "\"999999999999999999d\""]
     {

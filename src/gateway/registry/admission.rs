@@ -14,7 +14,7 @@ use crate::nat::Nat;
 use crate::overload::Squeeze;
 use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
-use crate::stages::accept::{self, Doorkeeper, RETRY_AFTER_MS, overload_retry_ms};
+use crate::stages::accept::{self, Doorkeeper, RETRY_AFTER_MS};
 use crate::stages::ip_parse::Guard;
 use crate::tether::{NotJoined, TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
@@ -139,7 +139,7 @@ impl Registry {
                 "as many clients as this gateway has room for are connected",
             )
         };
-        let busy = |text| refusal(RefusalReason::Busy, overload_retry_ms(), text);
+        let busy = |text| refusal(RefusalReason::Busy, self.terms.overload_retry.draw_ms(), text);
         if self.overload.refuses_tethers() {
             return Err(busy("the gateway has too much to do"));
         }
@@ -186,8 +186,15 @@ impl Registry {
         }
         let windows =
             Windows { send_bytes_max: self.terms.window_bytes_max, credit_bytes: Some(self.terms.credit_bytes) };
-        let squeeze = Squeeze { budget: self.pool.budget().clone(), overload: self.overload.clone() };
-        let links = TetherLinks::new(LaneId(id.0), windows).squeezed_by(squeeze);
+        let squeeze = Squeeze {
+            budget: self.pool.budget().clone(),
+            overload: self.overload.clone(),
+            trimmed_to_percent: self.terms.trimmed_to_percent,
+        };
+        let links = TetherLinks::new(LaneId(id.0), windows)
+            .with_window(self.terms.window)
+            .with_credit(self.terms.credit)
+            .squeezed_by(squeeze);
         let links = links.noted_in(Arc::clone(&self.stirred)).watched_in(Arc::clone(&self.half_left));
         let links = Arc::new(links.telling(Arc::clone(&self.metrics.decisions)));
         let guard = Guard::new(id, Arc::clone(&self.guard_rules))?;

@@ -38,6 +38,10 @@ pub(crate) fn registry_of(credentials: CredentialStore, change: impl FnOnce(&mut
         handshakes_per_address: 4,
         tethers_max: 4,
         tethers_per_credential_max: 0,
+        trimmed_to_percent: 50,
+        overload_retry: Retry::DEFAULT,
+        window: window::Settings::DEFAULT,
+        credit: credit::Settings::DEFAULT,
     };
     change(&mut terms);
     Registry::new(Parts {

@@ -40,6 +40,10 @@ fn registry() -> Arc<Registry> {
             handshakes_per_address: 4,
             tethers_max: 4,
             tethers_per_credential_max: 0,
+            trimmed_to_percent: 50,
+            overload_retry: Retry::DEFAULT,
+            window: window::Settings::DEFAULT,
+            credit: credit::Settings::DEFAULT,
         },
         links_max: 4,
         credentials: CredentialStore::load(&nowhere).expect("no credential is a store too"),
@@ -332,6 +336,52 @@ impl Attend for Poked {
     fn clear(&self, _lane: LaneId) {}
 
     fn hold_at_most(&self, _percent: u64) {}
+}
+
+/// Knows how much it was told to hold.
+#[derive(Default)]
+struct Held(AtomicU64);
+
+impl Attend for Held {
+    fn poke(&self, _lane: LaneId) {}
+
+    fn clear(&self, _lane: LaneId) {}
+
+    fn hold_at_most(&self, percent: u64) {
+        self.0.store(percent, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn on_the_last_rung_ws_encode_holds_as_much_as_the_terms_say() {
+    let registry = testing::registry(|terms| terms.trimmed_to_percent = 30);
+    let ws_encode = Arc::new(Held::default());
+    let weak: Weak<dyn Attend> = Arc::downgrade(&(Arc::clone(&ws_encode) as _));
+    registry.attend(Stages { accept: weak.clone(), ws_decode: weak.clone(), ws_encode: weak, tethered: vec![] });
+    let held = |trims| {
+        registry.trim_downlink(trims);
+        ws_encode.0.load(Ordering::SeqCst)
+    };
+    assert_eq!([held(true), held(false)], [30, 100]);
+}
+
+#[test]
+fn a_tethers_windows_and_credit_go_by_the_terms() {
+    let is_cut_within_ten_looks = |cut_after| {
+        let registry = testing::registry(|terms| terms.credit.cut_after = cut_after);
+        let ((link, _peer), now) = (come(&registry, Instant::now()), Instant::now());
+        let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+        let mut inside = registry.pool.take(1).expect("a buffer");
+        inside.charge(tether.links.account(), 1_000);
+        (0..10).for_each(|look| _ = tether.links.grant(now + look * Duration::from_millis(20), &link));
+        tether.links.is_credit_cut()
+    };
+    assert_eq!([100, 1_000].map(Duration::from_millis).map(is_cut_within_ten_looks), [true, false]);
+    let registry = testing::registry(|terms| terms.window.queue = Duration::from_millis(7));
+    let (link, _peer) = come(&registry, Instant::now());
+    let (tether, _) = registry.tether_for(Instant::now(), &link, &hello(&[])).expect("a tether");
+    let window = format!("{:?}", tether.links.window(Instant::now()));
+    assert!(window.contains("queue: 7ms"), "{window}");
 }
 
 #[test]

@@ -8,19 +8,25 @@ use std::time::{Duration, Instant};
 use super::{HandOver, LaneId, Lanes, Limits, State};
 use crate::runtime::queue::Queue;
 
-/// Segments with which a lane has gathered enough: what is done once for all of them is then a small part of what is done
-/// for each (a message and a system call are about four packets' work).
-const ENOUGH_SEGMENTS: u64 = 16;
+/// How long, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gathering {
+    /// How long a lane gathers at most.
+    pub wait_max: Duration,
+    /// Segments with which a lane has gathered enough.
+    pub enough_segments: u32,
+}
 
-/// Whether so many segments need not wait for more.
-pub(super) fn has_gathered(segments: u64) -> bool {
-    segments >= ENOUGH_SEGMENTS
+impl Gathering {
+    /// In 10 ms a thousand tethers that take all of a core get two or three packets each. Of 16 segments, what is done once for
+    /// all of them is a small part of what is done for each: a message and a system call are about four packets' work.
+    pub const DEFAULT: Self = Self { wait_max: Duration::from_millis(10), enough_segments: 16 };
 }
 
 impl<Q: Queue> Lanes<Q> {
     /// Lanes of which each is served, in its turn, with all that it has gathered.
-    pub fn that_gather(count: u32, limits: Limits) -> Self {
-        Self { quantum_segments_min: ENOUGH_SEGMENTS as i64, ..Self::new(count, limits) }
+    pub fn that_gather(count: u32, limits: Limits, enough_segments: u32) -> Self {
+        Self { quantum_segments_min: enough_segments.into(), enough_segments, ..Self::new(count, limits) }
     }
 
     /// After something was queued: the lane is ready, unless it gathers, or begins to.
@@ -28,7 +34,7 @@ impl<Q: Queue> Lanes<Q> {
         let lane = &mut self.lanes[id.index()];
         let begins = hand_over == HandOver::Gather && lane.state == State::Idle && lane.is_runnable();
         let gathers = lane.state == State::Gathering || begins;
-        if !gathers || lane.poked || lane.settling || has_gathered(lane.queue.load().segments) {
+        if !gathers || lane.poked || lane.settling || lane.queue.load().segments >= self.enough_segments.into() {
             return self.make_ready(id);
         }
         lane.state = State::Gathering;

@@ -140,7 +140,7 @@ fn once_overload_ends_waits_are_short_at_once_all_is_admitted_after_a_second_and
         assert!(!stage.shedding.is_shedding() && stage.lanes.limits().segments > 5 * admitted, "{:?}", stage.shedding);
         assert_eq!(stage.threads, CORES, "a pause would not cost it its threads");
         // In the first of the pool's whiles there was overload, too.
-        simulation.run_until(at + 2 * controller::SHRINK_AFTER);
+        simulation.run_until(at + 2 * controller::Settings::DEFAULT.shrink_after);
         assert_eq!((simulation.stages[0].threads, dropped(&simulation)), (SPEC.threads.0, dropped_before));
     });
 }

@@ -50,7 +50,7 @@ impl Controllers {
         // A queue of signals is bounded by its lanes, and refuses nothing.
         let sojourn_max = settings.sojourn_max.filter(|_| !Q::COALESCES);
         Self {
-            pool: PoolController::new(settings.threads.0, settings.threads.1),
+            pool: PoolController::new(settings.tuning.pool, settings.threads.0, settings.threads.1),
             shedding: Shedding::new(sojourn_max, capacity),
             hand_overs: HandOvers::default(),
             sojourns: Snapshot::default(),
@@ -90,8 +90,8 @@ where
             inner.lanes.set_run_on_segments_max(batch::run_on_limit(self.settings.sojourn_max, self.service()));
             let seen = self.observe(now, sojourn_p99, &mut inner);
             // Whose thread ended before it came back to what it brought.
-            if let Some(gather_max) = self.settings.gather_max {
-                inner.lanes.end_gathering(now, gather_max, u32::MAX);
+            if self.settings.gathers {
+                inner.lanes.end_gathering(now, self.settings.tuning.gathering.wait_max, u32::MAX);
                 self.note_gathering(&inner);
                 self.wake(&mut inner);
             }

@@ -40,7 +40,7 @@ where
                 is_first: offer.upstream.is_none(),
                 gathering_share: self.gathering_share(),
             };
-            hand_over::decide(self.settings.hand_over, seen)
+            hand_over::decide(&self.settings.tuning.hand_over, self.settings.hand_over, seen)
         } else {
             HandedOver::TurnsRound
         };
@@ -119,9 +119,9 @@ where
     }
 
     fn serve_gathered(&self, which: Gathered) {
-        if let Some(gather_max) = self.settings.gather_max {
+        if self.settings.gathers {
             let (wait, batches) = match which {
-                Gathered::Due => (gather_max, DUE_BATCHES_MAX),
+                Gathered::Due => (self.settings.tuning.gathering.wait_max, DUE_BATCHES_MAX),
                 Gathered::Oldest => (Duration::ZERO, 1),
             };
             for _ in 0..batches {
@@ -159,7 +159,7 @@ impl<H: Handler> Stage<H> {
     /// What part of the machine this stage kept busy of late, if it can gather.
     pub(super) fn gathering_share(&self) -> f64 {
         let busy_cores = self.metrics.recent_busy_permille.get() as f64 / 1e3;
-        self.settings.gather_max.map_or(0.0, |_| busy_cores / self.cores.count() as f64)
+        if self.settings.gathers { busy_cores / self.cores.count() as f64 } else { 0.0 }
     }
 
     /// Has the stages before this one know whether to come back. Told under the lock, so that the last word is the truth.

@@ -7,6 +7,7 @@ use shuttle::thread::yield_now;
 
 use super::*;
 use crate::runtime::inlet::Inlet;
+use crate::runtime::lanes::Gathering;
 use crate::runtime::queue::Signal;
 use crate::runtime::testing::{Does, Sink, Source, entry, pass, settings, stage};
 
@@ -106,7 +107,9 @@ fn what_gathers_is_forgotten_in_no_schedule() {
     let run = || {
         let settings = settings(LANES, 64, Rule::Auto, WhenFull::Park);
         // It is never due: who brings it serves it, when there is nothing else to do, or nobody does.
-        let of_sink = Settings { gather_max: Some(Duration::MAX), threads: (1, 1), ..settings };
+        let gathering = Gathering { wait_max: Duration::MAX, ..settings.tuning.gathering };
+        let tuning = Tuning { gathering, ..settings.tuning };
+        let of_sink = Settings { gathers: true, tuning, threads: (1, 1), ..settings };
         let sink = stage("sink", of_sink, Sink::new(None), None, None);
         sink.metrics().recent_busy_permille.set(1_000);
         let _busy = [sink.cores.occupy(), sink.cores.occupy()];

@@ -10,9 +10,12 @@ use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::testing::{Does, Item, PATIENCE, Seen, Sink, Source, entry, pass, settings, stage};
 use crate::runtime::work::{PANICKED, QUEUE_FULL};
 
+mod codel;
 mod feeder;
 mod gathering;
+mod hand_over;
 mod leftovers;
+mod pool;
 mod shedding;
 
 const LANES: u32 = 64;

@@ -12,6 +12,7 @@ use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
 use crate::runtime::lanes::{Limits, Quota};
 use crate::runtime::stage::{Settings, Stage, WhenFull};
+use crate::runtime::tuning::Tuning;
 use crate::runtime::work::RUNTIME_REASONS;
 use crate::stages::ip_parse;
 use crate::stages::nat_rewrite::{Translated, as_it_is};
@@ -36,7 +37,8 @@ pub(crate) fn stage<K: LinkKeeper>(
         hand_over: Rule::Never,
         when_full: WhenFull::Drop,
         sojourn_max: None,
-        gather_max: None,
+        gathers: false,
+        tuning: Tuning::DEFAULT,
     };
     let (tethers, pool, keeper) = (Arc::clone(tethers), pool.clone(), Arc::clone(keeper));
     let handler = WsEncode { tethers, pool, keeper, queue: PhantomData };

@@ -83,6 +83,26 @@ fn under_overload_nobody_new_is_let_in_and_who_comes_back_is() {
 }
 
 #[test]
+fn who_is_refused_under_overload_may_come_back_when_the_terms_say() {
+    let overload_retry = Retry { after: Duration::from_secs(10), spread: Duration::ZERO };
+    let registry = registry(|terms| terms.overload_retry = overload_retry);
+    let (link, _peer) = connected();
+    registry.overload.set(Rung::NoNewTethers, 0);
+    let refusal = registry.tether_for(Instant::now(), &link, &hello()).expect_err("nobody new");
+    assert_eq!((refusal.reason, refusal.retry_after_ms), (RefusalReason::Busy, 10_000));
+}
+
+#[test]
+fn the_largest_tethers_keep_as_much_of_their_credit_as_the_terms_say() {
+    let registry = registry(|terms| terms.trimmed_to_percent = 25);
+    let (link, _peer) = connected();
+    let (tether, _) = registry.tether_for(Instant::now(), &link, &hello()).expect("a tether");
+    let calm = tether.links.credit_bytes().expect("a credit");
+    registry.overload.set(Rung::TrimLargest, 0);
+    assert_eq!(tether.links.credit_bytes(), Some(calm / 4));
+}
+
+#[test]
 fn a_credential_has_as_many_tethers_as_it_may() {
     let registry = registry(|terms| terms.tethers_per_credential_max = 2);
     let (now, (link, _peer)) = (Instant::now(), connected());

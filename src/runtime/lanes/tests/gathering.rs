@@ -105,9 +105,22 @@ fn a_super_packet_has_nothing_to_gather_for() {
 }
 
 #[test]
+fn how_much_is_enough_is_as_it_is_set() {
+    let limits = Limits { segments: 100, held_bytes: 1 << 30 };
+    let mut lanes = Lanes::<Fifo<Item>>::that_gather(LANES, limits, 3);
+    let mut bring = |numbers: std::ops::Range<u32>| {
+        let mut offered = numbers.map(|number| entry(1, number, 1)).collect();
+        let now = Instant::now();
+        lanes.offer(now, HandOver::Gather, &mut offered, &mut Batch::default(), &mut Vec::new(), &mut Shed::default());
+        lanes.has_ready()
+    };
+    assert_eq!([bring(0..2), bring(2..3)], [false, true]);
+}
+
+#[test]
 fn a_lane_is_served_with_all_that_it_gathered_however_many_there_are() {
     let limits = Limits { segments: 10_000, held_bytes: 1 << 30 };
-    let (mut lanes, now) = (Lanes::<Fifo<Item>>::that_gather(200, limits), Instant::now());
+    let (mut lanes, now) = (Lanes::<Fifo<Item>>::that_gather(200, limits, 16), Instant::now());
     let mut offered = (0..2_000).map(|number| entry(number % 200, number, 1)).collect();
     lanes.offer(now, HandOver::Gather, &mut offered, &mut Batch::default(), &mut Vec::new(), &mut Shed::default());
     lanes.end_gathering(now + WAIT, WAIT, u32::MAX);

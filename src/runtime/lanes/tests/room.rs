@@ -249,5 +249,5 @@ fn what_is_above_a_lowered_limit_is_given_up_in_the_lanes_that_hold_most_and_the
     let mut batch = Batch::default();
     lanes.take(now, QUOTA, 1, &mut batch, &mut shed).expect("work");
     let of = |lane| batch.items.iter().filter(|entry| entry.lane == LaneId(lane)).count();
-    assert_eq!([of(0), of(1), of(2)], [25, 20, 4]);
+    assert_eq!([of(0), of(1), of(2)], [21, 20, 4], "each up to its part of 64");
 }

@@ -5,9 +5,15 @@ use crate::metrics::decisions::{Change, Controller};
 use crate::runtime::cores::Busy;
 
 /// A sink without threads that has use for gathering, on a machine where no core is free, behind a stage that passes on.
-fn gathering(gather_max: Duration) -> (Arc<Pass>, Arc<Stage<Sink>>, [Busy; 2]) {
+fn gathering(wait_max: Duration) -> (Arc<Pass>, Arc<Stage<Sink>>, [Busy; 2]) {
+    that_gathers(|tuning| tuning.gathering.wait_max = wait_max)
+}
+
+/// The same, where `change` is made to the figures.
+fn that_gathers(change: impl FnOnce(&mut Tuning)) -> (Arc<Pass>, Arc<Stage<Sink>>, [Busy; 2]) {
     let settings = settings(ITEMS, 1_000, Rule::Auto, WhenFull::Drop);
-    let of_sink = Settings { gather_max: Some(gather_max), threads: (0, 0), ..settings };
+    let mut of_sink = Settings { gathers: true, threads: (0, 0), ..settings };
+    change(&mut of_sink.tuning);
     let sink = stage("sink", of_sink, Sink::new(None), None, None);
     sink.metrics().recent_busy_permille.set(1_000);
     let busy = [sink.cores.occupy(), sink.cores.occupy()];
@@ -111,4 +117,23 @@ fn items_of_one_lane_that_need_not_wait_for_more_wake_a_thread_of_their_stage() 
     sink.serve_gathered(Gathered::Due);
     sink.handler().seen.wait_for(16);
     sink.stop();
+}
+
+#[test]
+fn what_gathers_in_a_stage_and_how_much_of_it_is_enough_is_as_it_was_given() {
+    let gathered = |items: u32, change: fn(&mut Tuning)| {
+        let (_first, sink, _busy) = that_gathers(change);
+        let upstream = sink.attach(Weak::<Pass>::new());
+        let mut items = (0..items).map(|number| entry(3, 3, number)).collect();
+        let offer = Offer { upstream: Some(upstream), behind: Behind::Work, may_run_on: true };
+        sink.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
+        (sink.metrics().handed_over("gathered"), lock(&sink.inner).lanes.has_ready())
+    };
+    assert_eq!(gathered(4, |_| {}), (1, false));
+    assert_eq!(gathered(4, |tuning| tuning.gathering.enough_segments = 4), (1, true), "four are enough");
+    assert_eq!(
+        gathered(4, |tuning| tuning.hand_over.gather_share_min = 0.6),
+        (0, false),
+        "it takes half of the machine"
+    );
 }
