@@ -22,7 +22,7 @@ use wstether::transport::Transport;
 use wstether::wire::capsule::{Capsules, datagram_header};
 use wstether::wire::frame::{self, Decoder, Opcode, Role, Subprotocol};
 
-use gateway_path::{GatewayPath, Shape};
+use gateway_path::{Ends, GatewayPath, Shape};
 
 #[path = "../tests/support/gateway_path.rs"]
 mod gateway_path;
@@ -243,7 +243,7 @@ const FLOWS: u16 = 64;
 /// The gateway alone: from a link's socket to the sink, on one thread.
 #[divan::bench(args = [SMALL, SUPER], sample_size = 1, sample_count = 2_000)]
 fn gateway_uplink(bencher: Bencher<'_, '_>, shape: Shape) {
-    let mut path = GatewayPath::new(CLIENTS, FLOWS, shape, Rule::Always);
+    let mut path = GatewayPath::new(CLIENTS, FLOWS, shape, Ends::WHOLE, Rule::Always);
     let (mut client, segments) = (0, path.send_up(0));
     path.drive_up(0);
     let path = std::cell::RefCell::new(path);
@@ -263,7 +263,7 @@ fn gateway_uplink(bencher: Bencher<'_, '_>, shape: Shape) {
 /// The same from a batch as the packet socket brings it, to a link's socket.
 #[divan::bench(args = [(SMALL, 64), (SUPER, 4)], sample_size = 1, sample_count = 2_000)]
 fn gateway_downlink(bencher: Bencher<'_, '_>, (shape, batch): (Shape, usize)) {
-    let path = GatewayPath::new(CLIENTS, FLOWS, shape, Rule::Always);
+    let path = GatewayPath::new(CLIENTS, FLOWS, shape, Ends::WHOLE, Rule::Always);
     let (mut client, segments) = (0, batch as u64 * shape.segments());
     let path = std::cell::RefCell::new(path);
     bencher

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use wstether::link::{Link, LinkError};
 use wstether::metrics::{StageMetrics, labels};
 use wstether::nat::{AddressPlan, Translation};
+use wstether::offload::{Merger, SuperPackets, cut_others, segment};
 use wstether::packet::{BufPool, Packet, Raw};
 use wstether::pipeline::FLOW_LANES;
 use wstether::policy::Prefix;
 use wstether::runtime::cores::Cores;
+use wstether::runtime::fq_codel::FqCodel;
 use wstether::runtime::hand_over::Rule;
 use wstether::runtime::inlet::Inlet;
 use wstether::runtime::keeper::Keeper;
@@ -23,6 +25,7 @@ use wstether::runtime::stage::{Kept, Settings, Stage, WhenFull};
 use wstether::runtime::tuning::Tuning;
 use wstether::runtime::work::{Handler, RUNTIME_REASONS, WorkOf};
 use wstether::stages::ballast::Ballast;
+use wstether::stages::cut::Cut;
 use wstether::stages::ip_parse::{self, Parsed};
 use wstether::stages::nat_rewrite::{self, Translated};
 use wstether::stages::tethered::{Steered, Tethered};
@@ -85,10 +88,36 @@ impl LinkKeeper for Keeps {
     }
 }
 
-/// Where the internet would be: counts, and notes the external ports while it is asked to.
+/// What lies at both ends of the path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    /// The clients' links are so slow that super-packets above this are cut for them; `u64::MAX` where they are fast.
+    pub(crate) cut_bytes: u64,
+    /// Which super-packets the way to the internet takes.
+    pub(crate) taken: SuperPackets,
+    /// The internet's end has single packets: what comes in a row is joined there, both ways, as the packet sockets do it.
+    pub(crate) joins: bool,
+}
+
+impl Ends {
+    /// Nothing is cut, and nothing is joined.
+    pub(crate) const WHOLE: Self = Self { cut_bytes: u64::MAX, taken: SuperPackets::ALL, joins: false };
+}
+
+/// What a batch is joined and cut in, kept between batches.
 #[derive(Default)]
+struct Space {
+    packets: Vec<Packet<Translated>>,
+    whole: Vec<Packet<Translated>>,
+    merger: Merger,
+}
+
+/// Where the internet would be: joins and cuts as raw-send does, counts, and notes the external ports while it is asked to.
 struct Internet {
+    ends: Ends,
+    pool: BufPool,
     ports: Arc<Mutex<Option<Vec<u16>>>>,
+    space: Mutex<Space>,
 }
 
 impl Handler for Internet {
@@ -97,14 +126,18 @@ impl Handler for Internet {
     type Turned = Packet<Parsed>;
 
     fn handle(&self, _now: Instant, work: &mut WorkOf<Self>) {
-        let mut ports = self.ports.lock().expect("no panic");
-        for entry in work.batch.items.drain(..) {
-            work.tally.sent.add(&entry.item);
-            if let Some(ports) = &mut *ports {
-                let bytes = entry.item.bytes();
-                ports.push(u16::from_be_bytes([bytes[20], bytes[21]]));
-            }
+        let (mut ports, mut space) = (self.ports.lock().expect("no panic"), self.space.lock().expect("no panic"));
+        let Space { packets, whole, merger } = &mut *space;
+        packets.extend(work.batch.items.drain(..).map(|entry| entry.item));
+        if let Some(ports) = &mut *ports {
+            ports.extend(packets.iter().map(|packet| u16::from_be_bytes([packet.bytes()[20], packet.bytes()[21]])));
         }
+        if self.ends.joins {
+            merger.merge(packets, self.ends.taken, &self.pool);
+        }
+        let lost = cut_others(packets, whole, self.ends.taken, &self.pool);
+        assert_eq!(lost, 0, "there is room for each segment");
+        packets.drain(..).for_each(|packet| work.tally.sent.add(&packet));
     }
 }
 
@@ -122,6 +155,9 @@ pub(crate) struct GatewayPath {
     ports: Arc<Mutex<Option<Vec<u16>>>>,
     signals: Vec<Entry<Signal>>,
     entries: Vec<Entry<Packet<Raw>>>,
+    ends: Ends,
+    came: Vec<Packet<Raw>>,
+    merger: Merger,
     expected: (u64, u64),
     heard_bytes: u64,
     scratch: Vec<u8>,
@@ -166,7 +202,7 @@ impl Build {
 impl GatewayPath {
     /// A path with `clients` clients of `flows` flows each, whose stages hand over by `rule`. Each client's mappings are
     /// made by its first message.
-    pub(crate) fn new(clients: u32, flows: u16, shape: Shape, rule: Rule) -> Self {
+    pub(crate) fn new(clients: u32, flows: u16, shape: Shape, ends: Ends, rule: Rule) -> Self {
         let pool = BufPool::new(POOL_BYTES);
         let plan = Arc::new(plan());
         let (links, tethers, tether_links) =
@@ -174,7 +210,7 @@ impl GatewayPath {
         let mut build = Build { rule, cores: Cores::new(2), kept: Vec::new(), metrics: Vec::new() };
         let keeps = Arc::new(Keeps::default());
 
-        let ws_encode = WsEncode::<_, Fifo<Packet<Translated>>> {
+        let ws_encode = WsEncode::<_, FqCodel<Packet<Translated>>> {
             tethers: Arc::clone(&tether_links),
             pool: pool.clone(),
             keeper: Arc::clone(&keeps),
@@ -182,6 +218,12 @@ impl GatewayPath {
         };
         let ws_encode =
             build.stage(("ws-encode", DOWNLINK), (labels::<ws_encode::Reason>(), clients), ws_encode, None, None);
+        let cut = Cut::new(
+            Arc::clone(&ws_encode) as _,
+            Arc::clone(&tether_links),
+            pool.clone(),
+            Arc::clone(ws_encode.metrics()),
+        );
         let tethered = Tethered {
             tethers: Arc::clone(&tethers),
             plan: Arc::clone(&plan),
@@ -193,7 +235,7 @@ impl GatewayPath {
             ("nat-rewrite", DOWNLINK),
             (labels::<nat_rewrite::Reason>(), clients),
             tethered,
-            Some(Arc::clone(&ws_encode) as _),
+            Some(Arc::new(cut)),
             None,
         );
         let steered =
@@ -205,8 +247,8 @@ impl GatewayPath {
             Some(Arc::clone(&nat_in) as _),
             Some(Arc::clone(&nat_in) as _),
         );
-        let internet = Internet::default();
-        let ports = Arc::clone(&internet.ports);
+        let ports = Arc::default();
+        let internet = Internet { ends, pool: pool.clone(), ports: Arc::clone(&ports), space: Mutex::default() };
         let out = build.stage(("raw-send", UPLINK), (vec![], clients), internet, None, None);
         let tethered = Tethered {
             tethers: Arc::clone(&tethers),
@@ -275,7 +317,7 @@ impl GatewayPath {
         let keeper = Keeper::new(build.kept, Arc::clone(&cores));
         keeper.start().expect("threads");
         let clients = (0..clients)
-            .map(|id| Client::new(id, flows, shape, &plan, &pool, (&links, &tethers, &tether_links)))
+            .map(|id| Client::new(id, flows, (shape, ends), &plan, &pool, (&links, &tethers, &tether_links)))
             .collect();
         let mut path = Self {
             clients,
@@ -290,6 +332,9 @@ impl GatewayPath {
             ports,
             signals: Vec::new(),
             entries: Vec::new(),
+            ends,
+            came: Vec::new(),
+            merger: Merger::default(),
             expected: (0, 0),
             heard_bytes: 0,
             scratch: vec![0; 1 << 20],
@@ -344,7 +389,16 @@ impl GatewayPath {
         let Client { incoming, shape, .. } = &self.clients[client];
         for bytes in incoming.iter().cycle().take(packets) {
             let packet = Packet::raw(self.pool.copy(bytes).expect("room"), shape.offload());
-            let lane = LaneId(steer::flow_hash(bytes) % FLOW_LANES);
+            match self.ends.joins {
+                true => segment(packet, &self.pool, &mut |single| self.came.push(single)).expect("room"),
+                false => self.came.push(packet),
+            }
+        }
+        if self.ends.joins {
+            self.merger.merge(&mut self.came, SuperPackets::TCP, &self.pool);
+        }
+        for packet in self.came.drain(..) {
+            let lane = LaneId(steer::flow_hash(packet.bytes()) % FLOW_LANES);
             self.entries.push(Entry { origin: lane, lane, item: packet });
         }
         let segments = packets as u64 * shape.segments();

@@ -23,7 +23,7 @@ use wstether::wire::frame::{self, Opcode, Role, Subprotocol};
 use wstether::wire::proof::CredentialId;
 
 use super::shape::Shape;
-use super::{MESSAGE_BYTES, MESSAGE_BYTES_MAX, PATIENCE, SERVER, SERVER_PORT};
+use super::{Ends, MESSAGE_BYTES, MESSAGE_BYTES_MAX, PATIENCE, SERVER, SERVER_PORT};
 
 const MTU_BYTES: u16 = 1_500;
 /// Far more than is ever on its way, so that no window holds anything back.
@@ -56,7 +56,7 @@ impl Client {
     pub(super) fn new(
         id: u32,
         flows: u16,
-        shape: Shape,
+        (shape, ends): (Shape, Ends),
         plan: &Arc<AddressPlan>,
         pool: &BufPool,
         tables: Tables<'_>,
@@ -70,6 +70,8 @@ impl Client {
         link.upgraded(Subprotocol::Binary, MESSAGE_BYTES_MAX, &[]);
         link.opened(Arc::clone(&owner), Features::SUPER_PACKETS, MESSAGE_BYTES_MAX, Some(WINDOW_BYTES));
         owner.join(Arc::clone(&link));
+        // No acknowledgement of a client's comes this way, so that it stays.
+        owner.set_cut_bytes(ends.cut_bytes);
         let tether = tether(TetherId(id), plan, pool, &owner);
         let (links, tethers, tether_links) = tables;
         links.put(lane, Arc::clone(&link));
