@@ -116,6 +116,12 @@ pub enum Error {
         /// The words for what happened.
         why: String,
     },
+    /// Those that got in are all lost again.
+    #[error("every tether was lost while the load ran ({why}); does the gateway still run? Its log says why")]
+    AllLost {
+        /// The words for what happened.
+        why: String,
+    },
     /// The sink does not answer.
     #[error(
         "no answer from the sink at {sink} through the gateway; does \"wstether load sink\" run there, and may clients \

@@ -269,6 +269,12 @@ impl<'a> Generator<'a> {
         self.tethers.iter().any(|tether| tether.kind.stays() && !tether.was_welcomed)
     }
 
+    /// Whether those that are to stay got in, and not one of them is there any more.
+    pub(super) fn has_lost_all(&self) -> bool {
+        let mut staying = self.tethers.iter().filter(|tether| tether.kind.stays() && tether.was_welcomed).peekable();
+        staying.peek().is_some() && staying.all(|tether| tether.connection.is_none())
+    }
+
     /// Gives up on tethers that were not welcomed.
     pub(super) fn give_up_dialling(&mut self) {
         self.to_dial.clear();

@@ -196,7 +196,11 @@ impl<'a> Run<'a> {
             self.generator.due.extend(due.map(|ns| Reverse((begins_ns + ns, number as u32))));
         }
         let end_ns = begins_ns + nanoseconds(self.options.lasts + self.options.drain);
-        self.until(end_ns, |_| false, |_| {})?;
+        // Without a tether nothing is sent, and nobody can ask the sink for what it has counted.
+        if self.until(end_ns, Generator::has_lost_all, |_| {})? {
+            let why = self.generator.figures.ended.keys().copied().collect::<Vec<_>>().join(", ");
+            return Err(Error::AllLost { why });
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Nobody answers at the address.
-    #[error("no gateway answers at {addr}: {source}; does it run, and is --address its metrics.listen?")]
+    #[error("no gateway answers at {addr}: {}; does it run, and is --address its metrics.listen?", in_words(source))]
     Unreachable {
         /// Where it was asked.
         addr: SocketAddr,
@@ -53,6 +53,14 @@ pub fn fetch(addr: SocketAddr) -> Result<Status, FetchError> {
         Gateway::NAME => Ok(status),
         Client::NAME => Err(FetchError::Client { addr }),
         _ => Err(FetchError::NotAGateway { addr, why: "its role is another one".to_owned() }),
+    }
+}
+
+/// A time that is over is "would block" to a socket.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("nothing came within {} s", PATIENCE.as_secs()),
+        _ => error.to_string(),
     }
 }
 
@@ -100,6 +108,16 @@ mod tests {
         let server = MetricsServer::bind(loopback(), metrics).expect("loopback");
         let status = fetch(server.local_addr()).expect("a status");
         assert_eq!((status.stages[0].packets, status.ready), (9, false));
+    }
+
+    #[test]
+    fn who_accepts_and_says_nothing_is_told_as_such() {
+        let source = io::Error::from(io::ErrorKind::WouldBlock);
+        let told = FetchError::Unreachable { addr: ([127, 0, 0, 1], 9321).into(), source }.to_string();
+        assert!(
+            told.starts_with("no gateway answers at 127.0.0.1:9321: nothing came within 5 s; does it run"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -232,3 +232,24 @@ fn a_token_that_the_command_made_before_the_gateways_first_start_lets_tethers_in
     let report = bench.load(&["--tethers", "3", "--direction", "up", "--seconds", "0.5"]);
     assert_eq!(report["tethers"]["welcomed"], 3, "{report:#}");
 }
+
+#[test]
+fn a_load_whose_gateway_goes_away_fails_at_once_and_says_so() {
+    const SECONDS: u64 = 60;
+    let bench = Bench::start(&[]);
+    let mut command = bench.command(&["--tethers", "5", "--rate", "50", "--seconds", &SECONDS.to_string()]);
+    let started = Instant::now();
+    let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let setting = Setting { binary: BINARY.as_ref(), world: &bench.world, scratch: &bench.scratch, tls: false };
+    let late = Instant::now() + PATIENCE;
+    while setting.status().is_none_or(|status| status.tethers < 5) {
+        assert!(Instant::now() < late, "they do not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").arg(bench.gateway.id().to_string()).status().unwrap().success());
+    let output = load.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let why = "every tether was lost while the load ran (shutting_down); does the gateway still run?";
+    assert!(told.contains(why) && started.elapsed() < Duration::from_secs(SECONDS), "{told}");
+}

@@ -16,7 +16,7 @@ settings! {
         threads_max: Auto<usize> = "auto" in 1..=1024,
         /// How many packets may wait in its queue. Each tether has a fair share of it.
         queue_packets: usize = 4096 in 16..=1000000,
-        /// How many bytes may wait in its queue, in memory held.
+        /// How many bytes may wait in its queue, in memory held; never more than half of what memory.budget leaves for buffers.
         queue_bytes: Bytes = "16MiB" in "256KiB"..="16GiB",
         /// How long packets may wait in its queue. When the oldest packet of one batch in a hundred waits longer, the queue
         /// admits less, and the tethers that fill it most lose first. The queues of "accept" and "ws-decode" hold one signal
