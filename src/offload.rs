@@ -1,7 +1,10 @@
 //! What a device left to be done, done in software: a checksum is filled in, a super-packet is cut into the packets that
 //! it stands for (GSO), consecutive packets of a flow are joined to one (GRO). And a judge of what a peer says about it.
 //!
-//! All of it is held byte for byte against what the kernel does.
+//! Cutting is held byte for byte against what the kernel does, and so is joining, over the same packets. Where the kernel
+//! leaves packets apart, they are left apart here, but for three: datagrams that may not be fragmented are joined whatever
+//! their identification, and up to 128 of them where the kernel joins 64; and a TCP segment with CWR is the first of more,
+//! which a kernel with accurate ECN leaves alone. Where less is joined here, `tests/root/offload.rs` tells it.
 
 mod check;
 #[cfg(any(test, fuzzing))]

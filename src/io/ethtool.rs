@@ -64,11 +64,60 @@ pub fn set_offloads(interface: &str, offloads: Offloads) -> io::Result<()> {
 }
 
 fn set(interface: &str, command: u32, on: bool) -> io::Result<()> {
+    // SAFETY: an ethtool_value is what these commands take.
+    unsafe { ask(interface, &mut Value { command, data: on.into() }) }
+}
+
+/// # Safety
+/// `argument` is what its command takes, with room for all that the command fills in.
+unsafe fn ask<T>(interface: &str, argument: &mut T) -> io::Result<()> {
     let socket = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-    let mut value = Value { command, data: on.into() };
     let mut request = sys::interface_request(interface)?;
-    let at: *mut Value = &mut value;
+    let at: *mut T = argument;
     request.ifr_ifru.ifru_data = at.cast();
-    // SAFETY: the request points to a live ethtool_value, which is what these commands take.
+    // SAFETY: the request points to a live argument, which the caller vouches for.
     unsafe { sys::interface_ioctl(socket.as_fd(), libc::SIOCETHTOOL as libc::c_ulong, &mut request) }
+}
+
+const GET_STRINGS: u32 = 0x1b;
+const SET_FEATURES: u32 = 0x3b;
+/// The set of strings that names the features (`ETH_SS_FEATURES`).
+const NAMES_OF_FEATURES: u32 = 4;
+/// As many as the kernel's `netdev_features_t` has bits.
+const FEATURES_MAX: usize = 64;
+const NAME_BYTES: usize = 32;
+
+/// `struct ethtool_gstrings`.
+#[repr(C)]
+struct Names {
+    command: u32,
+    set: u32,
+    count: u32,
+    names: [[u8; NAME_BYTES]; FEATURES_MAX],
+}
+
+/// `struct ethtool_sfeatures` with its blocks of 32 features: which are told, and how they should be.
+#[repr(C)]
+struct Wanted {
+    command: u32,
+    blocks: u32,
+    valid_and_requested: [[u32; 2]; FEATURES_MAX / 32],
+}
+
+/// Switches a feature of an interface by its name, as `ethtool -K` has it.
+///
+/// # Errors
+/// No such interface, no CAP_NET_ADMIN, or no such feature.
+pub fn set_feature(interface: &str, name: &str, on: bool) -> io::Result<()> {
+    let mut names =
+        Names { command: GET_STRINGS, set: NAMES_OF_FEATURES, count: 0, names: [[0; NAME_BYTES]; FEATURES_MAX] };
+    // SAFETY: the command fills in up to as many names as there are features, and there is room for all.
+    unsafe { ask(interface, &mut names) }?;
+    let is_called = |found: &[u8; NAME_BYTES]| found.split(|&byte| byte == 0).next() == Some(name.as_bytes());
+    let at = names.names.iter().position(is_called).ok_or(io::ErrorKind::Unsupported)?;
+    let (blocks, bit) = ((FEATURES_MAX / 32) as u32, 1 << (at % 32));
+    let mut wanted = Wanted { command: SET_FEATURES, blocks, valid_and_requested: Default::default() };
+    wanted.valid_and_requested[at / 32] = [bit, if on { bit } else { 0 }];
+    // SAFETY: the command reads the blocks that are told of.
+    unsafe { ask(interface, &mut wanted) }
 }

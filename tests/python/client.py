@@ -6,6 +6,7 @@ was asked for succeeded, else 1. It needs Python 3.11 and the package `websocket
 
 import argparse
 import asyncio
+import hashlib
 import ipaddress
 import json
 import os
@@ -16,6 +17,7 @@ from websockets.exceptions import WebSocketException
 import packets
 import wire
 from link import open_link
+from tcp import Connection
 
 DISCARD_PORT = 9
 EPHEMERAL_PORTS = range(49152, 65536)
@@ -83,6 +85,25 @@ async def flood(args, link, out):
     }
 
 
+async def talk_by_tcp(args, link, out):
+    """Sends so many bytes over one connection, and tells what came back until its end, and in what packets."""
+    (host, _, port), data = args.tcp[0].rpartition(":"), os.urandom(int(args.tcp[1]))
+    first = int.from_bytes(os.urandom(4), "big")
+    connection = Connection(link, source_of(link), EPHEMERAL_PORTS[0], ipaddress.IPv4Address(host), int(port), first)
+    async with asyncio.timeout(args.flood_timeout):
+        await connection.open()
+        await connection.send_all(data)
+        came = await connection.receive_all()
+    out["tcp"] = {
+        "sent_sha256": hashlib.sha256(data).hexdigest(),
+        "received_sha256": hashlib.sha256(came).hexdigest(),
+        "received_bytes": len(came),
+        "wrong_packets": connection.wrong,
+        "largest_packet_bytes": link.largest_bytes,
+        "packets_of_context": {str(context): count for context, count in link.contexts.items()},
+    }
+
+
 async def exchange(args, link, out):
     """All that was asked for, on one link."""
     out |= {
@@ -96,6 +117,8 @@ async def exchange(args, link, out):
     await ping(args, link, out)
     if args.udp:
         await ask_by_udp(args, link, out)
+    if args.tcp:
+        await talk_by_tcp(args, link, out)
     if args.flood_bytes:
         await flood(args, link, out)
 
@@ -131,9 +154,10 @@ def arguments():
     parser.add_argument("--bad-token", action="store_true", help="have the right id, but another secret")
     parser.add_argument("--resume", action="store_true", help="lose the link, come back by the ticket, do all again")
     parser.add_argument("--udp", nargs=2, metavar=("HOST:PORT", "TEXT"), help="send a UDP packet, print the answer")
+    parser.add_argument("--tcp", nargs=2, metavar=("HOST:PORT", "BYTES"), help="send bytes by TCP, read what comes")
     parser.add_argument("--flood-bytes", type=int, default=0, help="send so many bytes, as the credit allows")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for a handshake, and for each answer")
-    parser.add_argument("--flood-timeout", type=float, default=60.0, help="seconds for the flood")
+    parser.add_argument("--flood-timeout", type=float, default=60.0, help="seconds for the flood, and for TCP")
     return parser.parse_args()
 
 

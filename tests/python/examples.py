@@ -49,6 +49,11 @@ def check(example):
 
     echo = packets.echo_request(lease, ipaddress.ip_address("192.0.2.1"), 1, 1, b"", ttl=64)
     assert wire.capsule(wire.DATAGRAM, wire.varint(wire.WHOLE_PACKET) + echo) == example["datagram"]
+    few = packets.udp(lease, 5000, ipaddress.ip_address("192.0.2.1"), 5001, b"onlyafew", partial=True)
+    offload = wire.Offload(4, packets.UDP_HEADERS_BYTES, packets.IP_HEADER_BYTES, 6)
+    said = wire.varint(wire.SUPER_PACKET) + offload.encoded()
+    assert wire.capsule(wire.DATAGRAM, said + few) == example["super-packet"]
+    assert wire.Offload.read(wire.Fields(offload.encoded())) == offload
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import base64
 import hmac
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import connect
@@ -21,13 +22,13 @@ ACK_AFTER_S = 0.010
 FRAME_BYTES_MAX = 1 << 25
 
 
-async def open_link(url, credential, *, text, mtu, ticket=b""):
+async def open_link(url, credential, *, text, mtu, ticket=b"", features=wire.NO_FEATURES):
     """A link of a new session, or of the one that the ticket names."""
     subprotocol = "wstether.v1.base64" if text else "wstether.v1"
     socket = await connect(url, subprotocols=[subprotocol], compression=None, max_size=FRAME_BYTES_MAX)
     if socket.subprotocol != subprotocol:
         raise ProtocolError(f"the gateway chose the subprotocol {socket.subprotocol}")
-    link = Link(socket, text)
+    link = Link(socket, text, features)
     await link.open(credential, mtu, ticket)
     return link
 
@@ -38,6 +39,7 @@ class Link:
 
     socket: object
     text: bool
+    features: int
     terms: wire.Terms = None
     lease: list = None
     routes: list = None
@@ -47,7 +49,10 @@ class Link:
     received_bytes: int = 0
     told_bytes: int = 0
     credit_waits: int = 0
+    contexts: Counter = field(default_factory=Counter)
+    largest_bytes: int = 0
     waiting: dict = field(default_factory=dict)
+    hears: object = None
     ended: Exception = None
     reader: asyncio.Task = None
     ack: asyncio.Task = None
@@ -66,12 +71,12 @@ class Link:
         """Returns the capsules that came in one message with WELCOME."""
         challenge, _ = await self.first(wire.CHALLENGE)
         wire.check_challenge(challenge)
-        hello = b"".join([varint(wire.VERSION), varint(wire.NO_FEATURES), credential.id, os.urandom(32),
+        hello = b"".join([varint(wire.VERSION), varint(self.features), credential.id, os.urandom(32),
                           varint(len(ticket)), ticket, varint(wire.ONLY_LINK), varint(mtu)])
         hello_auth = wire.AUTH_LABEL + challenge + hello
         await self.send(capsule(wire.HELLO, hello + credential.client_proof(hello_auth)))
         welcome, behind_welcome = await self.first(wire.WELCOME)
-        self.terms = wire.Terms.read(welcome, mtu_max=mtu)
+        self.terms = wire.Terms.read(welcome, self.features, mtu_max=mtu)
         proof = credential.server_proof(hello_auth + welcome[: -wire.PROOF_BYTES])
         if not hmac.compare_digest(proof, self.terms.proof):
             raise ProtocolError("the gateway does not know the credential")
@@ -140,9 +145,22 @@ class Link:
 
     def take_datagram(self, value):
         fields = wire.Fields(value)
-        if fields.any_varint() != wire.WHOLE_PACKET:
-            return
-        answer = packets.read(fields.rest())
+        context = fields.any_varint()
+        self.contexts[context] += 1
+        if context == wire.WHOLE_PACKET:
+            self.take_packet(fields.rest())
+        elif context == wire.SUPER_PACKET and self.features & wire.SUPER_PACKETS:
+            offload, packet = wire.Offload.read(fields), fields.rest()
+            # Of TCP it asks for nothing.
+            if packet[9:10] == bytes([packets.UDP]):
+                for datagram in packets.datagrams(packet, offload.segment_bytes):
+                    self.take_packet(datagram)
+
+    def take_packet(self, packet):
+        self.largest_bytes = max(self.largest_bytes, len(packet))
+        if self.hears:
+            self.hears(packet)
+        answer = packets.read(packet)
         waiter = self.waiting.get(answer.to) if answer else None
         if waiter and not waiter.done():
             waiter.set_result((time.perf_counter(), answer))
@@ -173,9 +191,10 @@ class Link:
         except ConnectionClosed:
             pass  # The reader knows why.
 
-    async def send_packet(self, packet):
-        """Sends a packet as soon as the credit allows it."""
-        datagram = capsule(wire.DATAGRAM, varint(wire.WHOLE_PACKET) + packet)
+    async def send_packet(self, packet, offload=None):
+        """Sends a packet as soon as the credit allows it; with an offload it is a super-packet."""
+        context = varint(wire.SUPER_PACKET) + offload.encoded() if offload else varint(wire.WHOLE_PACKET)
+        datagram = capsule(wire.DATAGRAM, context + packet)
         if self.sent_bytes + len(datagram) > self.credit:
             self.credit_waits += 1
             await self.until(lambda: self.sent_bytes + len(datagram) <= self.credit)

@@ -5,11 +5,15 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 VERSION = 1
 AUTH_LABEL = b"wstether v1 auth"
-NO_FEATURES, ONLY_LINK, WHOLE_PACKET = 0, 0, 0
+NO_FEATURES, SUPER_PACKETS = 0, 1
+ONLY_LINK = 0
+WHOLE_PACKET, SUPER_PACKET = 0, 2
 
 DATAGRAM, ADDRESS_ASSIGN, ADDRESS_REQUEST, ROUTE_ADVERTISEMENT = 0x00, 0x01, 0x02, 0x03
 CHALLENGE, HELLO, WELCOME, REFUSAL = 0x777301, 0x777302, 0x777303, 0x777304
@@ -129,6 +133,26 @@ def capsules(message):
         yield kind, value, fields.at - start
 
 
+class Offload(NamedTuple):
+    """What stands in front of a super-packet. The checksum is complete where `start` is None."""
+
+    segment_bytes: int
+    header_bytes: int
+    start: int | None = None
+    offset: int | None = None
+
+    def encoded(self):
+        state = b"\0" if self.start is None else struct.pack("!BHH", 1, self.start, self.offset)
+        return struct.pack("!HH", self.segment_bytes, self.header_bytes) + state
+
+    @classmethod
+    def read(cls, fields):
+        sizes = struct.unpack("!HH", fields.take(4))
+        if (state := fields.byte()) not in (0, 1):
+            raise ProtocolError(f"checksum state {state}")
+        return cls(*sizes, *(struct.unpack("!HH", fields.take(4)) if state else ()))
+
+
 # The credential and its proofs
 
 
@@ -179,11 +203,11 @@ class Terms:
     proof: bytes
 
     @classmethod
-    def read(cls, value, mtu_max):
+    def read(cls, value, features, mtu_max):
         fields, below_2_32 = Fields(value), (1 << 32) - 1
         terms = cls(
             session=fields.take(16),
-            features=fields.varint(high=NO_FEATURES),
+            features=fields.varint(high=features),
             mtu=fields.varint(1280, mtu_max),
             gateway=fields.addresses(),
             dns=fields.addresses(),

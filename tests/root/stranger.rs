@@ -1,9 +1,10 @@
-//! A stranger's client, in Python and from docs/protocol.md alone, against the real gateway: a lease, pings, UDP, both
-//! subprotocols, resuming, credit, and a wrong token; over each way out, with offloads and without.
+//! A stranger's client, in Python and from docs/protocol.md alone, against the real gateway: a lease, pings, UDP, TCP in
+//! bulk without super-packets, both subprotocols, resuming, credit, a wrong token, and lies about super-packets; over each
+//! way out, with offloads and without.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,14 +13,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use wstether::io::netlink::Prefix;
 use wstether::lab::{Isolation, Namespace, Offloads, veth};
+use wstether::status;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GATEWAY_INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 const ECHO_PORT: u16 = 7;
+const BULK_PORT: u16 = 5_001;
+
+/// Where the gateway tells its figures, in its own namespace.
+const FIGURES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_321);
 
 /// The gateway's own address in the tunnel, and the first lease: those of the default pool.
 const INNER: &str = "100.64.0.1";
@@ -33,6 +40,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Three times the credit that a link begins with.
 const FLOOD_BYTES: u64 = 12 << 20;
+
+/// What a stranger sends and gets by one TCP connection: a hundred super-packets and more.
+const BULK_UP_BYTES: usize = 2 << 20;
+const BULK_DOWN_BYTES: usize = 8 << 20;
+
+/// Datagrams of an honest super-packet of lies.py.
+const HONEST_DATAGRAMS: usize = 3;
 
 /// Fewer than the strangers of a test, one after the other: each has to give its place back when it is done.
 const TETHERS_MAX: u32 = 4;
@@ -112,6 +126,8 @@ fn a_stranger_does_all(egress: Egress, offloads: Offloads) {
     keeps_its_lease_over_a_lost_link(&world, &gateway);
     gets_new_credit_as_its_packets_leave(&world, &gateway);
     hears_of_a_packet_that_ran_out_of_hops(&world, &gateway);
+    moves_bulk_without_super_packets(&world, &gateway);
+    is_not_believed_what_is_not_true(&world, &gateway);
     gateway.stop();
 }
 
@@ -173,6 +189,56 @@ fn hears_of_a_packet_that_ran_out_of_hops(world: &World, gateway: &Gateway) {
     assert_eq!(told["refused"][0]["source"], INNER);
 }
 
+/// What comes by the cable in super-packets reaches somebody who did not agree to any as single, complete packets.
+fn moves_bulk_without_super_packets(world: &World, gateway: &Gateway) {
+    let (server, sent) = world.bulk();
+    let arguments = ["--count", "0", "--tcp", &format!("{SERVER}:{BULK_PORT}"), &BULK_UP_BYTES.to_string()];
+    let told = world.stranger(gateway, &arguments).succeeded();
+    let tcp = &told["tcp"];
+    assert_eq!(tcp["sent_sha256"], server.join().expect("the server"));
+    assert_eq!((&tcp["received_bytes"], &tcp["received_sha256"]), (&BULK_DOWN_BYTES.into(), &hash(&sent).into()));
+    assert_eq!(tcp["wrong_packets"], 0);
+    assert!(tcp["largest_packet_bytes"].as_u64() <= told["mtu"].as_u64(), "{tcp}");
+    let contexts = tcp["packets_of_context"].as_object().expect("an object");
+    assert_eq!(contexts.keys().collect::<Vec<_>>(), ["0"], "whole packets alone");
+}
+
+/// Somebody who agreed to super-packets lies about some. Each lie is a counted drop; his honest ones pass before and behind.
+fn is_not_believed_what_is_not_true(world: &World, gateway: &Gateway) {
+    let before = gateway.drops(world);
+    let echo = world.echo(2 * HONEST_DATAGRAMS);
+    let told = world.python(gateway, "lies.py", &[&format!("{SERVER}:{ECHO_PORT}")]).succeeded();
+    let seen = echo.join().expect("the echo server");
+    assert_eq!(seen.len(), 2 * HONEST_DATAGRAMS);
+    let honest = serde_json::json!([600, 600, 300]);
+    assert_eq!((&told["echoed_before"], &told["echoed_behind"]), (&honest, &honest));
+    let more = |reason: &str, behind: &Drops| behind.of(reason) - before.of(reason);
+    let (lies, above_the_mtu) = (told["lies"].as_u64().expect("a number"), told["above_the_mtu"].as_u64());
+    // What is larger than the MTU is told, or a lie as any other.
+    let behind = gateway.drops(world);
+    assert_eq!(more("bad_offload", &behind) + more("too_big", &behind), lies + above_the_mtu.expect("a number"));
+    assert!(more("bad_offload", &behind) >= lies);
+    assert_eq!(behind.all() - before.all(), lies + 1, "nothing else is dropped: {behind:?}");
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What packets the gateway has dropped, by reason, of all stages.
+#[derive(Debug)]
+struct Drops(Vec<(String, u64)>);
+
+impl Drops {
+    fn of(&self, reason: &str) -> u64 {
+        self.0.iter().filter(|(found, _)| found == reason).map(|(_, count)| count).sum()
+    }
+
+    fn all(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+}
+
 /// A client, a gateway with two interfaces, and a server beyond it.
 struct World {
     client: Namespace,
@@ -215,12 +281,36 @@ impl World {
         })
     }
 
-    /// Runs the Python client with these arguments. Where every place is taken, it comes again when it was told to: the
-    /// place of one that is done rests for a moment.
+    /// Takes in all that comes by one connection, then sends something and ends; tells the hash of what came.
+    fn bulk(&self) -> (JoinHandle<String>, Vec<u8>) {
+        let listener =
+            self.internet.run(|| TcpListener::bind((SERVER, BULK_PORT))).expect("inside").expect("a listener");
+        let sent: Vec<u8> = (0..BULK_DOWN_BYTES as u64 / 8).flat_map(|at| (at * 0x9e37_79b9).to_be_bytes()).collect();
+        let sends = sent.clone();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+            let mut came = Vec::new();
+            stream.read_to_end(&mut came).expect("all of it");
+            stream.write_all(&sends).expect("it is taken");
+            stream.shutdown(Shutdown::Write).expect("its end");
+            hash(&came)
+        });
+        (server, sent)
+    }
+
+    /// Runs the Python client with these arguments.
     fn stranger<'a>(&self, gateway: &'a Gateway, arguments: &[&str]) -> Told<'a> {
+        self.python(gateway, "client.py", &[&["--target", &SERVER.to_string()], arguments].concat())
+    }
+
+    /// Runs one of the Python clients. Where every place is taken, it comes again when it was told to: the place of one that
+    /// is done rests for a moment.
+    fn python<'a>(&self, gateway: &'a Gateway, file: &str, arguments: &[&str]) -> Told<'a> {
         let late = Instant::now() + PATIENCE;
         loop {
-            let told = self.stranger_once(gateway, arguments);
+            let told = self.python_once(gateway, file, arguments);
             match told.no_address_for() {
                 Some(wait) if Instant::now() < late => thread::sleep(wait),
                 Some(_) | None => return told,
@@ -228,15 +318,15 @@ impl World {
         }
     }
 
-    fn stranger_once<'a>(&self, gateway: &'a Gateway, arguments: &[&str]) -> Told<'a> {
+    fn python_once<'a>(&self, gateway: &'a Gateway, file: &str, arguments: &[&str]) -> Told<'a> {
         let mut command = self.command(&self.client, &python().display().to_string());
         command
-            .arg(python_file("client.py"))
-            .args([&format!("ws://{}/wstether", gateway.address), &gateway.token, "--target", &SERVER.to_string()])
+            .arg(python_file(file))
+            .args([&format!("ws://{}/wstether", gateway.address), &gateway.token])
             .args(arguments)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         let output = command.output().expect("Python starts");
-        Told { arguments: arguments.join(" "), output, gateway }
+        Told { arguments: format!("{file} {}", arguments.join(" ")), output, gateway }
     }
 
     fn command(&self, namespace: &Namespace, program: &str) -> Command {
@@ -274,7 +364,7 @@ impl Told<'_> {
         assert_eq!(
             output.status.code(),
             Some(code),
-            "client {arguments}\n{printed}{}\ngateway:\n{}",
+            "{arguments}\n{printed}{}\ngateway:\n{}",
             String::from_utf8_lossy(&output.stderr),
             gateway.log()
         );
@@ -295,7 +385,7 @@ impl Gateway {
         let directory = fresh_directory();
         let mut command = world.command(&world.gateway, env!("CARGO_BIN_EXE_wstether"));
         command
-            .args(["gateway", "--egress", egress.name(), "--metrics", "", "--log", "debug"])
+            .args(["gateway", "--egress", egress.name(), "--metrics", &FIGURES.to_string(), "--log", "debug"])
             .args(["--listen", &format!("{GATEWAY_INSIDE}:0")])
             .args(["--set", &format!("tethers.max={tethers_max}")])
             .arg("--credentials")
@@ -323,6 +413,14 @@ impl Gateway {
                 return gateway;
             }
         }
+    }
+
+    fn drops(&self, world: &World) -> Drops {
+        let status = world.gateway.run(|| status::fetch(FIGURES)).expect("inside").expect("its status");
+        // What accept drops is connections.
+        let stages = status.stages.into_iter().filter(|stage| stage.name != "accept");
+        let all = stages.flat_map(|stage| stage.drops);
+        Drops(all.filter(|(_, count)| *count > 0).collect())
     }
 
     fn log(&self) -> String {
