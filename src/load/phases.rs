@@ -197,7 +197,7 @@ impl<'a> Run<'a> {
         }
         let end_ns = begins_ns + nanoseconds(self.options.lasts + self.options.drain);
         // Without a tether nothing is sent, and nobody can ask the sink for what it has counted.
-        if self.until(end_ns, Generator::has_lost_all, |_| {})? {
+        if self.until(end_ns, |generator| generator.has_lost_all(), |_| {})? {
             let why = self.generator.figures.ended.keys().copied().collect::<Vec<_>>().join(", ");
             return Err(Error::AllLost { why });
         }
