@@ -58,10 +58,10 @@ pub fn fetch(addr: SocketAddr) -> Result<Status, FetchError> {
 
 /// A time that is over is "would block" to a socket.
 fn in_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("nothing came within {} s", PATIENCE.as_secs()),
-        _ => error.to_string(),
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        return format!("nothing came within {} s", PATIENCE.as_secs());
     }
+    error.to_string()
 }
 
 fn ask(addr: SocketAddr) -> io::Result<Vec<u8>> {
