@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use super::receive::{BATCH_BYTES, Slot};
 use super::{Received, sys, virtio};
-use crate::offload::{self, Merger, SuperPackets};
+use crate::offload::{self, SuperPackets};
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Room for a packet of a device without super-packets, whose MTU may be changed while it runs.
@@ -42,14 +42,7 @@ pub struct Tun {
     name: String,
     vnet_hdr: bool,
     offloads: SuperPackets,
-    reader: Mutex<Reader>,
-}
-
-/// What the one thread that reads keeps between batches.
-#[derive(Debug)]
-struct Reader {
-    slot: Slot,
-    merger: Merger,
+    slot: Mutex<Slot>,
 }
 
 impl Tun {
@@ -69,13 +62,7 @@ impl Tun {
         } else {
             Slot::new(PLAIN_BYTES_MAX)
         };
-        Ok(Self {
-            fd,
-            name: name.to_owned(),
-            vnet_hdr: features.vnet_hdr,
-            offloads,
-            reader: Mutex::new(Reader { slot, merger: Merger::default() }),
-        })
+        Ok(Self { fd, name: name.to_owned(), vnet_hdr: features.vnet_hdr, offloads, slot: Mutex::new(slot) })
     }
 
     /// The interface's name.
@@ -102,32 +89,17 @@ impl Tun {
     }
 
     /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets
-    /// are read and lost. What came of a flow in a row is one super-packet, where the kernel has not made it already.
+    /// are read and lost.
     ///
     /// # Errors
     /// The device is down or gone (EBADFD, EIO).
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
-        let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Reader { slot, merger } = &mut *reader;
-        let received = self.read_singles(slot, pool, max, out)?;
-        if self.offloads.tcp {
-            merger.merge(out, SuperPackets::ALL, pool);
-        }
-        Ok(received)
-    }
-
-    fn read_singles(
-        &self,
-        slot: &mut Slot,
-        pool: &BufPool,
-        max: usize,
-        out: &mut Vec<Packet<Raw>>,
-    ) -> io::Result<Received> {
+        let mut slot = self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (mut received, mut bytes) = (Received::default(), 0);
         while received.packets + received.lost < max && bytes < BATCH_BYTES {
             let mut header = [0; virtio::HEADER_BYTES];
             slot.ready(pool);
-            let len = match self.read(&mut header, slot) {
+            let len = match self.read(&mut header, &mut slot) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(received),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::io::Received;
 use crate::io::packet_socket::RawReceiver;
+use crate::offload::SuperPackets;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::stages::Reason as _;
 use crate::stages::source::{PacketSource, Source};
@@ -33,6 +34,10 @@ impl PacketSource for RawReceiver {
 
     fn lost(&self) -> usize {
         Reason::NoBuffer.index()
+    }
+
+    fn joins(&self) -> SuperPackets {
+        SuperPackets::ALL
     }
 
     fn waited_too_long(&self) -> usize {

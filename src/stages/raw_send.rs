@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::io::packet_socket::{RawSender, Refusal};
-use crate::offload::{self, Merger};
+use crate::offload::{self, Merger, SuperPackets};
 use crate::packet::{BufPool, Packet};
 use crate::runtime::queue::Fifo;
 use crate::runtime::work::{Handler, WorkOf};
@@ -51,11 +51,14 @@ impl Handler for RawSend {
         let mut space = spare().pop().unwrap_or_default();
         let Space { packets, whole, merger } = &mut space;
         packets.extend(work.batch.items.drain(..).map(|entry| entry.item));
-        // A super-packet has to wait for its next hop's address, and a single packet goes by the kernel meanwhile.
+        // To a next hop whose address is not known yet only single packets go, by the kernel.
         if packets.first().is_some_and(|first| self.sender.has_neighbour(first.bytes())) {
             merger.merge(packets, self.sender.takes(), &self.pool);
         }
-        let lost = offload::cut_others(packets, whole, self.sender.takes(), &self.pool);
+        let is_direct =
+            |packet: &Packet<Translated>| packet.segments() == 1 || self.sender.has_neighbour(packet.bytes());
+        let takes = if packets.iter().all(is_direct) { self.sender.takes() } else { SuperPackets::default() };
+        let lost = offload::cut_others(packets, whole, takes, &self.pool);
         work.tally.drop_segments(Refusal::NoBuffer.index(), lost.into(), 0);
         let report = self.sender.send_batch(packets);
         work.tally.sent.segments += report.sent_segments;

@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::io::Received;
 use crate::metrics::StageMetrics;
 use crate::metrics::decisions::Decisions;
+use crate::offload::{Merger, SuperPackets};
 use crate::packet::{BufPool, Packet, Raw};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::lanes::{Entry, LaneId};
@@ -56,6 +57,11 @@ pub trait PacketSource: Send + Sync + 'static {
     /// The same of one that had waited too long. One that does not tell how long packets waited has none.
     fn waited_too_long(&self) -> usize {
         self.lost()
+    }
+
+    /// Which super-packets are made of what one read brought of a flow in a row, where the kernel has not made them.
+    fn joins(&self) -> SuperPackets {
+        SuperPackets::default()
     }
 
     /// Whether the kernel has dropped something since this was asked last, for want of room. One that does not tell has
@@ -143,11 +149,11 @@ impl<S: PacketSource> Source<S> {
         failed: impl Fn(&io::Error),
     ) {
         let (mut packets, mut entries, mut events) = (Vec::new(), Vec::new(), Events::with_capacity(2));
-        let (mut rest, mut ring) = (Rest::default(), Ring::new(self.wait_max));
+        let (mut rest, mut ring, mut merger) = (Rest::default(), Ring::new(self.wait_max), Merger::default());
         let mut overload = Overload::new(&self.metrics, Arc::clone(&self.decisions));
         while !self.stop.stopping.load(Ordering::Acquire) {
             let started = Instant::now();
-            match self.read(&mut packets, &ring) {
+            match self.read(&mut packets, &mut merger, &ring) {
                 Ok(received) => {
                     entries.extend(packets.drain(..).map(|item| {
                         let lane = lane_of(item.bytes());
@@ -195,9 +201,13 @@ impl<S: PacketSource> Source<S> {
     }
 
     /// Reads a batch and counts it. What has waited too long is dropped.
-    fn read(&self, packets: &mut Vec<Packet<Raw>>, ring: &Ring) -> io::Result<Received> {
+    fn read(&self, packets: &mut Vec<Packet<Raw>>, merger: &mut Merger, ring: &Ring) -> io::Result<Received> {
         let started = Instant::now();
         let received = self.source.read_batch(&self.pool, BATCH_PACKETS, packets)?;
+        let joins = self.source.joins();
+        if joins != SuperPackets::default() {
+            merger.merge(packets, joins, &self.pool);
+        }
         if packets.is_empty() && received.lost == 0 {
             return Ok(received);
         }
@@ -258,6 +268,7 @@ mod tests {
     use super::*;
     use crate::metrics::decisions::{Controller, READ_IN_VAIN};
     use crate::packet::Offload;
+    use crate::packet_builder::udp;
     use crate::runtime::cores::Cores;
     use crate::runtime::lanes::Batch;
     use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
@@ -475,6 +486,74 @@ mod tests {
 
         fn lost(&self) -> usize {
             0
+        }
+    }
+
+    /// Three datagrams of a flow at each read, and whether they may be joined.
+    struct OfAFlow(UnixDatagram, SuperPackets);
+
+    impl PacketSource for OfAFlow {
+        fn read_batch(&self, _pool: &BufPool, _max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
+            out.extend([b"one", b"two", b"six"].map(|data| udp("192.0.2.1:1", "192.0.2.2:2", data).packet()));
+            Ok(Received { packets: 3, more: true, ..Received::default() })
+        }
+
+        fn fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+
+        fn lost(&self) -> usize {
+            0
+        }
+
+        fn joins(&self) -> SuperPackets {
+            self.1
+        }
+    }
+
+    /// Tells the segments of each packet that comes.
+    struct Segments(Sender<Vec<u32>>);
+
+    impl Port<Packet<Raw>> for Segments {
+        fn offer(
+            &self,
+            _now: Instant,
+            _offer: Offer,
+            items: &mut Vec<Entry<Packet<Raw>>>,
+            _entered: &mut Batch<Packet<Raw>>,
+            _refused: &mut Vec<Entry<Packet<Raw>>>,
+        ) -> Dropped {
+            // Nobody listens any more once it is known.
+            drop(self.0.send(items.drain(..).map(|entry| entry.item.segments()).collect()));
+            Dropped::default()
+        }
+
+        fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
+            Dropped::default()
+        }
+
+        fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
+            unreachable!("a source is no stage")
+        }
+    }
+
+    #[test]
+    fn what_one_read_brings_of_a_flow_is_joined_to_what_the_source_says_and_counted_as_it_came() {
+        for (joins, segments) in
+            [(SuperPackets::default(), vec![1; 3]), (SuperPackets::TCP, vec![1; 3]), (SuperPackets::ALL, vec![3])]
+        {
+            let (_peer, ours) = UnixDatagram::pair().unwrap();
+            let metrics = StageMetrics::new("source", "uplink", &["lost"]);
+            let source =
+                Source::new(Arc::new(OfAFlow(ours, joins)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
+            let (told, seen) = channel();
+            let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(Segments(told)), Cores::new(1)));
+            let thread = std::thread::spawn(move || source.run(inlet, |_| LaneId(7), |error| panic!("{error}")));
+            assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), segments, "{joins:?}");
+            stop.stop();
+            thread.join().unwrap();
+            assert_eq!(metrics.packets_in.get(), metrics.packets_out.get());
+            assert_eq!(metrics.packets_in.get() % 3, 0);
         }
     }
 

@@ -502,6 +502,7 @@ fn what_is_held_back_for_want_of_room_is_no_more_than_the_credit_of_who_sent_it(
     // A few places, so that what comes finds no room in the next stage; a turn of reading would bring four times the credit.
     let gateway = Gateway::start(&[
         "tethers.credit_window=128KiB",
+        "tethers.message_max=128KiB",
         "stages.ip-parse.queue_packets=16",
         "stages.ip-parse.batch=16",
         "stages.ip-parse.hand_over=never",

@@ -115,6 +115,15 @@ fn a_stranger_who_breaks_the_rules_is_answered_as_the_document_says() {
     gateway.stop();
 }
 
+/// Nobody has asked for the next hop's hardware address yet, and a super-packet cannot go by the kernel, which asks.
+#[test]
+fn the_first_packet_of_all_may_be_a_super_packet() {
+    let world = World::new(Offloads::ON);
+    let mut gateway = Gateway::start(&world, Egress::Raw, TETHERS_MAX);
+    is_not_believed_what_is_not_true(&world, &gateway);
+    gateway.stop();
+}
+
 fn a_stranger_does_all(egress: Egress, offloads: Offloads) {
     let world = World::new(offloads);
     let mut gateway = Gateway::start(&world, egress, TETHERS_MAX);

@@ -15,7 +15,6 @@ use super::{
 use crate::io::netlink::Link;
 use crate::io::receive::{BATCH_BYTES, Slot};
 use crate::io::{Received, bpf, sys, virtio};
-use crate::offload::{Merger, SuperPackets};
 use crate::packet::{BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Packets of a system call, from its first, that stay where they are read if they are large: each of these holds a large
@@ -43,7 +42,6 @@ struct Slots {
     packets: [Slot; BATCH],
     /// The last system call that brought anything brought a super-packet.
     is_bulk: bool,
-    merger: Merger,
 }
 
 /// The lengths that one system call brought; `None` for a packet that was cut off.
@@ -76,34 +74,17 @@ impl RawReceiver {
             let slot = Slot::new(PACKET_BYTES_MAX);
             if at < IN_PLACE { slot.for_super_packets() } else { slot }
         });
-        let slots = Mutex::new(Slots {
-            headers: [[0; HEADER_BYTES_MAX]; BATCH],
-            packets,
-            is_bulk: false,
-            merger: Merger::default(),
-        });
+        let slots = Mutex::new(Slots { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets, is_bulk: false });
         Ok(Self { fd, link_bytes, buffer_bytes, kernel_drops: AtomicU64::new(0), drops_seen: AtomicU64::new(0), slots })
     }
 
     /// Appends up to `max` packets to `out`, fewer where they are large, and never blocks: with an exhausted pool packets
-    /// are read and lost. What came of a flow in a row is one super-packet, where the device has not joined it already.
+    /// are read and lost.
     ///
     /// # Errors
     /// The interface is down or gone (ENETDOWN, ENXIO).
     pub fn read_batch(&self, pool: &BufPool, max: usize, out: &mut Vec<Packet<Raw>>) -> io::Result<Received> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let received = self.read_singles(&mut slots, pool, max, out)?;
-        slots.merger.merge(out, SuperPackets::ALL, pool);
-        Ok(received)
-    }
-
-    fn read_singles(
-        &self,
-        slots: &mut Slots,
-        pool: &BufPool,
-        max: usize,
-        out: &mut Vec<Packet<Raw>>,
-    ) -> io::Result<Received> {
         let (mut received, mut bytes) = (Received::default(), 0);
         while received.packets + received.lost < max && bytes < BATCH_BYTES {
             let most = if slots.is_bulk { IN_PLACE } else { BATCH };
@@ -111,14 +92,14 @@ impl RawReceiver {
             for slot in &mut slots.packets[..wanted] {
                 slot.ready(pool);
             }
-            let Lengths { count, lens, first_came } = self.receive(slots, wanted)?;
+            let Lengths { count, lens, first_came } = self.receive(&mut slots, wanted)?;
             received.waited = received.waited.or(first_came.map(since));
             if count > 0 {
                 slots.is_bulk = lens[..count].iter().flatten().any(|len| *len > COPIED_BYTES_MAX);
             }
             bytes += lens[..count].iter().flatten().sum::<usize>();
             for (at, len) in lens.iter().enumerate().take(count) {
-                match len.and_then(|len| self.packet(slots, at, len, pool)) {
+                match len.and_then(|len| self.packet(&mut slots, at, len, pool)) {
                     Some(packet) => {
                         out.push(packet);
                         received.packets += 1;
