@@ -37,11 +37,10 @@ const IDLE_BYTES_MAX: u64 = 16_384;
 /// acknowledgements and tidying each 250 ms, the figures each second.
 const LOOKS_A_SECOND: f64 = 50.0 + 4.0 + 4.0 + 1.0;
 
-/// How much more than by reckoning or by measurement may be counted on a busy machine, where a wait ends early, or a lock is
-/// taken by two at once.
+/// How much more than by reckoning may be counted on a busy machine, where a wait ends early, or a lock is taken by two at once.
 const ROOM: f64 = 3.0;
 
-/// What a ping wakes, by measurement: the poller, which answers it, and who acknowledges it 2 ms later.
+/// What a ping wakes, by reckoning: the poller, which answers it, and who acknowledges it: when it is noted, and 2 ms later.
 const WAKE_UPS_A_PING: f64 = 3.0;
 
 /// Of which it is asked, over HTTP, in a thread of its own.
@@ -474,7 +473,6 @@ fn a_gateway_with_an_idle_tether_wakes_to_look_round_and_for_nothing_else() {
     std::thread::sleep(IDLE_FOR);
     let (after, ended) = wake_ups(&gateway);
     let (woken, expected) = (after - before, looks(ended - begun));
-    eprintln!("{woken} wake-ups, {expected} expected");
     assert!(woken <= ROOM * expected, "{woken} wake-ups in {:?}, of {expected}", ended - begun);
     assert!(woken >= expected / ROOM, "{woken} of {expected}: not all threads are counted");
 }
@@ -490,7 +488,6 @@ fn a_ping_wakes_few_threads() {
     (0..PINGS).for_each(|_| client.pings());
     let (after, ended) = wake_ups(&gateway);
     let (woken, expected) = (after - before, looks(ended - begun) + WAKE_UPS_A_PING * f64::from(PINGS));
-    eprintln!("{woken} wake-ups for {PINGS} pings in {:?}", ended - begun);
     assert!(woken <= ROOM * expected, "{woken} wake-ups for {PINGS} pings in {:?}, of {expected}", ended - begun);
 }
 
