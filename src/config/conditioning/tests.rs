@@ -20,10 +20,13 @@ fn by_default_the_mechanisms_go_by_what_they_go_by_without_a_configuration() {
     assert_eq!(Client::default().conditioning.tuning(), Tuning::DEFAULT);
 }
 
+/// What a key does to the figures.
+type Change = fn(&mut Tuning);
+
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
     const MS: Duration = Duration::from_millis(1);
-    let changes: [(&str, fn(&mut Tuning)); 13] = [
+    let changes: [(&str, Change); 13] = [
         ("controllers.look_every = \"21ms\"", |tuning| tuning.look_every = 21 * MS),
         ("pool.grow_sojourn = \"1ms\"", |tuning| tuning.pool.grow_sojourn = MS),
         ("pool.shrink_after = \"9s\"", |tuning| tuning.pool.shrink_after = 9_000 * MS),
