@@ -377,7 +377,7 @@ settings! {
 settings! {
     /// The memory for packets, queues, clients and translation state, all together.
     pub struct Memory {
-        /// They never take more. Near it newcomers are refused, as [overload] says, and at 95 % of it packets are dropped.
+        /// They never take more. Near it newcomers are refused (overload.tethers_percent), and at 95 % of it packets are dropped.
         /// The process holds some 64 MiB a core beside it, and the kernel what is in its sockets: docs/configuration.md.
         budget: Bytes = "256MiB" in "16MiB"..="1024GiB",
     }

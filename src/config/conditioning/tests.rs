@@ -20,6 +20,9 @@ fn by_default_the_mechanisms_go_by_what_they_go_by_without_a_configuration() {
     assert_eq!(Client::default().conditioning.tuning(), Tuning::DEFAULT);
 }
 
+/// What a key does to the figures.
+type Change = fn(&mut Tuning);
+
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
     type Change = fn(&mut Tuning);
