@@ -25,7 +25,6 @@ type Change = fn(&mut Tuning);
 
 #[test]
 fn each_key_is_another_figure_of_the_mechanisms() {
-    type Change = fn(&mut Tuning);
     const MS: Duration = Duration::from_millis(1);
     let changes: [(&str, Change); 13] = [
         ("controllers.look_every = \"21ms\"", |tuning| tuning.look_every = 21 * MS),
