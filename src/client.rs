@@ -440,7 +440,10 @@ impl Client<'_> {
         match (self.config.tun.super_packets, agreed) {
             (true, true) if super_packets == SuperPackets::ALL => {}
             (true, true) => {
-                info!(takes = %super_packets, "this kernel does not take all super-packets: others are cut (Linux 6.2 takes all)");
+                info!(
+                    takes = super_packets.to_string(),
+                    "this kernel does not take all super-packets: others are cut (Linux 6.2 takes all)"
+                );
             }
             (true, false) => info!("the gateway takes no super-packets: each packet goes by itself"),
             (false, _) => info!("tun.super_packets is false: each packet goes by itself"),

@@ -162,8 +162,9 @@ impl Gateway {
             Way::Tun(_) => "tun",
         };
         let super_packets = egress.super_packets();
+        let takes = super_packets.to_string();
         if super_packets != SuperPackets::ALL {
-            info!(takes = %super_packets, "this kernel does not take all super-packets: others are cut before (Linux 6.2 takes all)");
+            info!(takes, "this kernel does not take all super-packets: others are cut before (Linux 6.2 takes all)");
         }
         gateway_metrics.tell_egress(EgressInfo { mode, interface: around.interface.clone(), super_packets });
         let joined = Self::join(config, registry, &plan, (egress, lookout), tls, experiment);
@@ -171,7 +172,7 @@ impl Gateway {
             Ok(gateway) => {
                 gateway_metrics.ready.set_ready();
                 let tethers_max = gateway.registry.tethers.capacity();
-                info!(egress = mode, interface = around.interface, %super_packets, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
+                info!(egress = mode, interface = around.interface, super_packets = takes, addresses = ?gateway.addresses, tethers_max, "the gateway serves");
                 Ok(gateway)
             }
             Err(failed) => {

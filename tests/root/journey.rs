@@ -175,7 +175,7 @@ fn the_super_packets_of_a_flow_cross_whole_both_ways_by_either_egress() {
         let mut journey = Journey::start(Trip { egress, ..Trip::default() });
         let seen = status_and_log(&journey);
         assert_eq!((&*seen.0.super_packets, seen.0.links, seen.0.links_plain), ("tcp and udp", 1, 0));
-        assert!(seen.1.contains("super_packets=tcp and udp"), "{}", seen.1);
+        assert!(seen.1.contains("super_packets=\"tcp and udp\""), "{}", seen.1);
         let captures = Large::look(&journey);
         bulk_arrives_whole(&journey);
         let [up, down] = captures.count();
