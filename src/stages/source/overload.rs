@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::debug;
 
 use crate::metrics::StageMetrics;
 use crate::metrics::decisions::{self, Change, Controller, Decision, Decisions};
@@ -81,7 +81,7 @@ impl Overload {
 
     fn note(&self, now: Instant, controller: Controller, (change, reason): (Change, &'static str), inputs: String) {
         let subject = self.subject.clone();
-        info!(subject, controller = controller.label(), change = change.label(), reason, inputs, "decided");
+        debug!(subject, controller = controller.label(), change = change.label(), reason, inputs, "decided");
         self.decisions.note(now, Decision { controller, subject: subject.into(), change, reason, inputs });
     }
 }
