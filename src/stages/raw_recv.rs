@@ -36,8 +36,9 @@ impl PacketSource for RawReceiver {
         Reason::NoBuffer.index()
     }
 
+    /// Datagrams stay single: they are joined where they leave (docs/decisions/0018-gro.md).
     fn joins(&self) -> SuperPackets {
-        SuperPackets::ALL
+        SuperPackets::TCP
     }
 
     fn waited_too_long(&self) -> usize {

@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::io::Received;
 use crate::io::tun::Tun;
-use crate::offload::SuperPackets;
 use crate::packet::{BufPool, Packet, Raw};
 use crate::stages::Reason as _;
 use crate::stages::source::{PacketSource, Source};
@@ -32,10 +31,5 @@ impl PacketSource for Tun {
 
     fn lost(&self) -> usize {
         Reason::NoBuffer.index()
-    }
-
-    /// Of a device without super-packets each packet is taken by itself to the end.
-    fn joins(&self) -> SuperPackets {
-        if self.offloads().tcp { SuperPackets::ALL } else { SuperPackets::default() }
     }
 }
