@@ -151,8 +151,12 @@ impl Gateway {
         let mut lookout =
             Lookout::new(&around, config.egress.mode() == EgressMode::Raw, mtu_bytes).map_err(EgressError::from)?;
         let egress = Egress::open(config, &around, &plan, mtu_bytes)?;
-        if let (Way::Tun(tun), Some(lease)) = (&egress.way, plan.lease(TetherId(0))) {
-            lookout.watch_tun(tun.name(), lease).map_err(EgressError::from)?;
+        if let (Way::Tun(tun), Some(lease)) = (&egress.way, plan.lease(TetherId(0)))
+            && let Err(error) = lookout.watch_tun(tun.name(), lease)
+        {
+            // The first error is the one to tell.
+            drop(egress.kernel.undo());
+            return Err(EgressError::from(error).into());
         }
         for listener in egress.kernel.listeners() {
             warn!(%listener, "a program listens on a port of ours, and will receive nothing: end it, or change egress.ports");
