@@ -19,6 +19,7 @@ use crate::wire::capsule::{DATAGRAM_HEADER_BYTES_MAX, Features, datagram_header}
 use crate::wire::frame::{Decoder, FrameError, Role, Subprotocol};
 
 mod acknowledge;
+mod ear;
 mod inbox;
 mod outbox;
 #[cfg(test)]

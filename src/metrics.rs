@@ -246,6 +246,8 @@ pub struct GatewayMetrics {
     pub links_plain: Gauge,
     /// Links opened since the start.
     pub links_opened: Counter,
+    /// Messages and pings that were heard before their link's turn.
+    pub heard_early: Counter,
     /// Connections accepted.
     pub connections_accepted: Counter,
     /// Connections refused, by the index of the accept stage's reason.
@@ -323,6 +325,7 @@ impl GatewayMetrics {
             links: Gauge::default(),
             links_plain: Gauge::default(),
             links_opened: Counter::default(),
+            heard_early: Counter::default(),
             connections_accepted: Counter::default(),
             connections_refused: Labelled::new(refusals),
             handshakes: Gauge::default(),

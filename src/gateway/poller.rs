@@ -1,4 +1,5 @@
-//! The poller: who is ready. It accepts connections and turns readiness into signals; it reads and writes nothing.
+//! The poller: who is ready. It accepts connections and turns readiness into signals. It reads nothing of links, but for what is not
+//! to wait for a turn that has to wait.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -59,6 +60,8 @@ pub(super) struct Poller {
     ws_decode: Inlet<Signal>,
     link_signals: Vec<Entry<Signal>>,
     accept_signals: Vec<Entry<Signal>>,
+    /// Links whose readiness is told of.
+    told: Vec<LaneId>,
     /// Until then the listeners rest.
     rests_until: Option<Instant>,
 }
@@ -85,7 +88,7 @@ impl Poller {
             poll.registry().register(&mut listener, Token(LISTENERS + listeners.len()), Interest::READABLE)?;
             listeners.push(listener);
         }
-        let (link_signals, accept_signals) = (Vec::new(), Vec::new());
+        let (link_signals, accept_signals, told) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Self {
             poll,
             listeners,
@@ -96,6 +99,7 @@ impl Poller {
             ws_decode,
             link_signals,
             accept_signals,
+            told,
             rests_until: None,
         })
     }
@@ -141,7 +145,9 @@ impl Poller {
                 (0..self.listeners.len()).for_each(|index| self.come_back(index));
             }
             let behind = self.link_signals.len() + self.accept_signals.len() > 1;
+            self.told.extend(self.link_signals.iter().map(|entry| entry.lane));
             self.ws_decode.push(now, behind, &mut self.link_signals);
+            self.registry.listen(now, &mut self.told);
             self.accept.push(now, true, &mut self.accept_signals);
         }
     }

@@ -20,7 +20,7 @@ use crate::runtime::lanes::LaneId;
 use crate::stages::Reason as _;
 use crate::stages::accept::{self, Guests, Pending, Retry};
 use crate::stages::ip_parse;
-use crate::stages::ws_decode::LinkKeeper;
+use crate::stages::ws_decode::{self, LinkKeeper};
 use crate::table::Table;
 use crate::tether::{TICKET_BYTES, Tether};
 use crate::tether_id::TetherId;
@@ -352,6 +352,18 @@ impl Registry {
         if let Some(stages) = self.stages.get().filter(|_| self.is_stopping()) {
             self.links.all().iter().for_each(|link| poke(&stages.ws_decode, link.lane()));
         }
+    }
+
+    /// Has those of the links in `lanes` heard, whose turn waits for room in the stages. Leaves none there.
+    pub fn listen(&self, now: Instant, lanes: &mut Vec<LaneId>) {
+        if let Some(ws_decode) = self.stages.get().and_then(|stages| stages.ws_decode.upgrade()) {
+            ws_decode.held_back(lanes);
+            for link in lanes.iter().filter_map(|lane| self.links.get(*lane)) {
+                let heard = ws_decode::listen(self, now, &link, self.terms.message_bytes_max);
+                self.metrics.heard_early.add(heard as u64);
+            }
+        }
+        lanes.clear();
     }
 
     /// Says goodbye to every link (1001).

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::ear::Ear;
 use super::{Link, LinkError, locked};
 use crate::budget::Share;
 use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX};
@@ -18,10 +19,10 @@ const READ_BYTES: usize = 65_536;
 const AHEAD_BYTES: usize = 4_096;
 
 /// A read that brings less is of single packets, which are handed on at once: some acknowledgements, a ping.
-const LITTLE_BYTES: usize = 4_096;
+pub(super) const LITTLE_BYTES: usize = 4_096;
 
 /// Memory that an empty tail keeps: enough for a few small packets, little enough for 10,000 idle links.
-const TAIL_KEPT_BYTES: usize = 2_048;
+pub(super) const TAIL_KEPT_BYTES: usize = 2_048;
 
 /// Up to this part of the budget in use a large message waits for its rest in a pooled buffer, which is as large as it will
 /// be; beyond it takes the memory of what has come of it.
@@ -34,8 +35,10 @@ pub(super) struct Inbox {
     pub(super) tail: Vec<u8>,
     /// The same where the frame is a large message; there is one or the other.
     place: Option<Place>,
+    /// How far the tail was heard before its turn.
+    pub(super) ear: Option<Ear>,
     /// The last messages were large.
-    is_bulk: bool,
+    pub(super) is_bulk: bool,
     /// What tail and unfinished messages hold of a memory budget, where there is one.
     pub(super) memory: Option<Share>,
 }
@@ -78,6 +81,8 @@ pub enum Event<'a> {
 pub enum Message<'a> {
     /// In the reader's buffer.
     Lent(&'a [u8]),
+    /// The same, where [`Link::listen`] has seen it before.
+    Heard(&'a [u8]),
     /// A large one in a buffer of its own.
     Owned(Buf),
 }
@@ -86,7 +91,7 @@ impl Message<'_> {
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Lent(bytes) => bytes,
+            Self::Lent(bytes) | Self::Heard(bytes) => bytes,
             Self::Owned(buf) => buf.bytes(),
         }
     }
@@ -201,8 +206,9 @@ impl Link {
         if !inbox.tail.is_empty() {
             // In place: a handshake that stopped within a large read may have left more than this buffer takes.
             let mut tail = std::mem::take(&mut inbox.tail);
-            let done = self.decode(&mut inbox.decoder, &mut tail, &mut messages_left, each)?;
-            let rest = tail.split_off(done);
+            read_bytes = self.decode(inbox, &mut tail, budget_bytes, &mut messages_left, each)?;
+            inbox.ear = inbox.ear.take().and_then(|ear| ear.without(read_bytes));
+            let rest = tail.split_off(read_bytes);
             inbox.keep_or_place(pool, tail, &rest)?;
         }
         while read_bytes < budget_bytes && messages_left > 0 {
@@ -219,7 +225,7 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Drained),
                 Err(error) => return Err(LinkError::Socket(error).into()),
             };
-            self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
+            self.note_heard(now);
             read_bytes += count;
             if let Some(message) = inbox.fill_place(count.min(place_bytes)) {
                 messages_left -= 1;
@@ -227,7 +233,7 @@ impl Link {
             }
             if count > place_bytes {
                 let bytes = &mut buffer[..start + count - place_bytes];
-                let done = self.decode(&mut inbox.decoder, bytes, &mut messages_left, each)?;
+                let done = self.decode(inbox, bytes, usize::MAX, &mut messages_left, each)?;
                 let tail = std::mem::take(&mut inbox.tail);
                 inbox.is_bulk &= bytes.len() < end;
                 inbox.keep_or_place(pool, tail, &bytes[done..])?;
@@ -243,29 +249,36 @@ impl Link {
         Ok(Turn::More)
     }
 
-    /// Decodes `bytes`; tells how many of them are done with. The rest is not whole, or too much for this turn.
+    /// Decodes `bytes`, up to the message that reaches `bytes_max`; tells how many of them are done with. The rest is not whole,
+    /// or too much for this turn.
     fn decode<E: From<LinkError>>(
         &self,
-        decoder: &mut Option<Decoder>,
+        inbox: &mut Inbox,
         bytes: &mut [u8],
+        bytes_max: usize,
         messages_left: &mut usize,
         each: &mut impl FnMut(Event<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let Some(decoder) = decoder else { return Ok(bytes.len()) };
+        let Inbox { decoder: Some(decoder), ear, .. } = inbox else { return Ok(bytes.len()) };
         let mut done = 0;
-        while *messages_left > 0 {
-            done += match decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)? {
+        while *messages_left > 0 && done < bytes_max {
+            let step = decoder.next(&mut bytes[done..]).map_err(LinkError::Frame)?;
+            let is_whole = !matches!(step, Step::Need(_));
+            let was_heard = is_whole && ear.as_mut().is_some_and(Ear::has_heard);
+            done += match step {
                 Step::Need(consumed) => {
                     done += consumed;
                     break;
                 }
                 Step::Message { consumed, payload } => {
                     *messages_left -= 1;
-                    each(Event::Message(Message::Lent(payload)))?;
+                    each(Event::Message(if was_heard { Message::Heard(payload) } else { Message::Lent(payload) }))?;
                     consumed
                 }
                 Step::Ping { consumed, payload } => {
-                    locked(&self.outbox).answer_ping(payload);
+                    if !was_heard {
+                        locked(&self.outbox).answer_ping(payload);
+                    }
                     consumed
                 }
                 Step::Pong { consumed, .. } => consumed,
@@ -276,6 +289,11 @@ impl Link {
             };
         }
         Ok(done)
+    }
+
+    /// The peer was heard.
+    pub(super) fn note_heard(&self, now: Instant) {
+        self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Ordering::Relaxed);
     }
 }
 

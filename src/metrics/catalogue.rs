@@ -244,6 +244,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     whole("wstether_links", G, Count, "Links (WebSocket connections past their hello) that are open.", |g| (&g.links).into()),
     whole("wstether_links_plain", G, Count, "Those of them whose client takes and sends no super-packets: each packet is handled by itself.", |g| (&g.links_plain).into()),
     whole("wstether_links_opened_total", C, Count, "Links opened.", |g| (&g.links_opened).into()),
+    whole("wstether_links_heard_early_total", C, Count, "Messages and pings that were heard before their link's turn, which waited for room in a stage: pings and acknowledgements do not wait with the packets.", |g| (&g.heard_early).into()),
     whole("wstether_accept_connections_total", C, Count, "Connections accepted.", |g| (&g.connections_accepted).into()),
     whole_by("wstether_accept_refused_total", C, &["reason"], "Connections refused before they became a link, by reason.", |g| g.connections_refused.counts()),
     whole("wstether_accept_handshakes", G, Count, "Connections between accept and welcome.", |g| (&g.handshakes).into()),

@@ -12,6 +12,11 @@ pub trait Attend: Send + Sync {
     /// Empties a lane whose owner has gone.
     fn clear(&self, lane: LaneId);
 
+    /// Leaves those of `lanes` that have something to do and may have to wait for room in the next stage.
+    fn held_back(&self, lanes: &mut Vec<LaneId>) {
+        lanes.clear();
+    }
+
     /// Has the queue hold no more than so many percent of what it could.
     fn hold_at_most(&self, percent: u64);
 }
@@ -23,6 +28,10 @@ impl<H: Handler> Attend for Stage<H> {
 
     fn clear(&self, lane: LaneId) {
         Self::clear(self, lane);
+    }
+
+    fn held_back(&self, lanes: &mut Vec<LaneId>) {
+        Self::held_back(self, lanes);
     }
 
     fn hold_at_most(&self, percent: u64) {

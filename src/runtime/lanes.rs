@@ -521,6 +521,12 @@ impl<Q: Queue> Lanes<Q> {
         self.parked
     }
 
+    /// Whether somebody waits for room in the next stage, and the lane has something to do that may have to wait for that,
+    /// too.
+    pub fn may_be_held_back(&self, id: LaneId) -> bool {
+        self.parked > 0 && self.lanes.get(id.index()).is_some_and(|lane| lane.parked || lane.state != State::Idle)
+    }
+
     /// Whether nothing waits, runs or is parked.
     pub fn is_quiet(&self) -> bool {
         self.running == 0 && self.others() == 0 && self.load == Load::default()

@@ -258,6 +258,15 @@ impl<H: Handler> Stage<H> {
         self.wake(&mut inner);
     }
 
+    /// Leaves those of `lanes` that have something to do and may have to wait for room in the next stage.
+    pub fn held_back(&self, lanes: &mut Vec<LaneId>) {
+        if self.metrics.held_back_packets.get() == 0 {
+            return lanes.clear();
+        }
+        let inner = lock(&self.inner);
+        lanes.retain(|lane| inner.lanes.may_be_held_back(*lane));
+    }
+
     /// Empties a lane whose owner has gone.
     pub fn clear(&self, lane: LaneId) {
         let (mut shed, mut resume) = (Vec::new(), Vec::new());

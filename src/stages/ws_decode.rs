@@ -73,6 +73,41 @@ pub struct WsDecode<K> {
     pub keeper: Arc<K>,
 }
 
+/// Hears what a link has to say beside its packets, which wait for room further on: its acknowledgements and pings are not to
+/// wait with them. For a thread that knows of the link's readiness, and has nothing of its turn. Tells how many messages and
+/// pings it heard.
+pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes_max: usize) -> usize {
+    let Some(tether) = link.owner().filter(|_| !link.is_closed()) else { return 0 };
+    let mut was_acked = false;
+    let heard = with_buffer(message_bytes_max, |buffer| {
+        link.listen(now, buffer, |message| {
+            let mut capsules = Capsules::agreed(link.features(), message);
+            capsules.all(|capsule| match capsule {
+                Ok(Capsule::Ack(bytes)) => {
+                    was_acked = true;
+                    acked(now, link, tether, bytes)
+                }
+                Ok(_) => true,
+                // What breaks a rule does so in the link's turn, behind what came before it.
+                Err(_) => false,
+            })
+        })
+    });
+    if was_acked && tether.window_opened() || link.outbox().owes_pong() {
+        keeper.has_control(tether.lane());
+    }
+    heard
+}
+
+/// Takes note of an acknowledgement; `false` where it breaks a rule.
+fn acked(now: Instant, link: &Link, tether: &TetherLinks, bytes: u64) -> bool {
+    let is_possible = link.acked(now, bytes);
+    if is_possible {
+        tether.set_cut_bytes(link.cut_bytes().unwrap_or(u64::MAX));
+    }
+    is_possible
+}
+
 /// Writes the acknowledgement from this thread where the link is free: to wake another one for it costs both ends more than
 /// the message does.
 pub fn tell_received(keeper: &impl LinkKeeper, now: Instant, link: &Arc<Link>, tether: &TetherLinks, pool: &BufPool) {
@@ -100,6 +135,17 @@ fn turn_bytes(links: usize) -> usize {
 thread_local! {
     /// The read buffer: one a thread, so that an idle link holds none.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_buffer<T>(message_bytes_max: usize, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        let bytes = read_buffer_bytes(message_bytes_max);
+        if buffer.len() < bytes {
+            // Zeros of the allocator's, so that what is never read to takes no memory.
+            *buffer = vec![0; bytes];
+        }
+        use_it(buffer)
+    })
 }
 
 /// Why a turn of reading ended before its time.
@@ -178,12 +224,7 @@ impl<K: LinkKeeper> WsDecode<K> {
         out: &mut Vec<Entry<Packet<Raw>>>,
         tally: &mut Tally,
     ) -> Result<Turn, Stop> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let bytes = read_buffer_bytes(self.message_bytes_max);
-            if buffer.len() < bytes {
-                // Zeros of the allocator's, so that what is never read to takes no memory.
-                *buffer = vec![0; bytes];
-            }
+        with_buffer(self.message_bytes_max, |buffer| {
             let reader = Reader { buffer, pool: Some(&self.pool), budget_bytes, messages_max: usize::MAX };
             link.receive(now, reader, |event| match event {
                 Event::Message(message) => self.take_apart(now, link, tether, message, out, tally),
@@ -204,10 +245,13 @@ impl<K: LinkKeeper> WsDecode<K> {
         tally: &mut Tally,
     ) -> Result<(), Stop> {
         let (mut stays, mut capsules) = (None, Capsules::agreed(link.features(), message.bytes()));
+        let was_heard = matches!(message, Message::Heard(_));
         while let Some(capsule) = capsules.next() {
             let capsule = capsule.map_err(Stop::Capsule)?;
             let Capsule::Datagram(Datagram { payload, offload, capsule_bytes }) = capsule else {
-                self.control(now, link, tether, capsule)?;
+                if !was_heard || !matches!(capsule, Capsule::Ack(_)) {
+                    self.control(now, link, tether, capsule)?;
+                }
                 continue;
             };
             let came = Came { bytes: payload.len(), offload, capsule_bytes };
@@ -274,10 +318,9 @@ impl<K: LinkKeeper> WsDecode<K> {
         let is_gateway = tether.windows().credit_bytes.is_some();
         match capsule {
             Capsule::Ack(bytes) => {
-                if !link.acked(now, bytes) {
+                if !acked(now, link, tether, bytes) {
                     return Err(Stop::Unexpected("ACK went back, or beyond what was sent"));
                 }
-                tether.set_cut_bytes(link.cut_bytes().unwrap_or(u64::MAX));
             }
             Capsule::Close { reason, .. } => return Err(Stop::Close(Some(reason))),
             Capsule::Credit(bytes) if !is_gateway => link.credited(bytes),

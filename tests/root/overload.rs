@@ -240,10 +240,15 @@ impl Client {
     /// Sends as much as the gateway reads, whatever its credit, until the gateway hangs up; by two threads, one to write and
     /// one to read.
     fn uploads(self) -> [JoinHandle<()>; 2] {
+        self.uploads_messages_of(UPLOADED_AT_ONCE)
+    }
+
+    /// The same in messages of so many packets.
+    fn uploads_messages_of(self, packets: usize) -> [JoinHandle<()>; 2] {
         let packet = packet_out(self.lease);
         let datagram = [&datagram_header(packet.len(), Offload::default())[..], &packet].concat();
         let mut message = Vec::new();
-        frame::append(Opcode::Binary, &datagram.repeat(UPLOADED_AT_ONCE), Some([1, 2, 3, 4]), &mut message);
+        frame::append(Opcode::Binary, &datagram.repeat(packets), Some([1, 2, 3, 4]), &mut message);
         let (mut to, mut from) = (self.socket.get_ref().try_clone().unwrap(), self.socket);
         // Its end is an error where the gateway hangs up over what is under way.
         let write = std::thread::spawn(move || while to.write_all(&message).is_ok() {});
@@ -511,4 +516,22 @@ fn what_is_held_back_for_want_of_room_is_no_more_than_the_credit_of_who_sent_it(
     assert!(most <= (CREDIT_BYTES + SLACK_BYTES) / UPLOADED_BYTES as u64, "{most} packets");
     drop(gateway);
     upload.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn what_a_link_says_beside_its_packets_is_heard_while_these_wait_for_room() {
+    let gateway = Gateway::start(&[
+        "stages.ip-parse.queue_packets=16",
+        "stages.ip-parse.batch=16",
+        "stages.ip-parse.hand_over=never",
+    ]);
+    let uploads: Vec<_> = (0..UPLOADS).map(|_| gateway.open().expect("a tether").uploads_messages_of(1)).collect();
+    gateway.until("wstether_links_heard_early_total", |messages| messages > 1_000);
+    // Who is heard comes through, and nothing is lost of it.
+    let mut client = gateway.open().expect("a tether");
+    client.pings();
+    let lost = "wstether_stage_drops_total{stage=\"ws-decode\",direction=\"uplink\",reason=";
+    assert_eq!(["no_buffer", "unknown_context"].map(|reason| gateway.figure(&format!("{lost}\"{reason}\"}}"))), [0, 0]);
+    drop(gateway);
+    uploads.into_iter().flatten().for_each(|thread| thread.join().unwrap());
 }

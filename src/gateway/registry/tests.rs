@@ -1,4 +1,4 @@
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Weak;
 
@@ -11,7 +11,7 @@ use crate::runtime::attend::Attend;
 use crate::stages::accept::{Doorkeeper as _, RETRY_AFTER_MS};
 use crate::transport::Transport;
 use crate::wire::capsule::{Capsule, Capsules, Hello, RefusalReason};
-use crate::wire::frame::{Role, Subprotocol};
+use crate::wire::frame::{self, Opcode, Role, Subprotocol};
 use crate::wire::proof::{CredentialId, Nonce, Proof, Verifier};
 
 mod refusals;
@@ -350,6 +350,48 @@ impl Attend for Held {
     fn hold_at_most(&self, percent: u64) {
         self.0.store(percent, Ordering::SeqCst);
     }
+}
+
+/// A stage where one lane waits for room.
+struct Waits(LaneId);
+
+impl Attend for Waits {
+    fn poke(&self, _lane: LaneId) {}
+
+    fn clear(&self, _lane: LaneId) {}
+
+    fn held_back(&self, lanes: &mut Vec<LaneId>) {
+        lanes.retain(|lane| *lane == self.0);
+    }
+
+    fn hold_at_most(&self, _percent: u64) {}
+}
+
+#[test]
+fn a_link_is_heard_before_its_turn_where_that_waits_for_room_and_nowhere_else() {
+    let (registry, now) = (registry(), Instant::now());
+    let [(link, mut peer), (other, mut its_peer)] = [(); 2].map(|()| {
+        let (link, peer) = come(&registry, now);
+        link.upgraded(Subprotocol::Binary, 65_536, &[]);
+        let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
+        link.opened(Arc::clone(&tether.links), Features::SUPER_PACKETS, 65_536, None);
+        (link, peer)
+    });
+    let waits = Arc::new(Waits(link.lane()));
+    let weak: Weak<dyn Attend> = Arc::downgrade(&(Arc::clone(&waits) as _));
+    registry.attend(Stages { accept: weak.clone(), ws_decode: weak.clone(), ws_encode: weak, tethered: vec![] });
+    let mut ping = Vec::new();
+    frame::append(Opcode::Ping, b"well?", Some([1; 4]), &mut ping);
+    [&mut peer, &mut its_peer].map(|peer| peer.write_all(&ping).expect("room"));
+    let begun = Instant::now();
+    while registry.metrics.heard_early.get() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let mut told = vec![other.lane(), link.lane(), LaneId(99)];
+        registry.listen(now, &mut told);
+        assert_eq!(told, [], "each is told of once");
+    }
+    assert_eq!([&link, &other].map(|link| link.outbox().owes_pong()), [true, false]);
+    assert_eq!(registry.metrics.heard_early.get(), 1);
 }
 
 #[test]

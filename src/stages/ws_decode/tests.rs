@@ -351,6 +351,55 @@ fn an_acknowledgement_opens_the_window_for_who_waits_and_wakes_nobody_else() {
     assert_eq!(world.receive_until_told()[0], Told::Control(TETHER));
 }
 
+impl World {
+    /// Hears the link, which has no turn, until so many messages and pings were heard.
+    fn hear(&self, count: usize) {
+        let heard = std::cell::Cell::new(0);
+        let listen = || listen(&*self.keeper, Instant::now(), &self.link, MESSAGE_BYTES_MAX);
+        until(|| heard.set(heard.get() + listen()), || heard.get() >= count);
+    }
+}
+
+#[test]
+fn what_a_link_acknowledges_behind_packets_that_wait_is_heard_before_them_and_breaks_no_rule_in_its_turn() {
+    let mut world = world();
+    world.link.push_datagram(
+        &mut world.link.outbox(),
+        world.decode.pool.copy(&packet()).expect("room"),
+        Offload::default(),
+    );
+    let sent = world.link.in_flight_bytes();
+    world.tether.wait_for_window();
+    for acked in [sent / 2, sent] {
+        let ack = written(|out| append_ack(acked, out));
+        world.peer.send(Opcode::Binary, &[datagram(&packet()), ack].concat());
+    }
+    world.hear(2);
+    assert_eq!((world.link.acked_bytes(), world.link.in_flight_bytes()), (sent, 0));
+    assert_eq!((world.keeper.told(), world.tether.account().inside_bytes()), (vec![Told::Control(TETHER)], 0));
+    // In their turn the packets come, and nothing is acknowledged again: the older one would go back.
+    world.receive(2);
+    assert_eq!((world.work.out.len(), world.drops(), world.link.is_open()), (2, [0, 0, 0], true));
+    assert_eq!(world.link.received_bytes(), 2 * datagram(&packet()).len() as u64);
+    // What is impossible breaks a rule in its turn, behind what came before it, whether it was seen earlier or not.
+    world.peer.send(Opcode::Binary, &[datagram(&packet()), written(|out| append_ack(sent + 1, out))].concat());
+    world.keeper.forget();
+    assert_eq!(listen(&*world.keeper, Instant::now(), &world.link, MESSAGE_BYTES_MAX), 0);
+    assert!(world.link.is_open());
+    assert_eq!(world.receive_until_told().last(), Some(&Told::Close(1002)));
+    assert_eq!(world.work.out.len(), 3);
+}
+
+#[test]
+fn a_ping_behind_packets_that_wait_asks_for_its_answer_before_them() {
+    let world = &mut world();
+    world.peer.send(Opcode::Binary, &datagram(&packet()));
+    world.peer.send(Opcode::Ping, b"well?");
+    world.hear(2);
+    assert_eq!(world.keeper.told(), [Told::Control(TETHER)]);
+    assert!(world.link.outbox().owes_pong());
+}
+
 #[test]
 fn a_request_for_addresses_breaks_no_rule_but_a_client_that_grants_credit_does() {
     let mut world = world();

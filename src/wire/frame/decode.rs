@@ -184,6 +184,11 @@ impl Decoder {
         Self { role, subprotocol, message_bytes_max, fragments: Fragments::None, ended: false }
     }
 
+    /// A decoder by the same rules, before anything has come.
+    pub fn anew(&self) -> Self {
+        Self::new(self.role, self.subprotocol, self.message_bytes_max)
+    }
+
     /// Changes the limit for messages that begin from now on.
     pub fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
         self.message_bytes_max = message_bytes_max;

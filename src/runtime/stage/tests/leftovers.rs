@@ -101,6 +101,28 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
 }
 
 #[test]
+fn while_lanes_wait_for_room_those_that_have_something_to_do_are_told_apart_from_those_that_have_nothing() {
+    let sink = stage("sink", settings(4, 2, Rule::Never, WhenFull::Park), Sink::new(None), None, None);
+    let first =
+        stage("first", settings(4, 64, Rule::Never, WhenFull::Park), Does(pass), Some(Arc::clone(&sink) as _), None);
+    let held_back = || {
+        let mut lanes = (0..5).map(LaneId).collect();
+        first.held_back(&mut lanes);
+        lanes.iter().map(|lane| lane.0).collect::<Vec<_>>()
+    };
+    let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(1));
+    inlet.push(Instant::now(), false, &mut vec![entry(2, 2, 0)]);
+    assert_eq!(held_back(), [0_u32; 0], "it waits for a thread, and for nothing else");
+    inlet.push(Instant::now(), false, &mut (0..5).map(|number| entry(1, 1, number)).collect());
+    assert!(first.take_and_process(lock(&first.inner), 1));
+    assert!(first.metrics().held_back_packets.get() > 0);
+    inlet.push(Instant::now(), false, &mut vec![entry(3, 3, 0)]);
+    assert_eq!(held_back(), [1, 3], "one that left something over, and one that came behind it");
+    first.clear(LaneId(1));
+    assert_eq!(held_back(), [0_u32; 0], "nobody waits for room any more");
+}
+
+#[test]
 fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
     const LANES: u32 = 32;
     let narrow = settings(LANES, 8, Rule::Never, WhenFull::Park);
