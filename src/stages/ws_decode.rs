@@ -73,11 +73,12 @@ pub struct WsDecode<K> {
     pub keeper: Arc<K>,
 }
 
-/// Hears what a link has to say beside its packets, which wait for room further on: its acknowledgements and pings are not to
-/// wait with them. For a thread that knows of the link's readiness, and has nothing of its turn. Tells how many messages and
-/// pings it heard.
+/// Hears what a link has to say beside its packets, which wait for room further on: acknowledgements are not to wait with them,
+/// nor are the pings in between. To hear costs about what a small packet does, so only a link that owes an acknowledgement is
+/// heard. For a thread that knows of the link's readiness, and has nothing of its turn. Tells how many messages and pings it
+/// heard.
 pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes_max: usize) -> usize {
-    let Some(tether) = link.owner().filter(|_| !link.is_closed()) else { return 0 };
+    let Some(tether) = link.owner().filter(|_| !link.is_closed() && link.in_flight_bytes() > 0) else { return 0 };
     let mut was_acked = false;
     let heard = with_buffer(message_bytes_max, |buffer| {
         link.listen(now, buffer, |message| {

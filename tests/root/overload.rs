@@ -525,7 +525,12 @@ fn what_a_link_says_beside_its_packets_is_heard_while_these_wait_for_room() {
         "stages.ip-parse.batch=16",
         "stages.ip-parse.hand_over=never",
     ]);
-    let uploads: Vec<_> = (0..UPLOADS).map(|_| gateway.open().expect("a tether").uploads_messages_of(1)).collect();
+    let uploads = [(); UPLOADS].map(|()| {
+        let mut client = gateway.open().expect("a tether");
+        // Its answer is acknowledged by nobody.
+        client.sends(&echo_request(client.lease));
+        client.uploads_messages_of(1)
+    });
     gateway.until("wstether_links_heard_early_total", |messages| messages > 1_000);
     // Who is heard comes through, and nothing is lost of it.
     let mut client = gateway.open().expect("a tether");

@@ -6,6 +6,7 @@ use super::*;
 use crate::budget::Part;
 use crate::metrics::labels;
 use crate::nat::Translation;
+use crate::packet::Offload;
 use crate::policy::Policy;
 use crate::runtime::attend::Attend;
 use crate::stages::accept::{Doorkeeper as _, RETRY_AFTER_MS};
@@ -375,6 +376,8 @@ fn a_link_is_heard_before_its_turn_where_that_waits_for_room_and_nowhere_else() 
         link.upgraded(Subprotocol::Binary, 65_536, &[]);
         let (tether, _) = registry.tether_for(now, &link, &hello(&[])).expect("a tether");
         link.opened(Arc::clone(&tether.links), Features::SUPER_PACKETS, 65_536, None);
+        let packet = registry.pool.copy(&[0x45; 20]).expect("a buffer");
+        link.push_datagram(&mut link.outbox(), packet, Offload::default());
         (link, peer)
     });
     let waits = Arc::new(Waits(link.lane()));
