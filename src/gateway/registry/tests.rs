@@ -310,7 +310,7 @@ fn a_gateway_that_stops_reads_a_link_while_something_is_to_be_acknowledged_and_n
     let (link, _peer) = come(&registry, now);
     assert!(registry.reads_on(&link));
     let packet = registry.pool.copy(&[7; 100]).expect("a buffer");
-    link.push_datagram(&mut link.outbox(), packet, crate::packet::Offload::default());
+    link.push_datagram(&mut link.outbox(), packet, Offload::default());
     registry.stop_accepting();
     assert!(registry.reads_on(&link), "what waits behind it needs the acknowledgement");
     assert!(link.acked(now, link.in_flight_bytes()));
@@ -385,7 +385,9 @@ fn a_link_is_heard_before_its_turn_where_that_waits_for_room_and_nowhere_else() 
     registry.attend(Stages { accept: weak.clone(), ws_decode: weak.clone(), ws_encode: weak, tethered: vec![] });
     let mut ping = Vec::new();
     frame::append(Opcode::Ping, b"well?", Some([1; 4]), &mut ping);
-    [&mut peer, &mut its_peer].map(|peer| peer.write_all(&ping).expect("room"));
+    for peer in [&mut peer, &mut its_peer] {
+        peer.write_all(&ping).expect("room");
+    }
     let begun = Instant::now();
     while registry.metrics.heard_early.get() == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20));

@@ -186,7 +186,7 @@ fn whatever_is_heard_and_read_in_whatever_pieces_each_message_comes_once_in_orde
 #[test]
 fn a_message_that_is_denied_was_not_heard_nor_what_comes_behind_it() {
     let mut world = world();
-    [b"yes", b"no!", b"yes"].map(|message| world.peer.send(Opcode::Binary, message));
+    [b"yes", b"no!", b"yes"].iter().for_each(|message| world.peer.send(Opcode::Binary, *message));
     let (begun, mut heard) = (Instant::now(), 0);
     while locked(&world.link.inbox).ear.as_ref().is_none_or(|ear| ear.decoder.is_some()) {
         assert!(begun.elapsed() < PATIENCE);
