@@ -234,6 +234,16 @@ impl Share {
         allowed
     }
 
+    /// The same where what more it needs is free below the ceiling of `below`: nobody gives anything back for it, and nobody is
+    /// refused.
+    #[must_use]
+    pub fn set_if_free(&mut self, bytes: u64, below: Part) -> bool {
+        let Some(more @ 1..) = bytes.checked_sub(self.bytes) else { return self.set(bytes) };
+        let is_free = self.budget.room_for(below) >= more && self.budget.try_draw(self.part, more);
+        self.bytes += if is_free { more } else { 0 };
+        is_free
+    }
+
     /// Holds `bytes` more; `false` where the budget refuses.
     #[must_use]
     pub fn grow(&mut self, bytes: u64) -> bool {

@@ -497,7 +497,8 @@ fn fixed_bytes(config: &config::Gateway) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let queues: usize =
         StageName::ALL.iter().map(|&name| config.stages.get(name).queue_packets * QUEUE_PLACE_BYTES).sum();
-    let readers = *config.stages.get(StageName::WsDecode).threads(cores).end();
+    // The poller is one as well.
+    let readers = *config.stages.get(StageName::WsDecode).threads(cores).end() + 1;
     let message_bytes = config.tethers.message_max.as_len();
     let reading = readers * (read_buffer_bytes(message_bytes) + message_bytes);
     let accepting =

@@ -26,6 +26,7 @@ mod outbox;
 pub(crate) mod testing;
 
 pub use acknowledge::{ACK_DELAY_MS, ACK_EVERY_BYTES, ACK_SMALL_BYTES, ACK_TURNS_MAX};
+pub use ear::Heard;
 use inbox::Inbox;
 pub use inbox::{Event, Message, Reader, Turn, read_buffer_bytes};
 pub use outbox::Outbox;

@@ -174,3 +174,15 @@ fn spare_buffers_are_given_back_before_anybody_is_refused() {
     assert!(share.set(LIMIT_BYTES));
     assert_eq!((budget.held_bytes(), pool.take(1).is_none()), (LIMIT_BYTES, true));
 }
+
+#[test]
+fn what_is_set_only_if_it_is_free_leaves_the_rest_above_a_lower_ceiling_and_refuses_nobody() {
+    let budget = Budget::new(1_000);
+    let (mut others, mut optional) = (budget.share(Part::Links), budget.share(Part::Messages));
+    assert!(others.set(900) && optional.set_if_free(40, Part::Buffers));
+    assert!(!optional.set_if_free(51, Part::Buffers), "buffers may hold 950");
+    assert_eq!((optional.bytes(), budget.held_bytes(), budget.refused()), (40, 940, 0));
+    assert!(optional.set_if_free(50, Part::Buffers) && optional.set_if_free(50, Part::Buffers));
+    assert!(optional.set_if_free(10, Part::Buffers), "less is never refused");
+    assert_eq!((optional.bytes(), budget.held_by(Part::Messages), budget.held_bytes()), (10, 10, 910));
+}

@@ -147,7 +147,7 @@ impl Poller {
             let behind = self.link_signals.len() + self.accept_signals.len() > 1;
             self.told.extend(self.link_signals.iter().map(|entry| entry.lane));
             self.ws_decode.push(now, behind, &mut self.link_signals);
-            self.registry.listen(now, &mut self.told);
+            self.registry.listen(&mut self.told);
             self.accept.push(now, true, &mut self.accept_signals);
         }
     }

@@ -355,15 +355,21 @@ impl Registry {
     }
 
     /// Has those of the links in `lanes` heard, whose turn waits for room in the stages. Leaves none there.
-    pub fn listen(&self, now: Instant, lanes: &mut Vec<LaneId>) {
-        if let Some(ws_decode) = self.stages.get().and_then(|stages| stages.ws_decode.upgrade()) {
-            ws_decode.held_back(lanes);
-            for link in lanes.iter().filter_map(|lane| self.links.get(*lane)) {
-                let heard = ws_decode::listen(self, now, &link, self.terms.message_bytes_max);
-                self.metrics.heard_early.add(heard as u64);
+    pub fn listen(&self, lanes: &mut Vec<LaneId>) {
+        let Some(ws_decode) = self.stages.get().and_then(|stages| stages.ws_decode.upgrade()) else {
+            return lanes.clear();
+        };
+        ws_decode.held_back(lanes);
+        for lane in lanes.drain(..) {
+            let Some(link) = self.links.get(lane) else { continue };
+            // Of each anew: a round trip is reckoned from it.
+            let heard = ws_decode::listen(self, Instant::now(), &link, self.terms.message_bytes_max);
+            self.metrics.heard_early.add((heard.messages + heard.pings) as u64);
+            // Its turn may have been over before this read what it had left to readiness.
+            if heard.has_read {
+                ws_decode.poke(lane);
             }
         }
-        lanes.clear();
     }
 
     /// Says goodbye to every link (1001).

@@ -4,16 +4,27 @@
 //! their order there. See docs/decisions/0004-credit.md.
 
 use std::io;
-use std::sync::TryLockError;
 use std::time::Instant;
 
 use super::inbox::{Inbox, LITTLE_BYTES, TAIL_KEPT_BYTES};
-use super::{Link, locked};
+use super::{Link, LinkError, locked};
+use crate::budget::Part;
 use crate::wire::frame::{Decoder, Step};
 
 /// The most that is read before a link's turn: four of the least turns, so that little of it is moved about, and next to
 /// nothing beside what ten thousand links may have in their sockets.
 const HEARD_BYTES_MAX: usize = 16_384;
+
+/// What became of listening.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Messages that were heard.
+    pub messages: usize,
+    /// Pings, which wait for their answer to be written.
+    pub pings: usize,
+    /// Something was read, or the end: the link has to have a turn, since readiness will not tell of it again.
+    pub has_read: bool,
+}
 
 /// How far the start of an inbox was heard.
 #[derive(Debug)]
@@ -40,25 +51,31 @@ impl Ear {
         Some(Self { bytes: left, ..self })
     }
 
-    /// Decodes `fresh`, what of the tail it has not heard; tells how many messages and pings it found.
-    fn hear(&mut self, fresh: &mut [u8], mut message: impl FnMut(&[u8]) -> bool, mut ping: impl FnMut(&[u8])) -> usize {
-        let Some(decoder) = &mut self.decoder else { return 0 };
-        let (mut done, mut heard) = (0, 0);
+    /// Decodes `fresh`, what of the tail it has not heard, and counts the messages and pings of it.
+    fn hear(
+        &mut self,
+        fresh: &mut [u8],
+        heard: &mut Heard,
+        mut message: impl FnMut(&[u8]) -> bool,
+        mut ping: impl FnMut(&[u8]),
+    ) {
+        let Some(decoder) = &mut self.decoder else { return };
+        let mut done = 0;
         let follows = loop {
             done += match decoder.next(&mut fresh[done..]) {
                 Ok(Step::Need(consumed)) => {
                     done += consumed;
-                    break decoder.held_bytes() == 0;
+                    break !decoder.is_amid_message();
                 }
                 Ok(Step::Message { consumed, payload }) => {
                     if !message(payload) {
                         break false;
                     }
-                    heard += 1;
+                    heard.messages += 1;
                     consumed
                 }
                 Ok(Step::Ping { consumed, payload }) => {
-                    heard += 1;
+                    heard.pings += 1;
                     ping(payload);
                     consumed
                 }
@@ -72,50 +89,56 @@ impl Ear {
         if !follows {
             self.decoder = None;
         }
-        heard
     }
 }
 
 impl Inbox {
     /// Whether it can be heard before its turn: not in the middle of a message in fragments, nor of large ones, which
-    /// would be copied for it.
+    /// would be copied for it, nor behind an error.
     fn can_be_heard(&self) -> bool {
-        let is_amid_fragments = self.decoder.as_ref().is_none_or(|decoder| decoder.held_bytes() > 0);
-        !self.is_bulk && !is_amid_fragments && self.ear.as_ref().is_none_or(|ear| ear.decoder.is_some())
+        let is_between = self.decoder.as_ref().is_some_and(|decoder| !decoder.is_amid_message());
+        is_between
+            && !self.is_bulk
+            && self.failed.is_none()
+            && self.ear.as_ref().is_none_or(|ear| ear.decoder.is_some())
     }
 }
 
 impl Link {
-    /// Reads what is there, gives each message to `each`, answers pings, and leaves all of it for the link's turn. A message
-    /// that `each` denies is not heard, nor is what comes behind it. Where somebody reads the link just now, nothing is done.
-    /// Tells how many messages and pings it heard.
-    pub fn listen(&self, now: Instant, buffer: &mut [u8], each: impl FnMut(&[u8]) -> bool) -> usize {
-        let mut inbox = match self.inbox.try_lock() {
-            Ok(inbox) => inbox,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return 0,
-        };
+    /// Reads what is there, gives each message to `each`, notes answers to pings, and leaves all of it for the link's turn. A
+    /// message that `each` denies is not heard, nor is what comes behind it. Where somebody reads the link just now, nothing is
+    /// done.
+    pub fn listen(&self, now: Instant, buffer: &mut [u8], each: impl FnMut(&[u8]) -> bool) -> Heard {
+        let mut heard = Heard::default();
+        // One whose reader panicked is heard no more, either.
+        let Ok(mut inbox) = self.inbox.try_lock() else { return heard };
         if !inbox.can_be_heard() {
-            return 0;
+            return heard;
         }
-        self.read_ahead(now, &mut inbox, buffer);
-        let Inbox { decoder: Some(decoder), tail, ear, .. } = &mut *inbox else { return 0 };
+        heard.has_read = self.read_ahead(now, &mut inbox, buffer);
+        let Inbox { decoder: Some(decoder), tail, ear, .. } = &mut *inbox else { return heard };
         let ear = ear.get_or_insert_with(|| Ear { decoder: Some(decoder.anew()), bytes: 0, steps: 0 });
-        let fresh = &tail[ear.bytes..];
-        buffer[..fresh.len()].copy_from_slice(fresh);
-        ear.hear(&mut buffer[..fresh.len()], each, |ping| locked(&self.outbox).answer_ping(ping))
+        if let Some(fresh) = tail.get(ear.bytes..) {
+            buffer[..fresh.len()].copy_from_slice(fresh);
+            let answer = |ping: &[u8]| locked(&self.outbox).answer_ping(ping);
+            ear.hear(&mut buffer[..fresh.len()], &mut heard, each, answer);
+        }
+        heard
     }
 
-    /// Reads on into the tail, up to [`HEARD_BYTES_MAX`], where there is memory for that.
-    fn read_ahead(&self, now: Instant, inbox: &mut Inbox, buffer: &mut [u8]) {
-        let Inbox { tail, memory, .. } = inbox;
+    /// Reads on into the tail, up to [`HEARD_BYTES_MAX`], where there is memory for that beside what packets need. Tells
+    /// whether something was there.
+    fn read_ahead(&self, now: Instant, inbox: &mut Inbox, buffer: &mut [u8]) -> bool {
+        let Inbox { tail, memory, failed, .. } = inbox;
         let mut draw = |bytes: usize| {
             let held = bytes.saturating_sub(TAIL_KEPT_BYTES) as u64;
-            memory.as_mut().is_none_or(|memory| memory.set(held))
+            // What is left for messages that are not whole keeps links alive, and this is none of them.
+            memory.as_mut().is_none_or(|memory| memory.set_if_free(held, Part::Buffers))
         };
         if tail.len() >= HEARD_BYTES_MAX || !draw(tail.capacity().max(HEARD_BYTES_MAX)) {
-            return;
+            return false;
         }
+        let before = tail.len();
         while let room @ 1.. = HEARD_BYTES_MAX.saturating_sub(tail.len()) {
             match self.transport.read(&mut buffer[..room]) {
                 Ok(count @ 1..) => {
@@ -127,15 +150,15 @@ impl Link {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The end is told once, and found again in the turn.
-                Ok(_) | Err(_) => {
-                    self.peer_ends();
+                ended => {
+                    *failed = Some(ended.map_or_else(LinkError::Socket, |_| LinkError::Ended));
                     break;
                 }
             }
         }
         // Less than before is never refused.
         _ = draw(tail.capacity());
+        tail.len() > before || failed.is_some()
     }
 }
 

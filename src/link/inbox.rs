@@ -37,6 +37,8 @@ pub(super) struct Inbox {
     place: Option<Place>,
     /// How far the tail was heard before its turn.
     pub(super) ear: Option<Ear>,
+    /// How reading ended behind the tail, where that was found before its turn.
+    pub(super) failed: Option<LinkError>,
     /// The last messages were large.
     pub(super) is_bulk: bool,
     /// What tail and unfinished messages hold of a memory budget, where there is one.
@@ -177,7 +179,8 @@ fn place(decoder: &Decoder, pool: &BufPool, rest: &[u8]) -> Option<Place> {
 }
 
 impl Link {
-    /// Reads what is there and gives each event to `each`. An error of `each` ends the turn and is returned.
+    /// Reads what is there and gives each event to `each`. An error of `each` ends the turn and is returned; nothing comes of the
+    /// link behind any error.
     ///
     /// # Errors
     /// [`LinkError`] where the link is at its end; what `each` returned otherwise.
@@ -188,9 +191,12 @@ impl Link {
         mut each: impl FnMut(Event<'_>) -> Result<(), E>,
     ) -> Result<Turn, E> {
         let (mut inbox, pool) = (locked(&self.inbox), reader.pool);
-        let turn = self.read(now, &mut inbox, reader, &mut each)?;
-        pool.map_or(Ok(()), |pool| inbox.wait(pool))?;
-        Ok(turn)
+        let turn = self.read(now, &mut inbox, reader, &mut each);
+        let turn = turn.and_then(|turn| pool.map_or(Ok(turn), |pool| Ok(inbox.wait(pool).map(|()| turn)?)));
+        if turn.is_err() {
+            (inbox.decoder, inbox.ear) = (None, None);
+        }
+        turn
     }
 
     fn read<E: From<LinkError>>(
@@ -212,6 +218,9 @@ impl Link {
             inbox.keep_or_place(pool, tail, &rest)?;
         }
         while read_bytes < budget_bytes && messages_left > 0 {
+            if let Some(error) = inbox.failed.take() {
+                return Err(error.into());
+            }
             let (start, place_bytes) = (inbox.tail.len(), inbox.place.as_ref().map_or(0, Place::missing_bytes));
             buffer[..start].copy_from_slice(&inbox.tail);
             // As much as waits for its rest at least: the tail is copied for each read.

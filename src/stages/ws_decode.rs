@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::{
-    Event, Link, LinkError, Message, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, READ_TURN_BYTES_MIN, Reader, Turn,
-    read_buffer_bytes,
+    Event, Heard, Link, LinkError, Message, READ_BUDGET_ALONE_BYTES, READ_BUDGET_BYTES, READ_TURN_BYTES_MIN, Reader,
+    Turn, read_buffer_bytes,
 };
 use crate::packet::{Buf, BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 use crate::runtime::lanes::{Entry, LaneId, Outcome};
@@ -75,10 +75,10 @@ pub struct WsDecode<K> {
 
 /// Hears what a link has to say beside its packets, which wait for room further on: acknowledgements are not to wait with them,
 /// nor are the pings in between. To hear costs about what a small packet does, so only a link that owes an acknowledgement is
-/// heard. For a thread that knows of the link's readiness, and has nothing of its turn. Tells how many messages and pings it
-/// heard.
-pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes_max: usize) -> usize {
-    let Some(tether) = link.owner().filter(|_| !link.is_closed() && link.in_flight_bytes() > 0) else { return 0 };
+/// heard. For a thread that knows of the link's readiness, and has nothing of its turn.
+pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes_max: usize) -> Heard {
+    let owes = !link.is_closed() && link.in_flight_bytes() > 0;
+    let Some(tether) = link.owner().filter(|_| owes) else { return Heard::default() };
     let mut was_acked = false;
     let heard = with_buffer(message_bytes_max, |buffer| {
         link.listen(now, buffer, |message| {
@@ -94,7 +94,7 @@ pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes
             })
         })
     });
-    if was_acked && tether.window_opened() || link.outbox().owes_pong() {
+    if was_acked && tether.window_opened() || heard.pings > 0 {
         keeper.has_control(tether.lane());
     }
     heard

@@ -353,11 +353,13 @@ impl Attend for Held {
     }
 }
 
-/// A stage where one lane waits for room.
-struct Waits(LaneId);
+/// A stage where one lane waits for room, and that notes which it is told of.
+struct Waits(LaneId, Poked);
 
 impl Attend for Waits {
-    fn poke(&self, _lane: LaneId) {}
+    fn poke(&self, lane: LaneId) {
+        self.1.poke(lane);
+    }
 
     fn clear(&self, _lane: LaneId) {}
 
@@ -380,9 +382,11 @@ fn a_link_is_heard_before_its_turn_where_that_waits_for_room_and_nowhere_else() 
         link.push_datagram(&mut link.outbox(), packet, Offload::default());
         (link, peer)
     });
-    let waits = Arc::new(Waits(link.lane()));
-    let weak: Weak<dyn Attend> = Arc::downgrade(&(Arc::clone(&waits) as _));
-    registry.attend(Stages { accept: weak.clone(), ws_decode: weak.clone(), ws_encode: weak, tethered: vec![] });
+    let waits = Arc::new(Waits(link.lane(), Poked::default()));
+    let nothing = Arc::new(Held::default());
+    let (ws_decode, none): (Weak<dyn Attend>, Weak<dyn Attend>) =
+        (Arc::downgrade(&(Arc::clone(&waits) as _)), Arc::downgrade(&(nothing as _)));
+    registry.attend(Stages { accept: none.clone(), ws_decode, ws_encode: none, tethered: vec![] });
     let mut ping = Vec::new();
     frame::append(Opcode::Ping, b"well?", Some([1; 4]), &mut ping);
     for peer in [&mut peer, &mut its_peer] {
@@ -392,11 +396,13 @@ fn a_link_is_heard_before_its_turn_where_that_waits_for_room_and_nowhere_else() 
     while registry.metrics.heard_early.get() == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20));
         let mut told = vec![other.lane(), link.lane(), LaneId(99)];
-        registry.listen(now, &mut told);
+        registry.listen(&mut told);
         assert_eq!(told, [], "each is told of once");
     }
     assert_eq!([&link, &other].map(|link| link.outbox().owes_pong()), [true, false]);
     assert_eq!(registry.metrics.heard_early.get(), 1);
+    // Readiness may tell of nothing more, and what was read is to be taken in.
+    assert_eq!(*waits.1.0.lock().expect("no panic"), [link.lane()]);
 }
 
 #[test]

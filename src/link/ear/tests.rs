@@ -40,7 +40,7 @@ fn world() -> World {
 }
 
 impl World {
-    fn listen(&mut self) -> usize {
+    fn listen(&mut self) -> Heard {
         self.link.listen(Instant::now(), &mut self.buffer, |message| {
             self.early.push(message.to_vec());
             true
@@ -71,7 +71,8 @@ impl World {
         let (begun, mut so_far) = (Instant::now(), 0);
         while so_far < heard {
             assert!(begun.elapsed() < PATIENCE, "{so_far} of {heard} were heard");
-            so_far += self.listen();
+            let Heard { messages, pings, .. } = self.listen();
+            so_far += messages + pings;
         }
         assert_eq!(so_far, heard);
     }
@@ -190,7 +191,7 @@ fn a_message_that_is_denied_was_not_heard_nor_what_comes_behind_it() {
     let (begun, mut heard) = (Instant::now(), 0);
     while locked(&world.link.inbox).ear.as_ref().is_none_or(|ear| ear.decoder.is_some()) {
         assert!(begun.elapsed() < PATIENCE);
-        heard += world.link.listen(Instant::now(), &mut world.buffer, |message| message == b"yes");
+        heard += world.link.listen(Instant::now(), &mut world.buffer, |message| message == b"yes").messages;
     }
     assert_eq!(heard, 1);
     world.turns_until(|world| world.came.len() == 3);
@@ -208,7 +209,7 @@ fn no_more_is_read_before_the_turn_than_some_turns_bring() {
         world.listen();
     }
     assert_eq!(world.tail_bytes(), HEARD_BYTES_MAX);
-    assert_eq!(world.listen(), 0, "not all of them wait for their turn");
+    assert_eq!(world.listen(), Heard::default(), "not all of them wait for their turn");
     assert_eq!(world.early.len(), HEARD_BYTES_MAX / frame_of(Opcode::Binary, &[5; 200]).len());
     // Each turn brings as much of it as of what is read by it.
     let before = world.came.len();
@@ -236,16 +237,13 @@ fn what_ends_a_link_does_so_in_its_turn_behind_what_came_before_it() {
             None => world.peer.leave(),
         }
         let begun = Instant::now();
-        while world.tail_bytes() == frame_of(Opcode::Binary, b"last").len()
-            && !world.link.peer_ends.load(std::sync::atomic::Ordering::Acquire)
-        {
+        while !world.listen().has_read {
             assert!(begun.elapsed() < PATIENCE, "{what}");
-            world.listen();
         }
         if end.is_some() {
             world.peer.send(Opcode::Binary, b"behind it");
         }
-        assert_eq!(world.listen(), 0, "{what}: nothing is heard behind it");
+        assert_eq!(world.listen(), Heard::default(), "{what}: nothing is heard behind it");
         let end = loop {
             match world.turn() {
                 Ok(_) if world.closed => break "closed".to_owned(),
@@ -260,6 +258,23 @@ fn what_ends_a_link_does_so_in_its_turn_behind_what_came_before_it() {
         };
         assert_eq!((&end[..], &world.came[..]), (expected, &[(b"last".to_vec(), true)][..]), "{what}");
     }
+}
+
+#[test]
+fn behind_an_error_of_its_turn_a_link_is_neither_heard_nor_read() {
+    let mut world = world();
+    world.peer.send(Opcode::Binary, b"enough");
+    world.listen_until(1);
+    let reader =
+        Reader { buffer: &mut world.buffer, pool: None, budget_bytes: READ_TURN_BYTES_MIN, messages_max: usize::MAX };
+    let turn = world.link.receive(Instant::now(), reader, |_| Err::<(), _>(LinkError::NoMemory));
+    assert!(matches!(turn, Err(LinkError::NoMemory)));
+    world.peer.send_bytes(b"x");
+    for _ in 0..10 {
+        assert_eq!(world.listen(), Heard::default());
+        assert!(world.turn().is_ok());
+    }
+    assert_eq!(world.came, []);
 }
 
 #[test]
@@ -280,7 +295,7 @@ fn a_large_message_waits_for_its_turn_in_the_memory_that_it_leaves_in() {
         world.link.receive::<LinkError>(Instant::now(), reader, |_| Ok(())).expect("an open link");
     }
     world.peer.send_bytes(&frame[20_000..]);
-    assert_eq!((world.listen(), world.tail_bytes()), (0, 0));
+    assert_eq!((world.listen(), world.tail_bytes()), (Heard::default(), 0));
 }
 
 #[test]
@@ -298,12 +313,13 @@ fn who_finds_no_memory_reads_nothing_before_the_turn() {
     peer.write_all(&frame_of(Opcode::Binary, b"news")).expect("room");
     let mut buffer = vec![0; read_buffer_bytes(MESSAGE_BYTES_MAX)];
     assert!(others.set(4_096));
-    assert_eq!(link.listen(Instant::now(), &mut buffer, |_| panic!("nothing is heard")), 0);
+    assert_eq!(link.listen(Instant::now(), &mut buffer, |_| panic!("nothing is heard")), Heard::default());
+    assert_eq!(budget.refused(), 0, "who can do without is not refused");
     assert!(others.set(0));
     let (begun, mut heard) = (Instant::now(), 0);
     while heard == 0 {
         assert!(begun.elapsed() < PATIENCE);
-        heard = link.listen(Instant::now(), &mut buffer, |message| message == b"news");
+        heard = link.listen(Instant::now(), &mut buffer, |message| message == b"news").messages;
     }
     assert_eq!(budget.held_bytes(), 0, "what is kept of an idle link's buffers is counted with the link");
 }

@@ -189,6 +189,11 @@ impl Decoder {
         Self::new(self.role, self.subprotocol, self.message_bytes_max)
     }
 
+    /// Whether a message in fragments has begun and not ended.
+    pub fn is_amid_message(&self) -> bool {
+        matches!(self.fragments, Fragments::Open(_))
+    }
+
     /// Changes the limit for messages that begin from now on.
     pub fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
         self.message_bytes_max = message_bytes_max;
