@@ -45,7 +45,7 @@ const LOOKS: Duration = Duration::from_millis(10);
 const AFTER: Duration = Duration::from_millis(600);
 
 /// Loads of each rule while idle.
-const IDLE_ROUNDS_QUICK: usize = 3;
+const IDLE_ROUNDS_QUICK: usize = 2;
 const IDLE_ROUNDS_FULL: usize = 9;
 const IDLE_LASTS: Lasts = Lasts { quick_ms: 450, full_ms: 2_000 };
 
