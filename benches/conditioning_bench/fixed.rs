@@ -11,7 +11,7 @@ use crate::run::mean;
 use crate::site::{Pinned, Site, each, number};
 use crate::{Figures, Lasts, Outcome, Run, told};
 
-pub(crate) const KEYS: [&str; 9] = [
+pub(crate) const KEYS: [&str; 10] = [
     "goodput_ratio_at_20x",
     "p99_ms_at_half_load",
     "p99_ms_at_20x",
@@ -21,6 +21,7 @@ pub(crate) const KEYS: [&str; 9] = [
     "ballast_rounds",
     "generator_pps",
     "generator_factor",
+    "machine_slowest_moment_ratio",
 ];
 pub(crate) const UPLINK_KEYS: [&str; 3] =
     ["uplink_goodput_ratio_worst", "uplink_goodput_ratio", "uplink_sparse_wait_ms"];
@@ -109,7 +110,30 @@ pub(crate) fn known_peak(run: &Run) -> Outcome<Peak> {
     }
 }
 
+/// How fast a core is in the slowest moment of a while in which nothing else runs, as a part of the median: a virtual machine
+/// shares it with others. Where that is little, queues are long and packets late at any load, whatever a gateway does.
+fn slowest_moment_ratio() -> f64 {
+    const LASTS: Duration = Duration::from_millis(2_400);
+    const MOMENT: Duration = Duration::from_millis(50);
+    let probe = Ballast { rounds: 10_000 };
+    let speed = |begun: Instant| {
+        let mut burnt = 0;
+        while begun.elapsed() < MOMENT {
+            probe.burn(1);
+            burnt += 1;
+        }
+        f64::from(burnt) / begun.elapsed().as_secs_f64()
+    };
+    let begun = Instant::now();
+    let moments = std::iter::from_fn(|| (begun.elapsed() < LASTS).then(|| speed(Instant::now())));
+    let mut speeds: Vec<f64> = moments.collect();
+    speeds.sort_by(f64::total_cmp);
+    speeds[0] / speeds[speeds.len() / 2]
+}
+
 pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
+    let slowest_moment_ratio = slowest_moment_ratio();
+    told(&format!("  in its slowest moment this machine has {slowest_moment_ratio:.2} of its speed"));
     let (Peak { ballast, peak_pps, generator_pps }, site) = peak(run)?;
     let generator_factor = generator_pps / peak_pps;
     if generator_factor < GENERATOR_FACTOR {
@@ -142,6 +166,7 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     let mut figures = Figures::new();
     figures.insert("generator_pps".into(), json!(generator_pps));
     figures.insert("generator_factor".into(), json!(generator_factor));
+    figures.insert("machine_slowest_moment_ratio".into(), json!(slowest_moment_ratio));
     figures.insert("peak_pps".into(), json!(peak_pps));
     figures.insert("ballast_rounds".into(), json!(ballast.rounds));
     figures.insert("goodput_ratio_at_20x".into(), json!(at_20x_pps / peak_pps));

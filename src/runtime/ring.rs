@@ -68,9 +68,11 @@ impl Observation {
         self.has_more || 2 * self.read > 3 * self.wanted()
     }
 
-    /// Whether it holds too little for the stages to have their fill.
+    /// Whether it holds too little: for the stages to have their fill, or to choose, while the kernel drops without looking
+    /// whose it is. Twice as much is then less than too much.
     fn is_too_little(&self) -> bool {
-        !self.has_more && self.taken_in == self.read
+        let has_no_choice = self.has_dropped && 4 * self.read < 3 * self.wanted();
+        !self.has_more && (self.taken_in == self.read || has_no_choice)
     }
 }
 
@@ -116,6 +118,8 @@ pub struct Ring {
     /// What the batches of this look have brought so far, and how much of it was taken in.
     read: usize,
     taken_in: usize,
+    /// Whether the kernel dropped something meanwhile.
+    has_dropped: bool,
 }
 
 impl Ring {
@@ -131,6 +135,7 @@ impl Ring {
             why: None,
             read: 0,
             taken_in: 0,
+            has_dropped: false,
         }
     }
 
@@ -159,10 +164,12 @@ impl Ring {
     pub fn after(&mut self, now: Instant, seen: Observation) -> Option<Option<u32>> {
         self.look_for_overload(now, seen);
         let (read, taken_in) = (self.read + seen.read, self.taken_in + seen.taken_in);
+        let has_dropped = self.has_dropped || seen.has_dropped;
         let is_over = seen.rests || !seen.has_more;
         self.is_flushed = self.is_in_overload() && (self.is_flushed || !seen.has_more);
-        (self.read, self.taken_in) = if is_over { (0, 0) } else { (read, taken_in) };
-        let look = Observation { read, taken_in, ..seen };
+        (self.read, self.taken_in, self.has_dropped) =
+            if is_over { (0, 0, false) } else { (read, taken_in, has_dropped) };
+        let look = Observation { read, taken_in, has_dropped, ..seen };
         let (least, most) = BYTES;
         let wanted = match (self.overload, self.bytes) {
             (None, _) => None,
@@ -259,6 +266,24 @@ mod tests {
             Some(Some(2 * BYTES.0)),
             "all was taken in, and nothing is left"
         );
+    }
+
+    #[test]
+    fn while_the_kernel_drops_it_holds_enough_for_the_stages_to_choose_whom_they_refuse() {
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
+        let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
+        assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
+        assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
+        let look = |read, has_dropped| Observation { read, has_more: false, has_dropped, ..VAIN };
+        assert_eq!(bytes(10, look(14, false)), None, "all that came was read");
+        assert_eq!(bytes(15, look(15, true)), None, "one and a half times of what is taken in is a choice");
+        assert_eq!(bytes(20, look(14, true)), Some(Some(1 << 20)));
+        assert_eq!(bytes(25, look(28, true)), None, "twice as much is not too much");
+        assert_eq!(bytes(30, VAIN), Some(Some(512 << 10)));
+        // That it dropped is known of one batch of a look.
+        let goes_on = Observation { read: 4, taken_in: 4, has_dropped: true, rests: false, is_in_vain: false, ..VAIN };
+        assert_eq!(bytes(36, goes_on), None);
+        assert_eq!(bytes(37, Observation { taken_in: 6, ..look(10, false) }), Some(Some(1 << 20)));
     }
 
     #[test]
