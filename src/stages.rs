@@ -22,6 +22,8 @@ pub mod raw_recv;
 pub mod raw_send;
 #[cfg(feature = "kernel")]
 pub mod source;
+#[cfg(all(test, feature = "kernel"))]
+mod testing;
 #[cfg(feature = "kernel")]
 pub mod tethered;
 #[cfg(feature = "kernel")]

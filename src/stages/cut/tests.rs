@@ -6,49 +6,29 @@ use super::*;
 use crate::metrics::labels;
 use crate::packet::{Checksum, Offload, Raw};
 use crate::packet_builder::{ACK, raw, tcp_with, udp};
+use crate::stages::testing::Takes;
 use crate::tether_links::Windows;
 
 const TETHER: LaneId = LaneId(3);
 
-/// What was offered behind the cut.
-#[derive(Default)]
-struct Offered(Mutex<Vec<Entry<Packet<Raw>>>>);
-
-impl Port<Packet<Raw>> for Offered {
-    fn offer(
-        &self,
-        _now: Instant,
-        _offer: Offer,
-        items: &mut Vec<Entry<Packet<Raw>>>,
-        _entered: &mut Batch<Packet<Raw>>,
-        _refused: &mut Vec<Entry<Packet<Raw>>>,
-    ) -> Dropped {
-        self.0.lock().unwrap().append(items);
-        Dropped::default()
-    }
-
-    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
-        Dropped::default()
-    }
-
-    fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
-        unreachable!("nothing is parked")
-    }
-}
-
 struct World {
     cut: Cut<Raw>,
     tether: Arc<TetherLinks>,
-    offered: Arc<Offered>,
+    /// What was offered behind the cut.
+    offered: Arc<Mutex<Vec<Entry<Packet<Raw>>>>>,
     metrics: Arc<StageMetrics>,
 }
 
 fn world(pool: BufPool) -> World {
-    let (offered, tethers) = (Arc::new(Offered::default()), Arc::new(Table::new(8)));
+    let (offered, tethers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Table::new(8)));
     let tether = Arc::new(TetherLinks::new(TETHER, Windows { send_bytes_max: 1, credit_bytes: None }));
     tethers.put(TETHER, Arc::clone(&tether));
     let metrics = StageMetrics::new("ws-encode", "downlink", &[&RUNTIME_REASONS[..], &labels::<Reason>()].concat());
-    let next = Arc::clone(&offered) as Arc<dyn Port<_>>;
+    let behind = Arc::clone(&offered);
+    let next = Arc::new(Takes(move |_, items: &mut Vec<Entry<Packet<Raw>>>| {
+        behind.lock().unwrap().append(items);
+        Dropped::default()
+    }));
     World { cut: Cut::new(next, tethers, pool, Arc::clone(&metrics)), tether, offered, metrics }
 }
 
@@ -69,7 +49,7 @@ impl World {
         let offer = Offer { upstream: None, behind: Behind::Nothing, may_run_on: true };
         let mut items = packets.into_iter().map(|item| Entry { origin: LaneId(9), lane, item }).collect();
         self.cut.offer(Instant::now(), offer, &mut items, &mut Batch::default(), &mut Vec::new());
-        let out = std::mem::take(&mut *self.offered.0.lock().unwrap());
+        let out = std::mem::take(&mut *self.offered.lock().unwrap());
         assert!(out.iter().all(|entry| (entry.origin, entry.lane) == (LaneId(9), lane)));
         out.iter().map(|entry| (entry.item.len(), entry.item.segments())).collect()
     }

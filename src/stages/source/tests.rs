@@ -2,16 +2,15 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Weak;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::metrics::decisions::{Controller, READ_IN_VAIN};
 use crate::packet::Offload;
 use crate::packet_builder::udp;
 use crate::runtime::cores::Cores;
-use crate::runtime::lanes::Batch;
-use crate::runtime::port::{Behind, Dropped, Offer, Port, Resume, Upstream};
+use crate::runtime::port::{Behind, Dropped, Offer, Port};
+use crate::stages::testing::Takes;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -46,35 +45,12 @@ impl PacketSource for Datagrams {
     }
 }
 
-/// What came into the first stage: lane and bytes, and whether the source had more.
-struct Sink(Sender<(LaneId, Vec<u8>, bool)>);
-
-impl Port<Packet<Raw>> for Sink {
-    fn offer(
-        &self,
-        _now: Instant,
-        offer: Offer,
-        items: &mut Vec<Entry<Packet<Raw>>>,
-        _entered: &mut Batch<Packet<Raw>>,
-        _refused: &mut Vec<Entry<Packet<Raw>>>,
-    ) -> Dropped {
-        for entry in items.drain(..) {
-            self.0.send((entry.lane, entry.item.bytes().to_vec(), offer.behind != Behind::Nothing)).unwrap();
-        }
-        Dropped::default()
-    }
-
-    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
-        Dropped::default()
-    }
-
-    fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
-        unreachable!("a source is no stage")
-    }
-}
+/// What is offered to the first stage.
+type Items = Vec<Entry<Packet<Raw>>>;
 
 struct Running {
     peer: UnixDatagram,
+    /// Lane and bytes, and whether the source had more.
     came: Receiver<(LaneId, Vec<u8>, bool)>,
     errors: Receiver<io::ErrorKind>,
     metrics: Arc<StageMetrics>,
@@ -90,7 +66,13 @@ fn start(waiting: &[&[u8]]) -> Running {
     let metrics = StageMetrics::new("source", "uplink", &["lost"]);
     let source = Source::new(Arc::new(Datagrams(ours)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
     let ((sink, came), (failed, errors)) = (channel(), channel());
-    let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(Sink(sink)), Cores::new(1)));
+    let first_stage = Takes(move |offer: Offer, items: &mut Items| {
+        for entry in items.drain(..) {
+            sink.send((entry.lane, entry.item.bytes().to_vec(), offer.behind != Behind::Nothing)).unwrap();
+        }
+        Dropped::default()
+    });
+    let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(first_stage), Cores::new(1)));
     let thread = std::thread::spawn(move || {
         let lane_of = |packet: &[u8]| LaneId(packet[0].into());
         source.run(inlet, lane_of, |error| failed.send(error.kind()).unwrap());
@@ -152,35 +134,6 @@ impl PacketSource for Flood {
     }
 }
 
-/// A first stage that is full, or takes in all; it tells of each batch.
-struct Door {
-    is_full: AtomicBool,
-    came: Sender<bool>,
-}
-
-impl Port<Packet<Raw>> for Door {
-    fn offer(
-        &self,
-        _now: Instant,
-        _offer: Offer,
-        items: &mut Vec<Entry<Packet<Raw>>>,
-        _entered: &mut Batch<Packet<Raw>>,
-        _refused: &mut Vec<Entry<Packet<Raw>>>,
-    ) -> Dropped {
-        let (count, is_full) = (items.drain(..).count(), self.is_full.load(Ordering::SeqCst));
-        self.came.send(is_full).unwrap();
-        if is_full { Dropped { items: count, lanes: count } } else { Dropped::default() }
-    }
-
-    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
-        Dropped::default()
-    }
-
-    fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
-        unreachable!("a source is no stage")
-    }
-}
-
 #[test]
 fn under_a_flood_that_is_refused_a_source_rests_and_stops_resting_when_there_is_room() {
     let (_peer, ours) = UnixDatagram::pair().unwrap();
@@ -189,16 +142,22 @@ fn under_a_flood_that_is_refused_a_source_rests_and_stops_resting_when_there_is_
     let decisions = Arc::<Decisions>::default();
     let source = source.noting_in(Arc::clone(&decisions));
     let (came, batches) = channel();
-    let door = Arc::new(Door { is_full: AtomicBool::new(true), came });
+    let is_full = Arc::new(AtomicBool::new(true));
+    let first_is_full = Arc::clone(&is_full);
+    let first_stage = Takes(move |_, items: &mut Items| {
+        let (count, is_full) = (items.drain(..).count(), first_is_full.load(Ordering::SeqCst));
+        came.send(is_full).unwrap();
+        if is_full { Dropped { items: count, lanes: count } } else { Dropped::default() }
+    });
     // No core is left: those that serve have them all.
-    let (stop, inlet) = (source.stopper(), Inlet::new(Arc::clone(&door) as _, Cores::new(0)));
+    let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(first_stage), Cores::new(0)));
     let thread = std::thread::spawn(move || {
         source.run(inlet, |packet| LaneId(packet[0].into()), |error| panic!("{error}"));
     });
     (0..4).for_each(|_| assert!(batches.recv_timeout(PATIENCE).unwrap()));
     let rested = metrics.rest_seconds.get();
     assert!(rested > Duration::ZERO, "it rests after each batch that was refused");
-    door.is_full.store(false, Ordering::SeqCst);
+    is_full.store(false, Ordering::SeqCst);
     while batches.recv_timeout(PATIENCE).unwrap() {}
     let rested = metrics.rest_seconds.get();
     (0..100).for_each(|_| assert!(!batches.recv_timeout(PATIENCE).unwrap()));
@@ -250,35 +209,16 @@ impl PacketSource for OfAFlow {
     }
 }
 
-/// Tells something of each offer.
-struct Told<T>(Sender<T>, fn(&Offer, &[Entry<Packet<Raw>>]) -> T);
-
-impl<T: Send + 'static> Port<Packet<Raw>> for Told<T> {
-    fn offer(
-        &self,
-        _now: Instant,
-        offer: Offer,
-        items: &mut Vec<Entry<Packet<Raw>>>,
-        _entered: &mut Batch<Packet<Raw>>,
-        _refused: &mut Vec<Entry<Packet<Raw>>>,
-    ) -> Dropped {
+/// A first stage that takes all in, and tells something of each offer.
+fn telling<T: Send + 'static>(tell: fn(Offer, &Items) -> T) -> (Arc<dyn Port<Packet<Raw>>>, Receiver<T>) {
+    let (told, seen) = channel();
+    let first_stage = Takes(move |offer, items: &mut Items| {
         // Nobody listens any more once it is known.
-        drop(self.0.send((self.1)(&offer, items)));
+        drop(told.send(tell(offer, items)));
         items.clear();
         Dropped::default()
-    }
-
-    fn run(&self, _now: Instant, _behind: Behind, _entered: &mut Batch<Packet<Raw>>) -> Dropped {
-        Dropped::default()
-    }
-
-    fn attach(&self, _upstream: Weak<dyn Resume>) -> Upstream {
-        unreachable!("a source is no stage")
-    }
-}
-
-fn segments_of(_offer: &Offer, items: &[Entry<Packet<Raw>>]) -> Vec<u32> {
-    items.iter().map(|entry| entry.item.segments()).collect()
+    });
+    (Arc::new(first_stage), seen)
 }
 
 #[test]
@@ -289,8 +229,9 @@ fn what_one_read_brings_of_a_flow_is_joined_to_what_the_source_says_and_counted_
         let (_peer, ours) = UnixDatagram::pair().unwrap();
         let metrics = StageMetrics::new("source", "uplink", &["lost"]);
         let source = Source::new(Arc::new(OfAFlow(ours, joins)), BufPool::new(1 << 20), Arc::clone(&metrics)).unwrap();
-        let (told, seen) = channel();
-        let (stop, inlet) = (source.stopper(), Inlet::new(Arc::new(Told(told, segments_of)), Cores::new(1)));
+        let (first_stage, seen) =
+            telling(|_, items| items.iter().map(|entry| entry.item.segments()).collect::<Vec<_>>());
+        let (stop, inlet) = (source.stopper(), Inlet::new(first_stage, Cores::new(1)));
         let thread = std::thread::spawn(move || source.run(inlet, |_| LaneId(7), |error| panic!("{error}")));
         assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), segments, "{joins:?}");
         stop.stop();
@@ -307,9 +248,8 @@ fn what_is_late_in_front_of_a_stage_goes_by_how_long_that_lets_things_wait() {
         let metrics = StageMetrics::new("source", "uplink", &["lost"]);
         let source = Source::new(Arc::new(Late(ours)), BufPool::new(1 << 20), metrics).unwrap();
         let source = source.in_front_of(Duration::from_millis(wait_max_ms));
-        let (told, behinds) = channel();
-        let (stop, inlet) =
-            (source.stopper(), Inlet::new(Arc::new(Told(told, |offer, _| offer.behind)), Cores::new(1)));
+        let (first_stage, behinds) = telling(|offer, _| offer.behind);
+        let (stop, inlet) = (source.stopper(), Inlet::new(first_stage, Cores::new(1)));
         let thread = std::thread::spawn(move || source.run(inlet, |_| LaneId(7), |error| panic!("{error}")));
         let behind = behinds.recv_timeout(PATIENCE).unwrap();
         stop.stop();
