@@ -39,6 +39,8 @@ mod opening;
 pub mod phone;
 mod qr;
 pub mod routes;
+mod session;
+mod stall;
 pub mod state;
 
 use backoff::Backoff;
@@ -49,6 +51,8 @@ use links::LINKS_MAX;
 use network::{Network, NetworkError};
 use opening::{Opened, Opener, OpeningError};
 use phone::{PageServer, PhoneError};
+use session::{Session, message_bytes_max};
+use stall::{STALLED, Stall, Turn};
 
 /// How often the client looks after what sends it no event: silence, this machine's network, and the word to stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -56,13 +60,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// How soon again the device gets back what it has lost: where another program takes it away each time, the two would go on
 /// ten times a second.
 const MEND_EVERY: Duration = Duration::from_secs(1);
-
-/// What was sent is acknowledged within some milliseconds and the path's round trip. Where nothing is for so long, the phone's
-/// screen may be off: the browser answers pings for a page that it has put to sleep.
-const STALLED: Duration = Duration::from_secs(10);
-
-/// The longest message that is taken, whatever the gateway would like to send: it sets the size of read buffers.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// What a client is made of, beside its configuration.
 #[derive(Debug)]
@@ -178,20 +175,12 @@ struct Client<'a> {
     figures: Figures,
     session: Option<Session>,
     has_told_of_ipv6: bool,
-    stall: Option<Stall>,
+    stall: Stall,
     /// This machine's network may not be as the session needs it.
     network_is_stale: bool,
     /// When the device last got back what it had lost, or should have.
     mended: Option<Instant>,
     events: (Sender<Event>, Receiver<Event>),
-}
-
-/// Bytes that are on their way, and none of them acknowledged.
-#[derive(Clone, Copy, Debug)]
-struct Stall {
-    acked_bytes: u64,
-    since: Instant,
-    is_told: bool,
 }
 
 /// What the client counts.
@@ -212,18 +201,6 @@ impl Figures {
         let metrics = Arc::new(Metrics::new(self.stages.all(), Arc::clone(&self.gateway)).of(Config::NAME));
         MetricsServer::bind(address, metrics).map_err(|source| ClientError::Metrics { address, source })
     }
-}
-
-/// What stays while links come and go.
-#[derive(Debug)]
-struct Session {
-    terms: Terms,
-    mtu_bytes: u16,
-    /// The other end of the newest link's connection.
-    peer: IpAddr,
-    /// This machine's network is as the terms ask for.
-    is_set_up: bool,
-    engine: Engine,
 }
 
 /// Runs a client until `stop`, and undoes all that it set up.
@@ -278,7 +255,7 @@ pub fn run(config: &Config, identity: &Identity, network: &mut Network, stop: &S
         figures,
         session,
         has_told_of_ipv6: false,
-        stall: None,
+        stall: Stall::default(),
         network_is_stale: false,
         mended: None,
         events,
@@ -526,29 +503,19 @@ impl Client<'_> {
         self.look_at_stall(now, stalled);
     }
 
-    /// Tells once that nothing that was sent arrives, and once that it does again. `acked_bytes` arrived, where more is on its way.
+    /// Tells that nothing that was sent arrives, and that it does again. `acked_bytes` arrived, where more is on its way.
     fn look_at_stall(&mut self, now: Instant, acked_bytes: Option<u64>) {
-        let is_the_same = |stall: &Stall| acked_bytes == Some(stall.acked_bytes);
-        let Some(stall) = self.stall.as_mut().filter(|stall| is_the_same(stall)) else {
-            let before = std::mem::replace(
-                &mut self.stall,
-                acked_bytes.map(|acked_bytes| Stall { acked_bytes, since: now, is_told: false }),
-            );
-            if before.is_some_and(|before| before.is_told) && self.is_linked() {
-                info!("what is sent arrives again");
+        let seconds = STALLED.as_secs();
+        match (self.stall.look(now, acked_bytes), &self.way) {
+            (Some(Turn::Stalls), Way::Direct(_)) => {
+                warn!("nothing that was sent to the gateway has arrived for {seconds} s");
             }
-            return;
-        };
-        if !stall.is_told && now.saturating_duration_since(stall.since) >= STALLED {
-            stall.is_told = true;
-            let seconds = STALLED.as_secs();
-            match &self.way {
-                Way::Direct(_) => warn!("nothing that was sent to the gateway has arrived for {seconds} s"),
-                Way::Phone(_) => warn!(
-                    "nothing that was sent through the phone has arrived for {seconds} s; is its screen on, and wstether's \
-                     page in front?"
-                ),
-            }
+            (Some(Turn::Stalls), Way::Phone(_)) => warn!(
+                "nothing that was sent through the phone has arrived for {seconds} s; is its screen on, and wstether's page in \
+                 front?"
+            ),
+            (Some(Turn::GoesOn), _) if self.is_linked() => info!("what is sent arrives again"),
+            (Some(Turn::GoesOn) | None, _) => {}
         }
     }
 
@@ -566,32 +533,6 @@ impl Client<'_> {
     }
 }
 
-impl Session {
-    /// Has a link whose handshake is done carry packets.
-    fn join(&self, link: &Arc<Link>) -> Result<(), EngineError> {
-        let Self { terms, engine, .. } = self;
-        let (features, credit) = (terms.welcome.features, Some(terms.welcome.credit_bytes));
-        link.opened(Arc::clone(engine.links.tether()), features, message_bytes_max(terms), credit);
-        Ok(engine.links.join(link)?)
-    }
-
-    /// Whether new terms leave this machine's network as it is.
-    fn is_same(&self, terms: &Terms, mtu_bytes: u16) -> bool {
-        self.is_set_up
-            && self.has_same_device(terms)
-            && self.mtu_bytes == mtu_bytes
-            && self.terms.lease == terms.lease
-            && self.terms.routes == terms.routes
-            && self.terms.welcome.dns == terms.welcome.dns
-    }
-
-    /// Whether the device and the pipeline can serve new terms.
-    fn has_same_device(&self, terms: &Terms) -> bool {
-        self.terms.welcome.features == terms.welcome.features
-            && message_bytes_max(&self.terms) >= message_bytes_max(terms)
-    }
-}
-
 /// What the client offers.
 fn features(config: &Config) -> Features {
     if config.tun.super_packets { Features::SUPER_PACKETS } else { Features::default() }
@@ -602,10 +543,6 @@ fn configured_mtu_bytes(config: &Config) -> Option<u16> {
         Auto::Auto => None,
         Auto::Is(mtu) => Some(mtu),
     }
-}
-
-fn message_bytes_max(terms: &Terms) -> usize {
-    (terms.welcome.message_bytes_max as usize).min(MESSAGE_BYTES_MAX)
 }
 
 /// A line of state for the person at the terminal. The rest is the log's.

@@ -11,6 +11,8 @@ mod chromium;
 mod client;
 #[path = "root/dashboards.rs"]
 mod dashboards;
+#[path = "root/demo.rs"]
+mod demo;
 #[path = "root/journey.rs"]
 mod journey;
 #[path = "root/kernel/mod.rs"]
@@ -29,6 +31,8 @@ mod path_mtu;
 mod servers;
 #[path = "root/slow_link.rs"]
 mod slow_link;
+#[path = "root/start_and_stop.rs"]
+mod start_and_stop;
 #[path = "root/stranger.rs"]
 mod stranger;
 #[path = "root/way_out.rs"]

@@ -20,6 +20,10 @@ const LATE_FIFTHS: u32 = 2;
 /// In overload, how many times what is taken in is read at once: that the first stage has a choice of whom to refuse.
 const CHOICE: usize = 2;
 
+/// How many times what a look should bring the kernel may drop, for a choice to be of use: beyond it next to nobody comes into the
+/// ring but by chance, and what is read for nothing is paid by those who are taken in.
+const CHOSEN_FROM: u64 = 4;
+
 /// The least that is read at once in overload, in packets: with less a source would look for next to nothing.
 const READ_MIN: usize = 16;
 
@@ -43,8 +47,8 @@ const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 pub struct Observation {
     /// How long the first packet has waited, where that is known.
     pub waited: Option<Duration>,
-    /// Whether the kernel has dropped something since the batch before, for want of room. Asked for in overload alone.
-    pub has_dropped: bool,
+    /// Packets that the kernel has dropped since the batch before, for want of room. Asked for in overload alone.
+    pub dropped: u64,
     /// Packets that were read.
     pub read: usize,
     /// How many of them the stages took in.
@@ -71,7 +75,8 @@ impl Observation {
     /// Whether it holds too little: for the stages to have their fill, or to choose, while the kernel drops without looking
     /// whose it is. Twice as much is then less than too much.
     fn is_too_little(&self) -> bool {
-        let has_no_choice = self.has_dropped && 4 * self.read < 3 * self.wanted();
+        let is_choice_of_use = (1..=CHOSEN_FROM * self.wanted() as u64).contains(&self.dropped);
+        let has_no_choice = is_choice_of_use && 4 * self.read < 3 * self.wanted();
         !self.has_more && (self.taken_in == self.read || has_no_choice)
     }
 }
@@ -118,8 +123,8 @@ pub struct Ring {
     /// What the batches of this look have brought so far, and how much of it was taken in.
     read: usize,
     taken_in: usize,
-    /// Whether the kernel dropped something meanwhile.
-    has_dropped: bool,
+    /// What the kernel dropped meanwhile.
+    dropped: u64,
 }
 
 impl Ring {
@@ -135,7 +140,7 @@ impl Ring {
             why: None,
             read: 0,
             taken_in: 0,
-            has_dropped: false,
+            dropped: 0,
         }
     }
 
@@ -164,12 +169,11 @@ impl Ring {
     pub fn after(&mut self, now: Instant, seen: Observation) -> Option<Option<u32>> {
         self.look_for_overload(now, seen);
         let (read, taken_in) = (self.read + seen.read, self.taken_in + seen.taken_in);
-        let has_dropped = self.has_dropped || seen.has_dropped;
+        let dropped = self.dropped + seen.dropped;
         let is_over = seen.rests || !seen.has_more;
         self.is_flushed = self.is_in_overload() && (self.is_flushed || !seen.has_more);
-        (self.read, self.taken_in, self.has_dropped) =
-            if is_over { (0, 0, false) } else { (read, taken_in, has_dropped) };
-        let look = Observation { read, taken_in, has_dropped, ..seen };
+        (self.read, self.taken_in, self.dropped) = if is_over { (0, 0, 0) } else { (read, taken_in, dropped) };
+        let look = Observation { read, taken_in, dropped, ..seen };
         let (least, most) = BYTES;
         let wanted = match (self.overload, self.bytes) {
             (None, _) => None,
@@ -203,7 +207,7 @@ impl Ring {
         let since = |then: Instant| now.saturating_duration_since(then);
         let is_standing = self.standing.is_some_and(|then| since(then) >= STANDING_AFTER);
         // A ring that is kept short drops what would be read in vain: the overload is no less for it.
-        if seen.is_in_vain || is_standing || (self.is_in_overload() && seen.has_dropped) {
+        if seen.is_in_vain || is_standing || (self.is_in_overload() && seen.dropped > 0) {
             self.overload = Some(now);
         }
         self.overload = self.overload.filter(|then| since(*then) < CALM);
@@ -220,7 +224,7 @@ mod tests {
 
     const VAIN: Observation = Observation {
         waited: None,
-        has_dropped: false,
+        dropped: 0,
         read: 64,
         taken_in: 10,
         has_more: true,
@@ -274,16 +278,29 @@ mod tests {
         let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
         assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
         assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
-        let look = |read, has_dropped| Observation { read, has_more: false, has_dropped, ..VAIN };
-        assert_eq!(bytes(10, look(14, false)), None, "all that came was read");
-        assert_eq!(bytes(15, look(15, true)), None, "one and a half times of what is taken in is a choice");
-        assert_eq!(bytes(20, look(14, true)), Some(Some(1 << 20)));
-        assert_eq!(bytes(25, look(28, true)), None, "twice as much is not too much");
+        let look = |read, dropped| Observation { read, has_more: false, dropped, ..VAIN };
+        assert_eq!(bytes(10, look(14, 0)), None, "all that came was read");
+        assert_eq!(bytes(15, look(15, 1)), None, "one and a half times of what is taken in is a choice");
+        assert_eq!(bytes(20, look(14, 1)), Some(Some(1 << 20)));
+        assert_eq!(bytes(25, look(28, 1)), None, "twice as much is not too much");
         assert_eq!(bytes(30, VAIN), Some(Some(512 << 10)));
-        // That it dropped is known of one batch of a look.
-        let goes_on = Observation { read: 4, taken_in: 4, has_dropped: true, rests: false, is_in_vain: false, ..VAIN };
+        // What it dropped is the sum of a look's batches.
+        let goes_on = Observation { read: 4, taken_in: 4, dropped: 1, rests: false, is_in_vain: false, ..VAIN };
         assert_eq!(bytes(36, goes_on), None);
-        assert_eq!(bytes(37, Observation { taken_in: 6, ..look(10, false) }), Some(Some(1 << 20)));
+        assert_eq!(bytes(37, Observation { taken_in: 6, ..look(10, 0) }), Some(Some(1 << 20)));
+    }
+
+    #[test]
+    fn where_the_kernel_drops_next_to_all_the_stages_have_their_fill_and_no_choice() {
+        let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
+        let mut bytes = |at_ms, look| ring.after(start + ms(at_ms), look);
+        assert_eq!(bytes(0, VAIN), Some(Some(1 << 20)));
+        assert_eq!(bytes(5, VAIN), Some(Some(512 << 10)));
+        let look = |read, dropped| Observation { read, has_more: false, dropped, ..VAIN };
+        assert_eq!(bytes(10, look(14, 4 * 20 + 1)), None);
+        assert_eq!(bytes(15, look(10, 1_000)), Some(Some(1 << 20)), "all was taken in: there could be more");
+        assert_eq!(bytes(20, VAIN), Some(Some(512 << 10)));
+        assert_eq!(bytes(25, look(14, 4 * 20)), Some(Some(1 << 20)), "of five times as much a choice is of use");
     }
 
     #[test]
@@ -367,7 +384,7 @@ mod tests {
     #[test]
     fn an_overload_lasts_while_the_ring_that_is_kept_short_drops() {
         let (mut ring, start) = (Ring::new(WAIT_MAX), Instant::now());
-        let drops = Observation { has_dropped: true, ..FINE };
+        let drops = Observation { dropped: 1, ..FINE };
         ring.after(start, drops);
         assert!(!ring.is_in_overload(), "a burst that a ring of its full size does not hold is none");
         ring.after(start, VAIN);

@@ -23,35 +23,14 @@ use crate::random::Random;
 mod seeds;
 #[cfg(test)]
 mod tests;
+mod traffic;
 #[cfg(test)]
 mod workloads;
 
+use traffic::{Delivered, Flow, Item, Rate};
+
 /// Nanoseconds since the start of the simulation.
 type Ns = u64;
-
-/// A packet of a flow.
-#[derive(Clone, Copy, Debug)]
-struct Item {
-    flow: u32,
-    number: u64,
-    /// None is a message of control capsules: it ends in the first stage, and is no measure of what its tether brings.
-    segments: u32,
-    came: Ns,
-}
-
-impl Weigh for Item {
-    fn segments(&self) -> u32 {
-        self.segments
-    }
-
-    fn bytes(&self) -> usize {
-        1_400 * self.segments as usize
-    }
-
-    fn held_bytes(&self) -> usize {
-        2_048 * self.segments.max(1) as usize
-    }
-}
 
 /// What a stage is like.
 #[derive(Clone, Copy, Debug)]
@@ -70,71 +49,6 @@ struct Spec {
     stall: Option<(Duration, Duration)>,
     /// Off to show what the lane rule is for.
     has_lane_rule: bool,
-}
-
-/// How many packets a second a flow sends, over time.
-#[derive(Clone, Copy, Debug)]
-enum Rate {
-    Steady(f64),
-    Step {
-        at: Duration,
-        before: f64,
-        after: f64,
-    },
-    /// Rises or falls evenly from one rate to the other until `over`.
-    Ramp {
-        over: Duration,
-        from: f64,
-        to: f64,
-    },
-    Bursts {
-        rate: f64,
-        on: Duration,
-        off: Duration,
-    },
-}
-
-impl Rate {
-    fn at(self, now: Ns) -> f64 {
-        let now = Duration::from_nanos(now);
-        match self {
-            Self::Steady(rate) => rate,
-            Self::Step { at, before, after } => {
-                if now < at {
-                    before
-                } else {
-                    after
-                }
-            }
-            Self::Ramp { over, from, to } => from + (to - from) * now.div_duration_f64(over).min(1.0),
-            Self::Bursts { rate, on, off } => {
-                let within = now.as_nanos() % (on + off).as_nanos();
-                if within < on.as_nanos() { rate } else { 0.0 }
-            }
-        }
-    }
-}
-
-/// One flow of packets, arriving at random (Poisson), in the lane of its tether.
-#[derive(Clone, Copy, Debug)]
-struct Flow {
-    lane: LaneId,
-    segments: u32,
-    rate: Rate,
-}
-
-/// What a flow came to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Delivered {
-    sent: u64,
-    /// Packets that passed all stages.
-    count: u64,
-    segments: u64,
-    dropped: u64,
-    /// Packets that came out after a later one.
-    disorder: u64,
-    next: u64,
-    latency_max: Ns,
 }
 
 /// A change of a pool's size.

@@ -2,7 +2,6 @@
 //!
 //! The lock of a stage covers the bookkeeping of its lanes only: no handler, system call or log runs inside it.
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,9 +24,11 @@ use crate::metrics::StageMetrics;
 mod conditioning;
 mod entrance;
 mod hand_overs;
+mod leftovers;
 mod pool;
 
 use conditioning::Controllers;
+use leftovers::Leftovers;
 pub use pool::Kept;
 
 /// What happens to an item that does not fit into the queue of a stage.
@@ -121,8 +122,7 @@ pub struct Stage<H: Handler> {
     next: Option<Next<H::Out>>,
     turn: Option<Arc<dyn Port<H::Turned>>>,
     upstreams: Mutex<Vec<Weak<dyn Resume>>>,
-    /// What lanes left over that the next stage had no room for.
-    leftovers: Mutex<HashMap<LaneId, VecDeque<Entry<H::Out>>>>,
+    leftovers: Leftovers<H::Out>,
     scratch: ArrayQueue<Box<Scratch<H>>>,
     controllers: Mutex<Controllers>,
     service_ns_a_segment: AtomicU64,
@@ -234,7 +234,7 @@ impl<H: Handler> Stage<H> {
             }),
             turn,
             upstreams: Mutex::new(Vec::new()),
-            leftovers: Mutex::new(HashMap::new()),
+            leftovers: Leftovers::default(),
             scratch: ArrayQueue::new(SCRATCH_KEPT),
             controllers: Mutex::new(Controllers::new::<H::Queue>(&settings)),
             largest_segments: AtomicU32::new(1),
@@ -260,7 +260,7 @@ impl<H: Handler> Stage<H> {
 
     /// Leaves those of `lanes` that have something to do and may have to wait for room in the next stage.
     pub fn held_back(&self, lanes: &mut Vec<LaneId>) {
-        if self.metrics.held_back_packets.get() == 0 {
+        if self.leftovers.lanes() == 0 {
             return lanes.clear();
         }
         let inner = lock(&self.inner);
@@ -273,13 +273,13 @@ impl<H: Handler> Stage<H> {
         let leftover = {
             let mut inner = lock(&self.inner);
             inner.lanes.clear(lane, &mut shed);
-            let leftover = lock(&self.leftovers).remove(&lane);
+            let leftover = self.leftovers.remove(lane);
             inner.lanes.resume(lane);
             // What was cleared makes room, and no take may follow that would tell.
             inner.let_in(&mut resume);
             self.gauge(&inner);
             self.wake(&mut inner);
-            leftover.unwrap_or_default()
+            leftover
         };
         self.metrics.held_back_packets.sub(segments_of(&leftover));
         if H::COUNTS_ITEMS {
@@ -443,22 +443,8 @@ impl<H: Handler> Stage<H> {
         let share = room.saturating_sub(Count::of(&scratch.work.out).segments) / lanes;
         let share = share.clamp(1, self.settings.quota.segments.max(1).into()) as i64;
         let offered_before = scratch.work.out.len();
-        let mut leftovers = lock(&self.leftovers);
-        for &lane in &scratch.work.batch.settling {
-            let Some(rest) = leftovers.get_mut(&lane) else { continue };
-            let mut left = share;
-            while left > 0
-                && let Some(entry) = rest.pop_front()
-            {
-                left -= i64::from(entry.item.segments());
-                scratch.work.out.push(entry);
-            }
-            if rest.is_empty() {
-                leftovers.remove(&lane);
-            } else {
-                scratch.unsettled.push(lane);
-            }
-        }
+        let Scratch { work: Work { batch, out, .. }, unsettled, .. } = scratch;
+        self.leftovers.take_up(&batch.settling, share, out, unsettled);
         self.metrics.held_back_packets.sub(segments_of(&scratch.work.out[offered_before..]));
     }
 
@@ -486,17 +472,12 @@ impl<H: Handler> Stage<H> {
         if scratch.refused.is_empty() {
             return;
         }
-        let mut leftovers = lock(&self.leftovers);
-        self.metrics.held_back_packets.add(segments_of(&scratch.refused));
-        // From the last to the first, since they go in front of what the lane has left over from before.
-        for entry in scratch.refused.drain(..).rev() {
-            debug_assert!(scratch.work.batch.has(entry.origin), "what a lane puts out names it");
-            scratch.parked.push(entry.origin);
-            leftovers.entry(entry.origin).or_default().push_front(entry);
-        }
-        drop(leftovers);
-        scratch.parked.sort_unstable();
-        scratch.parked.dedup();
+        let Scratch { work, refused, parked, .. } = scratch;
+        debug_assert!(refused.iter().all(|entry| work.batch.has(entry.origin)), "what a lane puts out names it");
+        self.metrics.held_back_packets.add(segments_of(&*refused));
+        self.leftovers.keep(refused, parked);
+        parked.sort_unstable();
+        parked.dedup();
     }
 
     fn give_back(&self, now: Instant, scratch: &mut Scratch<H>) {

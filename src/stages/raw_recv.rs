@@ -45,8 +45,8 @@ impl PacketSource for RawReceiver {
         Reason::WaitedTooLong.index()
     }
 
-    fn has_dropped(&self) -> bool {
-        self.has_dropped()
+    fn dropped_since(&self) -> u64 {
+        self.dropped_since()
     }
 
     fn bound(&self, bytes: Option<u32>) {

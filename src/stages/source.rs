@@ -66,10 +66,10 @@ pub trait PacketSource: Send + Sync + 'static {
         SuperPackets::default()
     }
 
-    /// Whether the kernel has dropped something since this was asked last, for want of room. One that does not tell has
-    /// not.
-    fn has_dropped(&self) -> bool {
-        false
+    /// How many packets the kernel has dropped since this was asked last, for want of room. One that does not tell has
+    /// dropped none.
+    fn dropped_since(&self) -> u64 {
+        0
     }
 
     /// Has the kernel hold no more than so many bytes for now; `None` is what was configured. Where that cannot be
@@ -174,7 +174,7 @@ impl<S: PacketSource> Source<S> {
                     let rests = rest.after(now, seen);
                     let batch = ring::Observation {
                         waited: received.waited,
-                        has_dropped: ring.is_in_overload() && self.source.has_dropped(),
+                        dropped: if ring.is_in_overload() { self.source.dropped_since() } else { 0 },
                         read: pushed.items,
                         taken_in: pushed.items - pushed.refused_items,
                         has_more: received.more,

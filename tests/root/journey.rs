@@ -60,7 +60,7 @@ fn iperf3_runs_both_ways(journey: &Journey) {
 }
 
 /// Tries until the server listens.
-fn iperf3(journey: &Journey, args: &[&str]) -> serde_json::Value {
+pub(crate) fn iperf3(journey: &Journey, args: &[&str]) -> serde_json::Value {
     let late = Instant::now() + PATIENCE;
     loop {
         let output = journey.on_laptop("iperf3", args);
@@ -110,7 +110,8 @@ fn nothing_is_left(journey: &Journey) {
     assert_eq!((rules.as_str(), reserved.as_str()), ("", ""));
 }
 
-fn kernel_state(gateway: &Namespace) -> (String, String) {
+/// The rules of a gateway's kernel, and the ports that it has reserved.
+pub(crate) fn kernel_state(gateway: &Namespace) -> (String, String) {
     gateway.run(|| (nft::ruleset().unwrap(), sysctl::read(sysctl::RESERVED_PORTS).unwrap())).unwrap()
 }
 
@@ -445,34 +446,6 @@ fn without_counters(rules: &str) -> String {
 }
 
 #[test]
-fn the_demo_shows_the_whole_of_it_as_one_json_object_by_both_ways_out() {
-    for egress in ["raw", "tun"] {
-        let output = Command::new(BINARY).args(["demo", "--json", "--egress", egress]).output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{out}{err}");
-        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!(
-            (&report["sha256_ok"], &report["egress"], &report["relay"]),
-            (&true.into(), &egress.into(), &"headless".into())
-        );
-        for bytes in ["upload_bytes", "download_bytes"] {
-            assert!(report[bytes].as_u64().unwrap() >= 64 << 20);
-        }
-        for figure in ["ping_ms_p50", "ping_ms_p99", "upload_mbit_s", "download_mbit_s"] {
-            assert!(report[figure].as_f64().unwrap() > 0.0, "{figure}");
-        }
-        let stages: Vec<_> =
-            report["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
-        let (out_by, in_by) = if egress == "raw" { ("raw-send", "raw-recv") } else { ("tun-write", "tun-read") };
-        let names =
-            ["accept", "ws-decode", "ip-parse", "nat-rewrite", out_by, in_by, "ip-parse", "nat-rewrite", "ws-encode"];
-        assert_eq!(stages, names);
-        let figures = ["packets", "bytes", "drops", "threads_max", "queue_max"];
-        assert!(report["stages"].as_array().unwrap().iter().all(|stage| figures.iter().all(|it| !stage[it].is_null())));
-    }
-}
-
-#[test]
 fn a_real_prometheus_that_scrapes_the_running_gateway_finds_no_panel_empty_and_the_whole_catalogue() {
     let journey = Journey::start(Trip::default());
     bulk_arrives_whole(&journey);
@@ -510,109 +483,4 @@ fn the_printed_diagram_is_that_of_the_running_gateway() {
         });
         assert!(printed.eq(running));
     }
-}
-
-#[test]
-fn a_start_that_fails_makes_no_credentials_and_shows_no_token() {
-    let (nowhere, scratch) = (Namespace::new("nowhere").unwrap(), Scratch::new().unwrap());
-    let credentials = scratch.file("credentials.toml");
-    let isolation = Isolation { resolv_conf: None, dies_with_parent: true };
-    let mut command = nowhere.command(BINARY, isolation).unwrap();
-    let output = command.args(["gateway", "--credentials"]).arg(&credentials).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("there is no default route"), "{err}");
-    assert!(out.is_empty() && !credentials.exists(), "{out}");
-}
-
-#[test]
-fn a_gateway_that_stops_closes_its_websockets_with_1001_and_leaves_nothing() {
-    for egress in [EgressMode::Raw, EgressMode::Tun] {
-        let mut journey = Journey::start(Trip { egress, relay: RelayKind::Direct, ..Trip::default() });
-        let (rules, reserved) = kernel_state(&journey.world.gateway);
-        assert!(!rules.is_empty() && (egress == EgressMode::Tun || !reserved.is_empty()));
-        let watched = journey.world.laptop.clone();
-        let closes = Capture::start(&watched, "net0", is_going_away).unwrap();
-        assert!(journey.gateway.take().expect("it runs").end().unwrap().success());
-        let (goodbyes, _) = closes.finish();
-        assert_eq!(goodbyes, 1);
-        assert_eq!(kernel_state(&journey.world.gateway), (String::new(), String::new()));
-        let links = journey.world.gateway.netlink(|netlink| netlink.links()).unwrap();
-        assert!(links.iter().all(|link| link.name != TUN));
-    }
-}
-
-/// Whether an Ethernet frame from the gateway ends with a WebSocket's Close frame, unmasked, of 1001 (RFC 6455, 5.5.1).
-#[test]
-fn a_gateway_that_stops_while_an_upload_runs_drains_and_nobody_is_late() {
-    let mut journey = Journey::start(Trip::default());
-    let address = INTERNET.to_string();
-    let quiet = |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("iperf3");
-    let mut server = quiet(journey.command(&journey.world.internet, "iperf3", &["-s", "-B", &address]));
-    iperf3(&journey, &["-c", &address, "-t", "1", "-C", "cubic", "-J"]);
-    let before = journey.status();
-    let mut upload =
-        quiet(journey.command(&journey.world.laptop, "iperf3", &["-c", &address, "-t", "60", "-C", "cubic"]));
-    let came = |status: &Status| status.stages.iter().find(|stage| stage.name == "ws-decode").unwrap().packets;
-    let late = Instant::now() + PATIENCE;
-    while came(&journey.status()) < came(&before) + 1_000 {
-        assert!(Instant::now() < late, "no upload runs");
-    }
-    let gateway = journey.gateway.take().expect("a gateway runs");
-    let log = gateway.log_path().to_owned();
-    let status = gateway.end().unwrap();
-    let said = std::fs::read_to_string(log).unwrap();
-    assert!(status.success() && said.contains("stopped: nothing is queued any more"), "{status}\n{said}");
-    for child in [&mut upload, &mut server] {
-        child.kill().expect("iperf3 was there");
-        child.wait().expect("iperf3 was there");
-    }
-}
-
-fn is_going_away(frame: &[u8]) -> bool {
-    let Some(payload) = tcp_payload_from(frame, world::GATEWAY_DIRECT) else { return false };
-    payload.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[1] >= 2 && bytes[2..] == 1001_u16.to_be_bytes())
-}
-
-fn tcp_payload_from(frame: &[u8], source: Ipv4Addr) -> Option<&[u8]> {
-    let packet = frame.get(14..).filter(|packet| packet.len() >= 20 && packet[12..16] == source.octets())?;
-    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    let segment = packet.get(usize::from(packet[0] & 0xf) * 4..length)?;
-    segment.get(usize::from(segment.get(12)? >> 4) * 4..)
-}
-
-#[test]
-fn two_demos_at_once_do_not_touch_each_other_and_leave_no_file() {
-    let demos = ["raw", "tun"].map(|egress| {
-        let mut command = Command::new(BINARY);
-        command
-            .args(["demo", "--json", "--relay", "direct", "--egress", egress])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command.spawn().unwrap()
-    });
-    for demo in demos {
-        let process = demo.id();
-        let output = demo.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let left = scratch_directories();
-        let mark = format!("wstether-{process}-");
-        assert!(left.iter().all(|name| !name.starts_with(&mark)), "{left:?}");
-    }
-}
-
-fn scratch_directories() -> BTreeSet<String> {
-    let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
-}
-
-#[test]
-fn a_demo_without_the_privileges_names_them_and_exits_with_77() {
-    let output = Command::new("setpriv")
-        .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", BINARY, "demo"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(77), "{said}");
-    assert!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW"].iter().all(|name| said.contains(name)), "{said}");
 }

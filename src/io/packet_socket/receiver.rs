@@ -31,7 +31,7 @@ pub struct RawReceiver {
     link_bytes: usize,
     buffer_bytes: u32,
     kernel_drops: AtomicU64,
-    /// What of them was told of by [`RawReceiver::has_dropped`].
+    /// What of them was told of by [`RawReceiver::dropped_since`].
     drops_seen: AtomicU64,
     slots: Mutex<Slots>,
 }
@@ -134,10 +134,10 @@ impl RawReceiver {
         Ok(self.kernel_drops.fetch_add(u64::from(dropped), Ordering::Relaxed) + u64::from(dropped))
     }
 
-    /// Whether the kernel has dropped something since this was asked last. Where it does not tell, it has not.
-    pub fn has_dropped(&self) -> bool {
+    /// How many packets the kernel has dropped since this was asked last. Where it does not tell, none.
+    pub fn dropped_since(&self) -> u64 {
         let drops = self.kernel_drops().unwrap_or_default();
-        self.drops_seen.swap(drops, Ordering::Relaxed) < drops
+        drops.saturating_sub(self.drops_seen.swap(drops, Ordering::Relaxed))
     }
 
     fn header_bytes(&self) -> usize {

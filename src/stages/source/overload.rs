@@ -92,7 +92,7 @@ mod tests {
 
     const SEEN: ring::Observation = ring::Observation {
         waited: None,
-        has_dropped: false,
+        dropped: 0,
         read: 64,
         taken_in: 10,
         has_more: true,

@@ -28,7 +28,7 @@ fn what_lanes_left_over_goes_on_by_and_by_and_in_their_order() {
     assert_eq!(keeper.stop(), Vec::<&str>::new());
     assert_eq!((seen.total(), seen.disorder()), (4 * SWARM as usize, 0));
     assert_eq!((first.metrics().packets_out.get(), sink.metrics().packets_in.get()), (4_000, 4_000));
-    assert_eq!((lock(&first.leftovers).len(), first.metrics().held_back_packets.get()), (0, 0));
+    assert_eq!((first.leftovers.lanes(), first.metrics().held_back_packets.get()), (0, 0));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn of_what_was_left_over_as_much_is_offered_as_there_is_room_for_and_a_batch_at_
         first.resume(LaneId(1));
         assert!(first.take_and_process(lock(&first.inner), 1));
         assert_eq!(*lock(&narrow.offered), [2 * SWARM as usize, offered], "room for {room}");
-        let left_over = lock(&first.leftovers).get(&LaneId(1)).map_or(0, VecDeque::len);
+        let left_over = first.leftovers.of(LaneId(1));
         let gone = narrow.room.min(2 * u64::from(SWARM)) + narrow.room.min(offered as u64);
         assert_eq!(left_over as u64 + gone, 2 * u64::from(SWARM));
         assert_eq!(first.metrics().held_back_packets.get(), left_over as u64);
@@ -135,7 +135,7 @@ fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
     offer();
     let take = |stage: &Arc<Stage<_>>| stage.take_and_process(lock(&stage.inner), 1);
     let waits =
-        || (first.metrics().queue_packets.get(), lock(&first.leftovers).len(), second.metrics().queue_packets.get());
+        || (first.metrics().queue_packets.get(), first.leftovers.lanes(), second.metrics().queue_packets.get());
     assert!(take(&first) && take(&first) && take(&first));
     assert_eq!(waits(), (20, 4, 8), "of the third batch nothing found room");
     assert!(!take(&first));
@@ -145,7 +145,7 @@ fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
         assert!(second.take_and_process(lock(&second.inner), 1));
         while take(&first) {
             batches += 1;
-            assert!(lock(&first.leftovers).len() <= 4, "no more than one batch");
+            assert!(first.leftovers.lanes() <= 4, "no more than one batch");
         }
         assert!(batches <= 2 * LANES);
     }
@@ -206,7 +206,7 @@ fn what_is_pushed_while_lanes_wait_for_room_does_not_run_on() {
     let mut inlet = Inlet::new(Arc::clone(&first) as _, Cores::new(2));
     let mut push = |lane| {
         inlet.push(Instant::now(), false, &mut vec![entry(lane, lane, 0)]);
-        (first.metrics().handed_over("run_on"), first.metrics().queue_packets.get(), lock(&first.leftovers).len())
+        (first.metrics().handed_over("run_on"), first.metrics().queue_packets.get(), first.leftovers.lanes())
     };
     // The third finds no room in the second stage, and the fourth is not tried.
     assert_eq!([0, 1, 2, 3].map(&mut push), [(1, 0, 0), (2, 0, 0), (3, 0, 1), (3, 1, 1)]);
