@@ -3,6 +3,8 @@
 mod fixed;
 mod hand_over;
 mod idle;
+#[path = "../support/machine.rs"]
+mod machine;
 mod part;
 mod real;
 mod run;
@@ -24,6 +26,7 @@ use wstether::pipeline::experiment::Experiment;
 use wstether::runtime::hand_over::{Live, Rule};
 use wstether::stages::ballast::Ballast;
 
+use machine::Machine;
 pub(crate) use run::{Figures, Lasts, Outcome, Run};
 
 /// The first argument of the bench where it is to be a gateway itself, one that an experiment is made with.
@@ -93,7 +96,7 @@ fn bench(args: &Args) -> Outcome<()> {
     let repeats = if args.full { REPEATS_FULL } else { 1 };
     let mut report = Figures::new();
     report.insert("mode".into(), if args.full { "full" } else { "quick" }.into());
-    report.insert("cores".into(), std::thread::available_parallelism().map_or(1, usize::from).into());
+    report.insert("machine".into(), serde_json::to_value(Machine::here())?);
     let (mut failed, mut took) = (BTreeMap::new(), Figures::new());
     for part in PARTS.iter().filter(|part| args.only.iter().any(|only| only == part.name)) {
         told(&format!("{} …", part.name));

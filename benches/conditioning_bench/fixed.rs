@@ -61,7 +61,7 @@ const OVERLOADED: Lasts = Lasts { quick_ms: 8_000, full_ms: 10_000 };
 const RECOVERY: Lasts = Lasts { quick_ms: 5_000, full_ms: 7_000 };
 /// Where a thousand begin at once, the first tenths of a second go to reading each for the first time.
 const UPLINK: Lasts = Lasts { quick_ms: 3_000, full_ms: 8_000 };
-const UPLINK_OF_ONE: Lasts = Lasts { quick_ms: 2_000, full_ms: 8_000 };
+const UPLINK_OF_ONE: Lasts = Lasts { quick_ms: 1_500, full_ms: 8_000 };
 /// Who is sparse is known after a while, of up to four seconds.
 const UPLINK_SPARSE: Lasts = Lasts { quick_ms: 6_000, full_ms: 15_000 };
 /// Shares of some tens of packets would be those of chance. So that each of a thousand gets some hundred, packets cost this part

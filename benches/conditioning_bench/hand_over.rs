@@ -29,7 +29,7 @@ const IDLE_PPS: f64 = 250.0;
 
 /// Of each rule, one after the other. What the machine does to one turn it does to the next, or to another rule's in another
 /// round: it is their number that tells 5 % from chance.
-const ROUNDS_QUICK: usize = 9;
+const ROUNDS_QUICK: usize = 8;
 const ROUNDS_FULL: usize = 60;
 /// With ballast a turn is like another.
 const ROUNDS_BALLAST_QUICK: usize = 5;

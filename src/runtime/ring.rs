@@ -222,15 +222,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const VAIN: Observation = Observation {
-        waited: None,
-        dropped: 0,
-        read: 64,
-        taken_in: 10,
-        has_more: true,
-        is_in_vain: true,
-        rests: true,
-    };
+    const VAIN: Observation =
+        Observation { waited: None, dropped: 0, read: 64, taken_in: 10, has_more: true, is_in_vain: true, rests: true };
     const FINE: Observation = Observation { read: 20, has_more: false, is_in_vain: false, ..VAIN };
 
     #[test]

@@ -14,7 +14,7 @@ use wstether::io::{nft, sysctl};
 use wstether::lab::internet::{ECHO_PORT, NAME};
 use wstether::lab::tethering::{self, Setting, TUN};
 use wstether::lab::world::{self, GATEWAY_EXTERNAL, INTERNET, INTERNET_INTERFACE, World};
-use wstether::lab::{Capture, Isolation, Namespace, Offloads, Program, Scratch, probe};
+use wstether::lab::{Capture, Namespace, Offloads, Program, Scratch, probe};
 use wstether::metrics::INSTRUMENTS;
 use wstether::pipeline::diagram::describe;
 use wstether::status::Status;

@@ -134,8 +134,7 @@ fn while_lanes_wait_for_room_the_others_are_left_where_they_are() {
     let mut offer = || inlet.push(Instant::now(), true, &mut (0..LANES).map(|lane| entry(lane, lane, 0)).collect());
     offer();
     let take = |stage: &Arc<Stage<_>>| stage.take_and_process(lock(&stage.inner), 1);
-    let waits =
-        || (first.metrics().queue_packets.get(), first.leftovers.lanes(), second.metrics().queue_packets.get());
+    let waits = || (first.metrics().queue_packets.get(), first.leftovers.lanes(), second.metrics().queue_packets.get());
     assert!(take(&first) && take(&first) && take(&first));
     assert_eq!(waits(), (20, 4, 8), "of the third batch nothing found room");
     assert!(!take(&first));
