@@ -1,10 +1,11 @@
 //! What waits in a lane: the queue behind one trait, so that each stage can have the discipline it needs.
 
-use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::ops::{AddAssign, SubAssign};
 use std::time::Instant;
 
 use super::codel;
+use super::slab::{List, Slab};
 
 /// What an item weighs in queues, shares and counters.
 pub trait Weigh {
@@ -118,36 +119,42 @@ pub trait Queue: Default {
     fn load(&self) -> Load;
 }
 
-/// First in, first out; sheds nothing.
+/// First in, first out; sheds nothing. All lanes of a stage have their items in one memory, so that an empty queue holds none.
 #[derive(Debug)]
 pub struct Fifo<T> {
-    items: VecDeque<(Instant, T)>,
+    items: List,
     load: Load,
+    of: PhantomData<fn() -> T>,
 }
 
 impl<T> Default for Fifo<T> {
     fn default() -> Self {
-        Self { items: VecDeque::new(), load: Load::default() }
+        Self { items: List::default(), load: Load::default(), of: PhantomData }
     }
 }
 
-impl<T: Weigh> Queue for Fifo<T> {
+impl<T: Weigh + Send> Queue for Fifo<T> {
     type Item = T;
-    type Shared = ();
+    type Shared = Slab<(Instant, T)>;
 
-    fn push(&mut self, _shared: &mut (), now: Instant, item: T) {
+    fn push(&mut self, slab: &mut Self::Shared, now: Instant, item: T) {
         self.load += Load::of(&item);
-        self.items.push_back((now, item));
+        let place = slab.insert((now, item));
+        self.items.push_back(slab, place);
     }
 
-    fn pop(&mut self, _shared: &mut (), _now: Instant, _shed: &mut Shed<T>) -> Option<(Instant, T)> {
-        let (at, item) = self.items.pop_front()?;
+    fn pop(&mut self, slab: &mut Self::Shared, _now: Instant, _shed: &mut Shed<T>) -> Option<(Instant, T)> {
+        let place = self.items.pop_front(slab)?;
+        let (at, item) = slab.remove(place)?;
         self.load -= Load::of(&item);
         Some((at, item))
     }
 
-    fn clear(&mut self, _shared: &mut (), out: &mut Vec<T>) {
-        out.extend(std::mem::take(self).items.into_iter().map(|(_, item)| item));
+    fn clear(&mut self, slab: &mut Self::Shared, out: &mut Vec<T>) {
+        while let Some(place) = self.items.pop_front(slab) {
+            out.extend(slab.remove(place).map(|(_, item)| item));
+        }
+        self.load = Load::default();
     }
 
     fn is_empty(&self) -> bool {
@@ -209,5 +216,44 @@ impl Queue for Latch {
 
     fn load(&self) -> Load {
         Load { segments: u64::from(self.0.is_some()), held_bytes: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Weigh for u8 {
+        fn segments(&self) -> u32 {
+            1
+        }
+
+        fn bytes(&self) -> usize {
+            (*self).into()
+        }
+
+        fn held_bytes(&self) -> usize {
+            256
+        }
+    }
+
+    #[test]
+    fn empty_queues_hold_no_memory_but_their_own_few_bytes_and_those_of_a_stage_share_one() {
+        assert!(size_of::<Fifo<u8>>() <= 32);
+        let (mut slab, now) = (Slab::default(), Instant::now());
+        let mut queues: Vec<Fifo<u8>> = (0..100).map(|_| Fifo::default()).collect();
+        for (queue, is_cleared) in queues.iter_mut().zip([false, true].into_iter().cycle()) {
+            (0..200).for_each(|item| queue.push(&mut slab, now, item));
+            assert_eq!(queue.load(), Load { segments: 200, held_bytes: 200 * 256 });
+            let mut out = Vec::new();
+            if is_cleared {
+                queue.clear(&mut slab, &mut out);
+            } else {
+                out.extend(std::iter::from_fn(|| queue.pop(&mut slab, now, &mut Shed::default())).map(|(_, item)| item));
+            }
+            assert_eq!(out, (0..200).collect::<Vec<u8>>());
+            assert_eq!((queue.load(), queue.is_empty()), (Load::default(), true));
+            assert_eq!(slab.places(), 200);
+        }
     }
 }

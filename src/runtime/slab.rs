@@ -6,7 +6,7 @@ const NONE: u32 = u32::MAX;
 
 /// Places for `T`. Their memory is that of the most there ever were at once, and is reused.
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub struct Slab<T> {
     places: Vec<Place<T>>,
     free: List,
 }
@@ -41,7 +41,8 @@ impl<T> Slab<T> {
     pub(super) fn remove(&mut self, id: u32) -> Option<T> {
         let value = self.places.get_mut(id as usize)?.value.take()?;
         let mut free = self.free;
-        free.push_back(self, id);
+        // The next one has the place that was in use last: it is still in a core's cache.
+        free.push_front(self, id);
         self.free = free;
         Some(value)
     }
@@ -93,6 +94,14 @@ impl List {
             slab.places[self.tail as usize].next = id;
         }
         self.tail = id;
+    }
+
+    fn push_front<T>(&mut self, slab: &mut Slab<T>, id: u32) {
+        slab.places[id as usize].next = self.head;
+        if self.is_empty() {
+            self.tail = id;
+        }
+        self.head = id;
     }
 
     pub(super) fn pop_front<T>(&mut self, slab: &mut Slab<T>) -> Option<u32> {
