@@ -21,6 +21,7 @@ pub use segment::{Lost, segment, split};
 use std::fmt;
 
 use crate::checksum;
+use crate::ipv4;
 use crate::packet::{BufPool, Checksum, Offload, Packet};
 use check::{Layout, Protocol};
 
@@ -56,6 +57,20 @@ impl fmt::Display for SuperPackets {
             Self { tcp: false, udp: false } => "none",
         })
     }
+}
+
+/// Has the checksum of a super-packet left open, as everybody expects it. A network card that has joined segments (LRO) has
+/// checked theirs, and the kernel then says nothing of the whole one's. What cannot be made sense of stays as it is.
+pub(crate) fn leave_checksum_open<P>(packet: &mut Packet<P>) {
+    let offload = packet.offload();
+    if offload.segment_bytes == 0 || offload.checksum != Checksum::Complete {
+        return;
+    }
+    let Ok(layout) = Layout::read(packet.bytes()) else { return };
+    let bytes = packet.buf_mut().bytes_mut();
+    let sum = checksum::fold(layout.pseudo_header(bytes));
+    ipv4::set_word(bytes, layout.transport + layout.protocol.checksum(), sum);
+    packet.set_offload(Offload { checksum: layout.partial(), ..offload });
 }
 
 /// Cuts the super-packets that are not `taken`, in place; `spare` is an empty list, whose memory serves for that. Returns

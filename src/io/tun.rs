@@ -108,7 +108,9 @@ impl Tun {
             match slot.take(len, pool).and_then(|buf| Some((self.offload(&header, buf.bytes())?, buf))) {
                 Some((offload, buf)) => {
                     bytes += buf.len();
-                    out.push(Packet::raw(buf, offload));
+                    let mut packet = Packet::raw(buf, offload);
+                    offload::leave_checksum_open(&mut packet);
+                    out.push(packet);
                     received.packets += 1;
                 }
                 None => received.lost += 1,

@@ -11,8 +11,12 @@ const GSO_NONE: u8 = 0;
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
 const GSO_UDP: u8 = 5;
-/// The first segment carries CWR: told apart from the type, and irrelevant to who only passes it on.
+/// The first segment carries CWR, and no other is to: said beside the type, and read from the packet's own flags.
 const GSO_ECN: u8 = 0x80;
+
+/// Where a TCP header has its flags, and the one of them.
+const TCP_FLAGS: usize = 13;
+const TCP_CWR: u8 = 0x80;
 
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
@@ -63,8 +67,12 @@ pub fn encode(offload: Offload, link_bytes: usize, packet: &[u8]) -> Option<[u8;
     // A super-packet of one segment is none: the kernel would fail to cut it.
     let payload_bytes = packet.len().saturating_sub(offload.header_bytes.into());
     if offload.segment_bytes > 0 && payload_bytes > offload.segment_bytes.into() {
-        let Checksum::Partial { .. } = offload.checksum else { return None };
+        let Checksum::Partial { start, .. } = offload.checksum else { return None };
         header[1] = gso_kind(packet)?;
+        let has_cwr = || packet.get(usize::from(start) + TCP_FLAGS).is_some_and(|flags| flags & TCP_CWR != 0);
+        if header[1] != GSO_UDP && has_cwr() {
+            header[1] |= GSO_ECN;
+        }
         header[2..4].copy_from_slice(&offload.header_bytes.checked_add(link)?.to_ne_bytes());
         header[4..6].copy_from_slice(&offload.segment_bytes.to_ne_bytes());
     }
@@ -126,6 +134,19 @@ mod tests {
         let packet = packet(PROTOCOL_UDP, 3_000);
         let header = encode(offload, 0, &packet).expect("a valid offload");
         assert_eq!((header[1], decode(&header, 0, &packet)), (GSO_UDP, Some(offload)));
+    }
+
+    #[test]
+    fn a_tcp_super_packet_that_carries_cwr_says_so_and_a_udp_one_does_not() {
+        for (protocol, header_bytes, offset, kind) in
+            [(PROTOCOL_TCP, 40, 16, GSO_TCP4 | GSO_ECN), (PROTOCOL_UDP, 28, 6, GSO_UDP)]
+        {
+            let offload = Offload { checksum: Checksum::Partial { start: 20, offset }, segment_bytes: 1_200, header_bytes };
+            let mut packet = packet(protocol, 4_000);
+            packet[20 + TCP_FLAGS] = TCP_CWR;
+            let header = encode(offload, 0, &packet).expect("a valid offload");
+            assert_eq!((header[1], decode(&header, 0, &packet)), (kind, Some(offload)));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ mod merging;
 use proptest::prelude::*;
 
 use super::check::{Layout, Protocol};
-use super::{Lie, Lost, check, complete_checksum, segment, split};
+use super::{Lie, Lost, check, complete_checksum, leave_checksum_open, segment, split};
 use crate::checksum;
 use crate::ipv4;
 use crate::packet::{
@@ -283,6 +283,27 @@ fn every_lie_is_told_by_its_name() {
         for len in [bytes.len() - 1, 24, 1, 0] {
             assert_eq!(check(&bytes[..len], honest, 1_500), Err(Lie::Length), "{len} bytes");
         }
+    }
+}
+
+#[test]
+fn a_super_packet_that_a_network_card_has_joined_and_checked_is_as_one_whose_checksum_is_left_open() {
+    for (family, protocol) in kinds() {
+        let case = Case { flags: ACK, ..Case::new(family, protocol, 5_000, 1_400) };
+        let (open, offload) = (case.whole(), case.offload());
+        let Checksum::Partial { start, offset } = offload.checksum else { panic!("partial") };
+        let mut checked = open.bytes().to_vec();
+        let at = usize::from(start + offset);
+        checked[at..at + 2].copy_from_slice(&[0xab, 0xcd]);
+        let mut packet = raw(&checked, Offload { checksum: Checksum::Complete, ..offload });
+        leave_checksum_open(&mut packet);
+        assert_eq!((packet.offload(), packet.bytes()), (offload, open.bytes()), "{family:?} {protocol:?}");
+    }
+    let alone = Offload { segment_bytes: 1_400, header_bytes: 40, ..Offload::default() };
+    for (bytes, offload) in [(&[0x45; 60][..], alone), (&[0x45; 60], Offload::default()), (&[], alone)] {
+        let mut packet = raw(bytes, offload);
+        leave_checksum_open(&mut packet);
+        assert_eq!((packet.offload(), packet.bytes()), (offload, bytes), "what makes no sense is left to who judges it");
     }
 }
 

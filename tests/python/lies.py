@@ -44,6 +44,7 @@ class Liar:
         yield udp, Offload(1000, UDP_HEADERS + 4, *UDP_PARTIAL)
         yield tcp, Offload(1000, TCP_HEADERS)
         yield udp, Offload(1000, UDP_HEADERS)
+        yield tcp + bytes(100), Offload(1000, TCP_HEADERS, *TCP_PARTIAL)
         for start, offset in ((0, 0), UDP_PARTIAL, (24, 16), (20, 60000)):
             yield tcp, Offload(0, 0, start, offset)
             yield tcp, Offload(1000, TCP_HEADERS, start, offset)

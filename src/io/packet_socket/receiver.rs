@@ -15,6 +15,7 @@ use super::{
 use crate::io::netlink::Link;
 use crate::io::receive::{BATCH_BYTES, Slot};
 use crate::io::{Received, bpf, sys, virtio};
+use crate::offload;
 use crate::packet::{BufPool, COPIED_BYTES_MAX, Offload, PACKET_BYTES_MAX, Packet, Raw};
 
 /// Packets of a system call, from its first, that stay where they are read if they are large: each of these holds a large
@@ -190,6 +191,7 @@ impl RawReceiver {
         let mut packet = Packet::raw(buf, Offload::default());
         strip_padding(&mut packet);
         packet.set_offload(virtio::decode(header, self.link_bytes, packet.bytes())?);
+        offload::leave_checksum_open(&mut packet);
         Some(packet)
     }
 }

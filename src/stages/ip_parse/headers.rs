@@ -47,6 +47,10 @@ fn validate(bytes: &[u8], offload: Offload) -> Result<(Parsed, usize), Reason> {
     if header.is_fragmenting_payload() {
         return Err(Reason::Fragment);
     }
+    // Padding is behind single packets; a super-packet would weigh less without it than it came in with.
+    if offload.segment_bytes > 0 && len < bytes.len() {
+        return Err(Reason::BadOffload);
+    }
     let (protocol, bytes) = (header.protocol().0, &bytes[..len]);
     let layer = judge_transport(protocol, bytes, &header)?;
     // Segments larger than the MTU are told by ICMP, where the MTU is known.

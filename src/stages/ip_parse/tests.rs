@@ -304,6 +304,8 @@ fn an_offload_that_does_not_fit_the_packet_is_dropped() {
     let mut packet = super_packet(1_000, 40);
     packet.set_offload(Offload { checksum: Checksum::Complete, ..packet.offload() });
     assert_eq!(world().dropped(packet), Reason::BadOffload);
+    let padded = [super_packet(1_000, 40).bytes(), &[0]].concat();
+    assert_eq!(world().dropped(raw(&padded, super_packet(1_000, 40).offload())), Reason::BadOffload);
     let mut packet = query(LEASE, REMOTE, 8, 1).packet();
     packet.set_offload(Offload { segment_bytes: 100, header_bytes: 28, ..Offload::default() });
     assert_eq!(world().dropped(packet), Reason::BadOffload);
