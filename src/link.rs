@@ -207,6 +207,8 @@ impl Link {
         }
         self.features.get_or_init(|| features);
         self.window.get_or_init(|| Mutex::new(owner.window(self.born)));
+        // What held of the tether's link before says nothing of this one.
+        owner.set_cut_bytes(self.cut_bytes().unwrap_or(u64::MAX));
         self.owner.get_or_init(|| owner);
         self.open.store(true, Ordering::Release);
     }

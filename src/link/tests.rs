@@ -366,3 +366,17 @@ fn an_acknowledgement_of_little_is_put_off_a_few_times_and_one_of_a_packet_is_no
     assert_eq!(turns(100, false), ACK_TURNS_MAX as usize - 1, "each is put off by itself");
     assert_eq!(turns(0, false), 0, "a message has taken it along");
 }
+
+#[test]
+fn on_a_link_of_which_nothing_is_known_super_packets_are_cut_whatever_held_of_the_one_before() {
+    let windows = Windows { send_bytes_max: 1 << 20, credit_bytes: None };
+    let tether = Arc::new(TetherLinks::new(LaneId(0), windows));
+    assert_eq!(tether.cut_bytes(), u64::MAX);
+    for _ in 0..2 {
+        let (link, _peer) = pair();
+        link.opened(Arc::clone(&tether), Features::SUPER_PACKETS, 65_536, None);
+        assert_eq!(tether.cut_bytes(), crate::window::PACKET_BYTES);
+        // An acknowledgement has told that the link was fast.
+        tether.set_cut_bytes(u64::MAX);
+    }
+}
