@@ -123,6 +123,22 @@ impl NextHops {
         }
     }
 
+    /// The next hops of `destinations` that are known and need no confirming, under one lock for all of them.
+    pub(crate) fn find_known(&self, destinations: impl Iterator<Item = Option<Ipv4Addr>>, hops: &mut [Option<Hop>]) {
+        let (known, mut last) = (self.known(), None);
+        for (hop, destination) in hops.iter_mut().zip(destinations) {
+            let Some(destination) = destination else { continue };
+            *hop = match last {
+                Some((before, hop)) if before == destination => hop,
+                _ => match known.look_up(destination) {
+                    Ok(Found::Hop(hop)) => Some(hop),
+                    Ok(Found::Stale(..)) | Err(_) => None,
+                },
+            };
+            last = Some((destination, *hop));
+        }
+    }
+
     /// The next hop of `destination`. Only an unknown destination costs a system call.
     pub(crate) fn find(&self, destination: Ipv4Addr) -> Hop {
         let found = self.known().look_up(destination);

@@ -115,8 +115,8 @@ impl RawSender {
 
     fn send_chunk<Proof>(&self, chunk: &mut [Packet<Proof>], report: &mut SendReport) {
         let mut frames = Frames { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets: [0; BATCH], count: 0 };
-        let mtu = self.hops.mtu();
-        let mut last = None;
+        let (mtu, mut hops) = (self.hops.mtu(), [None; BATCH]);
+        self.hops.find_known(chunk.iter().map(|packet| destination(packet.bytes())), &mut hops);
         for (at, packet) in chunk.iter_mut().enumerate() {
             let Some(destination) = destination(packet.bytes()) else {
                 report.refuse(packet, Refusal::Failed);
@@ -126,12 +126,7 @@ impl RawSender {
                 report.refuse(packet, Refusal::TooLarge);
                 continue;
             }
-            let hop = match last {
-                Some((known, hop)) if known == destination => hop,
-                _ => self.hops.find(destination),
-            };
-            last = Some((destination, hop));
-            match hop {
+            match hops[at].unwrap_or_else(|| self.hops.find(destination)) {
                 Hop::Direct { header } => match virtio::encode(packet.offload(), self.link_bytes, packet.bytes()) {
                     Some(offload) => frames.push(at, offload, &header),
                     None => report.refuse(packet, Refusal::Failed),
