@@ -23,6 +23,7 @@ use crate::config::{self, Role};
 use crate::offload::SuperPackets;
 use crate::overload::Cause;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ pub struct StageMetrics {
     pub held_back_packets: Gauge,
     /// Lanes that wait for room in this stage's queue.
     pub lanes_parked: Gauge,
+    /// Whom the stage turned away while it shed: what the ladder goes by.
+    pub losers: Losers,
     /// Threads in the stage's pool.
     pub threads: Gauge,
     /// The most threads in the pool at once since the start.
@@ -150,6 +153,7 @@ impl StageMetrics {
             queue_packets_max_seen: Gauge::default(),
             held_back_packets: Gauge::default(),
             lanes_parked: Gauge::default(),
+            losers: Losers::default(),
             threads: Gauge::default(),
             threads_max_seen: Gauge::default(),
             sojourn_seconds: Histogram::new(&buckets::SOJOURN),
@@ -184,6 +188,26 @@ impl StageMetrics {
         let waits = self.queue_packets.get() + self.held_back_packets.get();
         let gone = self.packets_out.get() + self.turned.get() + self.dropped() + waits;
         self.packets_in.get().wrapping_sub(gone) as i64
+    }
+}
+
+/// Who has lost by shedding since this was asked last.
+#[derive(Debug, Default)]
+pub struct Losers {
+    any: AtomicBool,
+    within_share: AtomicBool,
+}
+
+impl Losers {
+    /// Whether anybody was turned away, or is held back; and whether anybody who had not got far more than others of late.
+    pub fn note(&self, any: bool, within_share: bool) {
+        self.any.fetch_or(any, Ordering::Relaxed);
+        self.within_share.fetch_or(within_share, Ordering::Relaxed);
+    }
+
+    /// The same, of all that was noted since.
+    pub fn take(&self) -> (bool, bool) {
+        (self.any.swap(false, Ordering::Relaxed), self.within_share.swap(false, Ordering::Relaxed))
     }
 }
 

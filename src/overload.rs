@@ -112,9 +112,10 @@ impl Overload {
         self.rung() >= Rung::NoNewMappings
     }
 
-    /// Whether a tether whose packets hold `held_bytes` is to have less.
+    /// Whether a tether whose packets hold `held_bytes` is to have less. Where nobody holds anything, nobody is.
     pub fn trims(&self, held_bytes: u64) -> bool {
-        self.rung() == Rung::TrimLargest && held_bytes >= self.0.large_bytes.load(Ordering::Relaxed)
+        let large_bytes = self.0.large_bytes.load(Ordering::Relaxed);
+        self.rung() == Rung::TrimLargest && large_bytes > 0 && held_bytes >= large_bytes
     }
 }
 
@@ -160,6 +161,8 @@ mod tests {
             assert_eq!(overload.rung(), rung);
             assert_eq!((overload.refuses_tethers(), overload.refuses_mappings()), (tethers, mappings));
             assert_eq!((overload.trims(100), overload.trims(99)), (trims, false));
+            overload.set(rung, 0);
+            assert!(!overload.trims(0) && !overload.trims(100), "there is no largest among none");
         }
     }
 

@@ -10,20 +10,19 @@ use super::registry::Registry;
 use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
 use crate::overload::{Cause, Rung};
-use crate::runtime::work::{NOT_ADMITTED, RUNTIME_REASONS};
 use crate::stages::{Reason as _, raw_recv};
 
 /// Who looks after the ladder.
 #[derive(Debug)]
 pub(super) struct Overseer {
     ladder: Ladder,
-    /// What the stages had not admitted at the last look, and what was lost in front of the first of them.
-    refused: u64,
+    /// What was lost in front of the first stage until the last look.
+    lost_in_front: u64,
 }
 
 impl Overseer {
     pub(super) fn new(ladder: ladder::Settings) -> Self {
-        Self { ladder: Ladder::new(ladder), refused: 0 }
+        Self { ladder: Ladder::new(ladder), lost_in_front: 0 }
     }
 
     /// Looks at the gateway, and takes the steps that this leads to.
@@ -60,19 +59,21 @@ impl Overseer {
 }
 
 impl Overseer {
-    /// Whether somebody has lost by shedding since the last look: something was not admitted, or waits for a stage that admits
-    /// less, or was lost in the kernel's ring, which is kept short while the stages have more to do than they can. A limit
-    /// that nobody reaches is no overload.
+    /// Whether somebody has lost by shedding since the last look who had not got far more than others: something of theirs was
+    /// not admitted, or waits for a stage that admits less. One that sends a hundred times as much is refused all the time, and
+    /// no reason to close the door to others. A limit that nobody reaches is no overload.
+    ///
+    /// Or something was lost in the kernel's ring, which is kept short while the stages have more to do than they can. There
+    /// nobody knows whose it is: where the stages turned away such a one alone, it is put down to that one.
     fn sheds(&mut self, metrics: &Metrics) -> bool {
         metrics.refresh();
         let stages = &metrics.stages;
-        let lost = |stage: &Arc<StageMetrics>| {
-            stage.dropped_for(RUNTIME_REASONS[NOT_ADMITTED])
-                + stage.dropped_for(raw_recv::Reason::WaitedTooLong.label())
-        };
-        let refused = stages.iter().map(lost).sum::<u64>() + metrics.gateway.packet_socket_drops.get();
-        let has_refused = std::mem::replace(&mut self.refused, refused) < refused;
-        has_refused || stages.iter().any(|stage| stage.shedding.get() > 0 && stage.lanes_parked.get() > 0)
+        let losers = stages.iter().map(|stage| stage.losers.take());
+        let (any, within_share) = losers.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1));
+        let late = stages.iter().map(|stage| stage.dropped_for(raw_recv::Reason::WaitedTooLong.label())).sum::<u64>();
+        let lost_in_front = late + metrics.gateway.packet_socket_drops.get();
+        let has_lost_in_front = std::mem::replace(&mut self.lost_in_front, lost_in_front) < lost_in_front;
+        within_share || has_lost_in_front && !any
     }
 }
 
@@ -133,12 +134,11 @@ mod tests {
         }
         assert_eq!(registry.overload.rung(), Rung::Calm, "memory is there again");
         let start = start + 21 * super::super::LOOK_EVERY;
-        metrics.stages[0].lanes_parked.set(1);
         for at in 0..=60 {
+            metrics.stages[0].losers.note(true, true);
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
         }
         assert_eq!(registry.overload.rung(), Rung::TrimLargest);
-        metrics.stages[0].lanes_parked.set(0);
         metrics.stages[0].shedding.set(0);
         for at in 61..100 {
             overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
@@ -150,6 +150,24 @@ mod tests {
         assert_eq!(told.len(), 10);
         assert_eq!((told[0].1.reason, told[0].1.change), (decisions::OVERLOAD_OVER, Change::Down));
         assert!(told[9].1.inputs.starts_with("from calm to no_new_tethers: 85 % of the memory"), "{:?}", told[9]);
+    }
+
+    #[test]
+    fn one_that_sends_far_more_than_others_and_is_refused_closes_no_door_to_them() {
+        let registry = registry(|_| {});
+        let metrics = Metrics::new(vec![StageMetrics::new("ip-parse", "downlink", &[])], Arc::clone(&registry.metrics));
+        let (mut overseer, start) = (Overseer::new(ladder::Settings::DEFAULT), Instant::now());
+        let mut rung_after = |from: u32, until: u32, within_share| {
+            for at in from..until {
+                metrics.stages[0].losers.note(true, within_share);
+                // Of the ring's losses nobody knows whose they are.
+                metrics.gateway.packet_socket_drops.inc();
+                overseer.look(start + at * super::super::LOOK_EVERY, &registry, &metrics);
+            }
+            registry.overload.rung()
+        };
+        assert_eq!(rung_after(0, 200, false), Rung::Calm);
+        assert_eq!(rung_after(200, 300, true), Rung::TrimLargest, "as soon as others lose it is an overload");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::codel;
 use super::queue::{Law, Load, Queue, Shed, Weigh};
 pub use gathering::Gathering;
 use lane::{Lane, State};
+pub use room::TurnedAway;
 use shares::{Share, Shares};
 use turns::{Rank, Turns};
 
@@ -165,8 +166,8 @@ pub struct Lanes<Q: Queue> {
     /// Segments above the limit that are for sparse lanes.
     sparse_segments: u64,
     shares: Shares,
-    /// Segments that were refused, or given up for their age, since somebody asked.
-    turned_away_segments: u64,
+    /// What was turned away since somebody asked.
+    turned_away: TurnedAway,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -192,7 +193,7 @@ impl<Q: Queue> Lanes<Q> {
             wait_max: None,
             sparse_segments: 0,
             shares: Shares::default(),
-            turned_away_segments: 0,
+            turned_away: TurnedAway::default(),
             exclusive: true,
         }
     }
@@ -240,6 +241,7 @@ impl<Q: Queue> Lanes<Q> {
                 continue;
             };
             if lane.refused_in == self.offers {
+                self.turned_away.add(entry.item.segments().into(), self.shares.is_within(lane.share, &entry.item));
                 refused.push(entry);
             } else if may_run_on(&entry.item)
                 && run_on_segments < u64::from(self.run_on_segments_max)
@@ -260,9 +262,10 @@ impl<Q: Queue> Lanes<Q> {
             } else if self.has_room(entry.lane, &entry.item) || self.make_room(entry.lane, &entry.item, shed) {
                 self.push(now, hand_over, entry.lane, entry.item);
             } else {
-                self.lanes[entry.lane.index()].refused_in = self.offers;
-                self.shares.count(&mut self.lanes[entry.lane.index()].share, 0);
-                self.turned_away_segments += u64::from(entry.item.segments());
+                let lane = &mut self.lanes[entry.lane.index()];
+                lane.refused_in = self.offers;
+                self.shares.count(&mut lane.share, 0);
+                self.turned_away.add(entry.item.segments().into(), self.shares.is_within(lane.share, &entry.item));
                 refused.push(entry);
             }
         }
@@ -385,7 +388,7 @@ impl<Q: Queue> Lanes<Q> {
                 // One that was alone is served however old it is: a lane that holds no more than one is no hog.
                 let is_old = self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max);
                 if is_old && load_before.segments > u64::from(item.segments()) {
-                    self.turned_away_segments += u64::from(item.segments());
+                    self.turned_away.add(item.segments().into(), self.shares.is_within(lane.share, &item));
                     shed.dropped.push((Law::TooOld, item));
                     continue;
                 }

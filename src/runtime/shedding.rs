@@ -44,6 +44,9 @@ const CEILING_MIN: u64 = 128;
 /// segment takes may have been measured while the machine did something else.
 const ABLE_SHIFT: u32 = 3;
 
+/// The largest item shrinks by one part in so many at each look after it.
+const FORGOTTEN_PART: u32 = 8;
+
 /// What a stage's queue looks like now.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
@@ -75,6 +78,12 @@ impl fmt::Display for Observation {
 /// What `threads` threads serve in a second, in segments of `service` each; 0 while that is not known.
 pub fn able_segments_per_second(threads: usize, service: Duration) -> u64 {
     (threads as u128 * Duration::from_secs(1).as_nanos()).checked_div(service.as_nanos()).unwrap_or(0) as u64
+}
+
+/// How much of the largest item is forgotten at a look. A second after the last of 1,400 segments, a single packet is the measure
+/// again.
+pub fn forgotten_segments(largest_segments: u32) -> u32 {
+    largest_segments.div_ceil(FORGOTTEN_PART).min(largest_segments.saturating_sub(1))
 }
 
 /// Segments above what is admitted that are for those who got little of late, where the queue could hold so many. They bring

@@ -406,7 +406,8 @@ impl<Q: Queue<Item = Item>> Simulation<Q> {
             self.drop_all(&refused);
         } else {
             for entry in refused {
-                self.stages[stage + 1].waiting.add(Upstream(stage), entry.origin);
+                let within_share = self.stages[stage + 1].lanes.is_within_share(&entry);
+                self.stages[stage + 1].waiting.add(Upstream(stage), entry.origin, within_share);
                 parked.push(entry.origin);
                 self.stages[stage].leftovers.entry(entry.origin).or_default().push(entry);
             }
@@ -500,13 +501,14 @@ impl<Q: Queue<Item = Item>> SimStage<Q> {
         self.sojourns_looked.sort_unstable();
         let seen = shedding::Observation {
             sojourn_p99: self.sojourns_looked.get(self.sojourns_looked.len() * 99 / 100).copied(),
-            turned_away_segments: self.lanes.take_turned_away(),
+            turned_away_segments: self.lanes.take_turned_away().segments,
             taken_segments: std::mem::take(&mut self.taken_segments),
             waiting_segments: self.lanes.load().segments,
             largest_segments: self.largest_segments,
             able_segments_per_second: shedding::able_segments_per_second(self.threads, service),
         };
         self.sojourns_looked.clear();
+        self.largest_segments -= shedding::forgotten_segments(self.largest_segments);
         if self.spec.when_full == WhenFull::Drop {
             self.shedding.hold(seen.able_segments_per_second);
         }

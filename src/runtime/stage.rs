@@ -126,7 +126,7 @@ pub struct Stage<H: Handler> {
     scratch: ArrayQueue<Box<Scratch<H>>>,
     controllers: Mutex<Controllers>,
     service_ns_a_segment: AtomicU64,
-    /// The largest item so far.
+    /// The largest item of late.
     largest_segments: AtomicU32,
     running: AtomicBool,
     /// Whether lanes gather.
@@ -383,7 +383,7 @@ impl<H: Handler> Stage<H> {
         work.weight = Count::of(&work.batch.items);
         let largest = work.batch.items.iter().map(|entry| entry.item.segments()).max().unwrap_or(0);
         if largest > self.largest_segments.load(Ordering::Relaxed) {
-            self.largest_segments.store(largest, Ordering::Relaxed);
+            self.largest_segments.fetch_max(largest, Ordering::Relaxed);
         }
         if catch_unwind(AssertUnwindSafe(|| self.handler.handle(started, work))).is_err() {
             tracing::error!(stage = self.name, "a handler panicked; its batch is dropped");

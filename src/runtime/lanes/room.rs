@@ -3,11 +3,28 @@
 use std::time::Duration;
 
 use super::shares::Standing;
-use super::{LaneId, Lanes, Limits};
+use super::{Entry, LaneId, Lanes, Limits};
 use crate::runtime::queue::{Load, Queue, Shed, Weigh};
 
 /// The part of a queue that is kept short into which a lane may still come that got far more than others.
 const FAR_AHEAD_PART: u64 = 8;
+
+/// Segments that were refused, or given up for their age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// All of them.
+    pub segments: u64,
+    /// Those of lanes that had not got far more than the others of late. A queue that is kept short has next to no room for
+    /// one that has, and that is no sign that anybody else goes short.
+    pub within_share: u64,
+}
+
+impl TurnedAway {
+    pub(super) fn add(&mut self, segments: u64, is_within_share: bool) {
+        self.segments += segments;
+        self.within_share += if is_within_share { segments } else { 0 };
+    }
+}
 
 impl<Q: Queue> Lanes<Q> {
     /// From now on this is the most that may wait. What waits above it stays, and nothing enters until it has gone.
@@ -57,9 +74,14 @@ impl<Q: Queue> Lanes<Q> {
         self.limits
     }
 
-    /// Segments that were refused, or given up for their age, since this was asked last.
-    pub fn take_turned_away(&mut self) -> u64 {
-        std::mem::take(&mut self.turned_away_segments)
+    /// What was turned away since this was asked last.
+    pub fn take_turned_away(&mut self) -> TurnedAway {
+        std::mem::take(&mut self.turned_away)
+    }
+
+    /// Whether the lane of `entry` has not got far more than the others of late.
+    pub fn is_within_share(&self, entry: &Entry<Q::Item>) -> bool {
+        self.lanes.get(entry.lane.index()).is_some_and(|lane| self.shares.is_within(lane.share, &entry.item))
     }
 
     /// A lane may hold as much as is still free in the whole queue (dynamic thresholds, Choudhury and Hahne 1998): one

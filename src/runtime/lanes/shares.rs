@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::runtime::queue::Weigh;
+
 /// Segments a lane, on average, after which their shares are counted anew: few enough that what was long ago does not
 /// count, so many that the rest of a division, a packet or two, does not either.
 const WHILE_SEGMENTS: u64 = 64;
@@ -101,6 +103,11 @@ impl Shares {
         } else {
             Standing::FarAhead
         }
+    }
+
+    /// Whether a lane that has `item` has not got far more than the others.
+    pub(super) fn is_within(&self, share: Share, item: &impl Weigh) -> bool {
+        self.standing(share, item.segments().into()) != Standing::FarAhead
     }
 
     /// Whether a lane got little in this while and the one before. Nobody is known to have before there was one: else all

@@ -172,6 +172,9 @@ fn where_the_queue_is_short_who_got_far_more_takes_no_room_from_what_the_others_
     let (mut refused, mut of_hog) = ([0_u32; HOG as usize + 1], 0);
     let warm_up = 30;
     for turn in 0..warm_up + 100 {
+        if turn == warm_up {
+            bench.lanes.take_turned_away();
+        }
         // The source had no core for a while: all that came meanwhile comes at once, and as much of the hog.
         let offered: Vec<_> = (0..OTHERS).flat_map(|lane| [(HOG, 0), (lane, 0)]).collect();
         bench.queue(&offered);
@@ -190,6 +193,9 @@ fn where_the_queue_is_short_who_got_far_more_takes_no_room_from_what_the_others_
     let of_others: u32 = refused[..HOG as usize].iter().sum();
     assert!(of_others * 200 <= 100 * OTHERS, "they send less than their share, and lost {of_others}");
     assert_eq!(of_hog + 100 * OTHERS - of_others, 100 * SERVED, "what they leave is the hog's");
+    let TurnedAway { segments, within_share } = bench.lanes.take_turned_away();
+    assert_eq!(segments, refused.iter().copied().map(u64::from).sum::<u64>());
+    assert!(within_share >= of_others.into() && within_share * 20 <= segments, "{within_share} of {segments}");
 }
 
 #[test]

@@ -132,6 +132,14 @@ fn it_never_admits_less_than_the_largest_item() {
 }
 
 #[test]
+fn the_largest_item_is_forgotten_within_a_second_of_the_last_of_its_size() {
+    let sizes: Vec<u32> =
+        std::iter::successors(Some(1_364), |largest| Some(largest - forgotten_segments(*largest))).take(51).collect();
+    assert_eq!((sizes[1], sizes[50]), (1_193, 1));
+    assert_eq!(forgotten_segments(0), 0);
+}
+
+#[test]
 fn a_stage_that_serves_nothing_is_not_taken_for_one_that_waits_little() {
     let mut bench = Bench::shedding();
     for _ in 0..50 {

@@ -28,6 +28,10 @@ const LANES_GIVEN_UP_MAX: usize = 16;
 /// about the last half second.
 const RECENT_SHIFT: u32 = 4;
 
+/// Those who had not got far more than others count as losers where they are one part in so many of all that were turned away,
+/// or more: whenever shares are counted anew nobody is known to have got more, for some packets.
+const OTHERS_PART: u64 = 8;
+
 /// What a stage's controllers remember.
 pub(super) struct Controllers {
     pool: PoolController,
@@ -126,6 +130,13 @@ where
         Duration::from_nanos(self.service_ns_a_segment.load(Ordering::Relaxed))
     }
 
+    /// The largest item of late: a part of one that does not come again is forgotten at each look.
+    fn largest_of_late(&self) -> u32 {
+        let largest = self.largest_segments.load(Ordering::Relaxed);
+        self.largest_segments.fetch_sub(shedding::forgotten_segments(largest), Ordering::Relaxed);
+        largest
+    }
+
     /// Has the controllers' view of this moment. A lane that was ready at the last look already, and no batch taken
     /// since, has waited at least that long: no sojourn would tell while all threads are held up.
     fn observe(&self, now: Instant, sojourn_p99: Option<Duration>, inner: &mut Inner<H::Queue>) -> Seen {
@@ -133,6 +144,13 @@ where
         let held_up = inner.looked.filter(|_| is_stuck).map(|then| now.saturating_duration_since(then));
         inner.looked = Some(now);
         inner.takes_looked = inner.takes;
+        let turned_away = inner.lanes.take_turned_away();
+        if self.metrics.shedding.get() > 0 {
+            let held_back = [inner.waiting.len(), inner.waiting.within_share()].map(|lanes| lanes as u64);
+            let is_part = |[all, part]: [u64; 2]| part > 0 && part * OTHERS_PART >= all;
+            let lost = [turned_away.segments, turned_away.within_share];
+            self.metrics.losers.note(lost[0] + held_back[0] > 0, is_part(lost) || is_part(held_back));
+        }
         Seen {
             pool: controller::Observation {
                 lanes_ready: inner.lanes.ready_for_more(inner.threads),
@@ -144,10 +162,10 @@ where
             },
             shedding: shedding::Observation {
                 sojourn_p99,
-                turned_away_segments: inner.lanes.take_turned_away(),
+                turned_away_segments: turned_away.segments,
                 taken_segments: std::mem::take(&mut inner.taken_segments),
                 waiting_segments: inner.lanes.load().segments,
-                largest_segments: self.largest_segments.load(Ordering::Relaxed),
+                largest_segments: self.largest_of_late(),
                 able_segments_per_second: shedding::able_segments_per_second(inner.threads, self.service()),
             },
         }

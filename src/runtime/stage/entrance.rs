@@ -54,9 +54,9 @@ where
             }
             inner.lanes.offer(now, hand_over, items, entered, refused, &mut shed);
             if let Some(upstream) = offer.upstream.filter(|_| self.settings.when_full == WhenFull::Park) {
-                let mut last = None;
+                let (mut last, Inner { lanes, waiting, .. }) = (None, &mut *inner);
                 for entry in refused.iter().filter(|entry| last.replace(entry.origin) != Some(entry.origin)) {
-                    inner.waiting.add(upstream, entry.origin);
+                    waiting.add(upstream, entry.origin, lanes.is_within_share(entry));
                 }
             }
             self.gauge(&inner);

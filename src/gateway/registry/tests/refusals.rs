@@ -99,6 +99,11 @@ fn the_largest_tethers_keep_as_much_of_their_credit_as_the_terms_say() {
     let (tether, _) = registry.tether_for(Instant::now(), &link, &hello()).expect("a tether");
     let calm = tether.links.credit_bytes().expect("a credit");
     registry.overload.set(Rung::TrimLargest, 0);
+    assert_eq!(tether.links.credit_bytes(), Some(calm), "where nobody holds anything there is no largest");
+    registry.overload.set(Rung::TrimLargest, 256);
+    assert_eq!(tether.links.credit_bytes(), Some(calm), "it holds nothing");
+    let mut inside = registry.pool.copy(&[7; 100]).expect("a buffer");
+    inside.charge(tether.links.account(), 100);
     assert_eq!(tether.links.credit_bytes(), Some(calm / 4));
 }
 

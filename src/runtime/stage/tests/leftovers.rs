@@ -218,7 +218,7 @@ fn what_runs_on_past_an_empty_queue_lets_in_who_waits_for_room() {
     let swallow = |work: &mut Work<Item, Item, Item>| work.batch.items.clear();
     let narrow = stage("narrow", settings, Does(swallow), None, None);
     let waiting = || lock(&narrow.inner).waiting.len();
-    (1..7).for_each(|lane| lock(&narrow.inner).waiting.add(Upstream(0), LaneId(lane)));
+    (1..7).for_each(|lane| lock(&narrow.inner).waiting.add(Upstream(0), LaneId(lane), true));
     for left in [4, 2, 0] {
         let mut items = vec![entry(0, 0, 0)];
         Inlet::new(Arc::clone(&narrow) as _, Cores::new(1)).push(Instant::now(), false, &mut items);
