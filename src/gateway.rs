@@ -24,7 +24,7 @@ use crate::offload::SuperPackets;
 use crate::overload::Overload;
 use crate::packet::{BufPool, PACKET_BYTES_MAX, Packet, Raw};
 use crate::pipeline::experiment::Experiment;
-use crate::pipeline::{self, FLOW_LANES};
+use crate::pipeline::{self, downlink_lane};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lanes::{Entry, LaneId};
@@ -32,7 +32,6 @@ use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
 use crate::stages::{accept, ip_parse};
-use crate::steer;
 use crate::table::PLACE_BYTES;
 use crate::tether_id::TetherId;
 use crate::transport::TcpOptions;
@@ -211,11 +210,15 @@ impl Gateway {
             // The first stage of what it reads.
             let wait_max = config.stages.get(StageName::IpParse).sojourn_max;
             let inlet = (pipeline.downlink, wait_max);
+            let (plan, tethers) = (Arc::clone(plan), registry.tethers.capacity());
+            let lane_of = move |bytes: &[u8]| downlink_lane(&plan, tethers, bytes);
             let source = match &egress.way {
                 Way::Raw { receiver, .. } => {
-                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, inlet, &registry)?
+                    start_source(Arc::clone(receiver), pool, pipeline.source_metrics, inlet, lane_of, &registry)?
                 }
-                Way::Tun(tun) => start_source(Arc::clone(tun), pool, pipeline.source_metrics, inlet, &registry)?,
+                Way::Tun(tun) => {
+                    start_source(Arc::clone(tun), pool, pipeline.source_metrics, inlet, lane_of, &registry)?
+                }
             };
             Ok((poller, server, source))
         };
@@ -376,6 +379,7 @@ fn start_source<S: PacketSource>(
     pool: BufPool,
     metrics: Arc<crate::metrics::StageMetrics>,
     (inlet, wait_max): (Inlet<Packet<Raw>>, Duration),
+    lane_of: impl Fn(&[u8]) -> LaneId + Send + 'static,
     registry: &Arc<Registry>,
 ) -> io::Result<(Arc<SourceStop>, JoinHandle<()>)> {
     let source =
@@ -385,8 +389,7 @@ fn start_source<S: PacketSource>(
         figures.egress_read_errors.inc();
         tracing::debug!(%error, "reading from the egress failed");
     };
-    let thread =
-        spawn("source", move || source.run(inlet, |bytes| LaneId(steer::flow_hash(bytes) % FLOW_LANES), failed))?;
+    let thread = spawn("source", move || source.run(inlet, lane_of, failed))?;
     Ok((stopper, thread))
 }
 

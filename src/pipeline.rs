@@ -23,7 +23,7 @@ use crate::runtime::fq_codel::FqCodel;
 use crate::runtime::hand_over::Rule;
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
-use crate::runtime::lanes::{Limits, Quota};
+use crate::runtime::lanes::{LaneId, Limits, Quota};
 use crate::runtime::port::Port;
 use crate::runtime::queue::{Fifo, Signal};
 use crate::runtime::stage::{Kept, Settings, Stage};
@@ -39,6 +39,7 @@ use crate::stages::tun_write::TunWrite;
 use crate::stages::ws_decode::WsDecode;
 use crate::stages::ws_encode::WsEncode;
 use crate::stages::{ip_parse, nat_rewrite};
+use crate::steer;
 use diagram::{Owner, Place};
 use experiment::Experiment;
 
@@ -49,9 +50,16 @@ pub mod experiment;
 /// that waits for its peers held all of it, nothing would come in by which it could empty.
 const QUEUE_PART_OF_BUFFERS: u64 = 2;
 
-/// Lanes of the downlink's ip-parse, where no tether is known yet: flows are spread over them. Enough that a few busy
-/// flows seldom share one.
+/// Lanes of the downlink's first stage beside those of tethers, for flows of which no tether is known. Enough that a few busy ones
+/// seldom share one.
 pub const FLOW_LANES: u32 = 64;
+
+/// The lane of a packet from the internet, or of none, in a stage that has `tethers` lanes for tethers and [`FLOW_LANES`] behind
+/// them. It is peeked at and not judged: who sends to one tether has that tether's share, however many flows it pretends.
+pub fn downlink_lane(plan: &AddressPlan, tethers: u32, bytes: &[u8]) -> LaneId {
+    let tether = steer::tether_for(plan, bytes).filter(|tether| tether.0 < tethers);
+    LaneId(tether.map_or_else(|| tethers + steer::flow_hash(bytes) % FLOW_LANES, |tether| tether.0))
+}
 
 /// The running pipeline.
 #[derive(Debug)]
@@ -62,7 +70,7 @@ pub struct Pipeline {
     pub accept: Inlet<Signal>,
     /// Signals of readable links.
     pub ws_decode: Inlet<Signal>,
-    /// Where the source from the internet pushes, by flow.
+    /// Where the source from the internet pushes, by tether.
     pub downlink: Inlet<Packet<Raw>>,
     /// Figures of the source from the internet.
     pub source_metrics: Arc<StageMetrics>,
@@ -296,7 +304,7 @@ impl Build<'_> {
             lanes: match place.lanes {
                 Owner::Link => self.links,
                 Owner::Tether => self.tethers,
-                Owner::Flow => FLOW_LANES,
+                Owner::Steered => self.tethers + FLOW_LANES,
             },
             // Whatever waits for links that nobody reads, others find a buffer.
             limits: Limits {
@@ -323,7 +331,11 @@ impl Build<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::nat::Translation;
+    use crate::packet_builder::udp;
 
     fn settings(text: &str, place: &Place) -> (config::Gateway, Settings) {
         let config = config::parse::<config::Gateway>(text, &[]).expect("a configuration");
@@ -350,6 +362,23 @@ mod tests {
             let (config, settings) = settings(text, &place);
             assert_eq!(settings.tuning, config.conditioning.tuning());
             assert_ne!(settings.tuning, Tuning::DEFAULT);
+        }
+    }
+
+    #[test]
+    fn what_comes_for_a_tether_has_its_lane_whatever_flow_it_is_of_and_what_is_for_none_has_its_flows() {
+        let addresses = vec![Ipv4Addr::new(198, 51, 100, 1).into()];
+        let translation = Translation::Gateway { addresses, ports: 10_000..=10_999, block_ports: 100 };
+        let plan = AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan");
+        let lane = |from: &str, to: &str| downlink_lane(&plan, 5, &udp(from, to, b"x").bytes()).0;
+        let flows = [("192.0.2.80:443", 10_100), ("192.0.2.80:444", 10_100), ("192.0.2.81:443", 10_199)];
+        assert_eq!(flows.map(|(from, port)| lane(from, &format!("198.51.100.1:{port}"))), [1; 3]);
+        // Beyond the lanes for tethers, and outside of the ports for them.
+        for port in [10_500, 9_999] {
+            let lanes: Vec<u32> =
+                (1..=9).map(|host| lane(&format!("192.0.2.{host}:443"), &format!("198.51.100.1:{port}"))).collect();
+            assert!(lanes.iter().all(|lane| (5..5 + FLOW_LANES).contains(lane)), "{lanes:?}");
+            assert!(lanes.iter().any(|lane| *lane != lanes[0]), "spread over them: {lanes:?}");
         }
     }
 

@@ -72,7 +72,8 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     let [plain_down, plain_up, bbr_down, bbr_up] = plain;
     let (plain_down, plain_up) = (plain_down?, plain_up?);
     let mut cases = Figures::new();
-    let (mut worst_ping_ms, mut worst_goodput) = (0.0_f64, f64::INFINITY);
+    // Unknown as soon as one case is: it may be the worst.
+    let (mut worst_ping_ms, mut worst_goodput) = (Some(0.0_f64), Some(f64::INFINITY));
     for ((direction, down, outer), tunnelled) in CASES.into_iter().zip(tunnelled) {
         let name = format!("{direction}_{outer}");
         let Tunnelled { bit_s, ping_over_idle_ms, busy_ratio, frame_bytes } = match tunnelled {
@@ -80,6 +81,7 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
             Err(why) => {
                 // Such as that the kernel does not have it.
                 cases.insert(name, why.into());
+                (worst_ping_ms, worst_goodput) = (None, None);
                 continue;
             }
         };
@@ -90,8 +92,8 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
              {:.2} Mbit/s, the link {busy_ratio:.3} busy with frames of {frame_bytes:.0} bytes",
             plain / 1e6
         ));
-        worst_ping_ms = worst_ping_ms.max(ping_over_idle_ms);
-        worst_goodput = worst_goodput.min(goodput_ratio);
+        worst_ping_ms = worst_ping_ms.map(|worst| worst.max(ping_over_idle_ms));
+        worst_goodput = worst_goodput.map(|worst| worst.min(goodput_ratio));
         let case = json!({
             "ping_over_idle_ms": ping_over_idle_ms,
             "goodput_ratio": goodput_ratio,
@@ -118,10 +120,8 @@ pub(crate) fn measure(run: &Run) -> Outcome<Figures> {
     if worst_bbr.is_finite() {
         figures.insert("slow_link_plain_bbr_ratio".into(), json!(worst_bbr));
     }
-    if worst_goodput.is_finite() {
-        figures.insert("slow_link_ping_over_idle_ms".into(), json!(worst_ping_ms));
-        figures.insert("slow_link_goodput_ratio".into(), json!(worst_goodput));
-    }
+    figures.insert("slow_link_ping_over_idle_ms".into(), json!(worst_ping_ms));
+    figures.insert("slow_link_goodput_ratio".into(), json!(worst_goodput));
     figures.insert("slow_link".into(), Value::Object(cases));
     Ok(figures)
 }

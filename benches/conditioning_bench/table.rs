@@ -28,7 +28,7 @@ const ROWS: [(&str, &str, &str); 18] = [
     ("hand_over_idle_latency_ratio", "the same for idle latency (above 1 is worse)", "≤ 1.05"),
     ("idle_kib_per_tether", "memory of an idle tether of 10,000, KiB", "≤ 16"),
     ("idle_core_ratio", "of a core, for 10,000 idle tethers", "< 0.02"),
-    ("recovery_ms", "from the end of the overload until p99 is within the same limit, ms", "≤ 1000"),
+    ("recovery_ms", "from the end of the overload until p99 is within its limit, ms", "≤ 1000"),
     ("slow_link_ping_over_idle_ms", "ping over idle beside a bulk transfer, worst case, ms", "≤ 20"),
     ("slow_link_goodput_ratio", "that transfer as a part of plain TCP's (cubic), worst case", "≥ 0.93"),
     ("slow_link_plain_bbr_ratio", "plain TCP by BBR as a part of the same, the worse way", ""),
@@ -36,14 +36,13 @@ const ROWS: [(&str, &str, &str); 18] = [
 
 /// The median of every figure that is a number, and the last of every other.
 pub(crate) fn medians(runs: &[Figures]) -> Figures {
-    let mut medians = runs.last().cloned().unwrap_or_default();
-    for (key, value) in &mut medians {
+    let mut medians = runs.iter().rfind(|run| !run.is_empty()).cloned().unwrap_or_default();
+    for (key, value) in medians.iter_mut().filter(|(_, value)| value.is_number() || value.is_null()) {
         let mut numbers: Vec<f64> = runs.iter().filter_map(|run| run.get(key)?.as_f64()).collect();
         numbers.sort_unstable_by(f64::total_cmp);
-        // A run without the figure is worse than any with it; more such runs than others leave it out.
-        if let Some(median) = numbers.get(runs.len() / 2) {
-            *value = Value::from(*median);
-        }
+        // More runs without the figure than with it leave it out.
+        let is_known = 2 * numbers.len() > runs.len();
+        *value = numbers.get(numbers.len() / 2).filter(|_| is_known).map_or(Value::Null, |median| Value::from(*median));
     }
     medians
 }
@@ -71,8 +70,12 @@ pub(crate) fn markdown(report: &Figures) -> String {
 
 /// The goal, with the limit that this run judged by where that is the run's own.
 fn judged(report: &Figures, key: &str, goal: &str) -> String {
-    let limit_ms = report.get("p99_limit_ms").and_then(Value::as_f64);
-    match limit_ms.filter(|_| ["p99_ms_at_20x", "recovery_ms"].contains(&key)) {
+    let limit = match key {
+        "p99_ms_at_20x" => "p99_limit_ms",
+        "recovery_ms" => "recovery_limit_ms",
+        _ => return goal.to_owned(),
+    };
+    match report.get(limit).and_then(Value::as_f64) {
         Some(limit_ms) => format!("{goal} (p99 ≤ {limit_ms:.1})"),
         None => goal.to_owned(),
     }

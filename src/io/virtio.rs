@@ -141,7 +141,8 @@ mod tests {
         for (protocol, header_bytes, offset, kind) in
             [(PROTOCOL_TCP, 40, 16, GSO_TCP4 | GSO_ECN), (PROTOCOL_UDP, 28, 6, GSO_UDP)]
         {
-            let offload = Offload { checksum: Checksum::Partial { start: 20, offset }, segment_bytes: 1_200, header_bytes };
+            let offload =
+                Offload { checksum: Checksum::Partial { start: 20, offset }, segment_bytes: 1_200, header_bytes };
             let mut packet = packet(protocol, 4_000);
             packet[20 + TCP_FLAGS] = TCP_CWR;
             let header = encode(offload, 0, &packet).expect("a valid offload");

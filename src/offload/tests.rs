@@ -303,7 +303,11 @@ fn a_super_packet_that_a_network_card_has_joined_and_checked_is_as_one_whose_che
     for (bytes, offload) in [(&[0x45; 60][..], alone), (&[0x45; 60], Offload::default()), (&[], alone)] {
         let mut packet = raw(bytes, offload);
         leave_checksum_open(&mut packet);
-        assert_eq!((packet.offload(), packet.bytes()), (offload, bytes), "what makes no sense is left to who judges it");
+        assert_eq!(
+            (packet.offload(), packet.bytes()),
+            (offload, bytes),
+            "what makes no sense is left to who judges it"
+        );
     }
 }
 

@@ -19,8 +19,8 @@ pub enum Owner {
     Link,
     /// A tether.
     Tether,
-    /// A flow, where no tether is known yet.
-    Flow,
+    /// The tether that a peek tells, or the flow where it tells none.
+    Steered,
 }
 
 impl Owner {
@@ -28,8 +28,7 @@ impl Owner {
     pub fn word(self) -> &'static str {
         match self {
             Self::Link => "link",
-            Self::Tether => "tether",
-            Self::Flow => "flow",
+            Self::Tether | Self::Steered => "tether",
         }
     }
 }
@@ -105,7 +104,7 @@ pub(super) const TUN_WRITE: Place =
 pub(super) const PARSE_IN: Place = Place {
     name: StageName::IpParse,
     direction: DOWNLINK,
-    lanes: Owner::Flow,
+    lanes: Owner::Steered,
     when_full: WhenFull::Drop,
     reasons: labels::<ip_parse::Reason>,
     goes_on: true,

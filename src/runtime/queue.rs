@@ -249,7 +249,9 @@ mod tests {
             if is_cleared {
                 queue.clear(&mut slab, &mut out);
             } else {
-                out.extend(std::iter::from_fn(|| queue.pop(&mut slab, now, &mut Shed::default())).map(|(_, item)| item));
+                out.extend(
+                    std::iter::from_fn(|| queue.pop(&mut slab, now, &mut Shed::default())).map(|(_, item)| item),
+                );
             }
             assert_eq!(out, (0..200).collect::<Vec<u8>>());
             assert_eq!((queue.load(), queue.is_empty()), (Load::default(), true));

@@ -13,7 +13,7 @@ const BUSY_THREADS_MIN: f64 = 0.02;
 /// A wait that is worth a word, in milliseconds. Less is the time that a batch takes.
 const SOJOURN_MS_MIN: f64 = 0.5;
 
-/// Where threads work less than this while packets wait, packets do not wait for threads.
+/// Where threads work less than this while packets wait, packets do not wait for threads; where more, they do.
 const LINK_BUSY_MAX: f64 = 0.5;
 
 /// The stage that holds the others back most, and what shows it.
@@ -62,6 +62,7 @@ impl Bottleneck {
     pub(super) fn among(stages: &[StageStatus]) -> Option<Self> {
         let (sign, stage) = parked(stages)
             .or_else(|| most(stages, Sign::Sheds, |stage| if stage.shedding { stage.queue as f64 + 1.0 } else { 0.0 }))
+            .or_else(|| most(stages, Sign::WaitsLongest, waits_for_threads))
             .or_else(|| most(stages, Sign::Link, waits_for_link))
             .or_else(|| most(stages, Sign::WaitsLongest, waits))
             .or_else(|| most(stages, Sign::Busiest, works))?;
@@ -76,6 +77,12 @@ fn parked(stages: &[StageStatus]) -> Option<(Sign, &StageStatus)> {
 fn most(stages: &[StageStatus], sign: Sign, measure: fn(&StageStatus) -> f64) -> Option<(Sign, &StageStatus)> {
     let most = stages.iter().max_by(|a, b| measure(a).total_cmp(&measure(b)))?;
     (measure(most) > 0.0).then_some((sign, most))
+}
+
+/// Its threads work, and packets wait for them all the same. What waits for links meanwhile does so on any gateway with a
+/// download.
+fn waits_for_threads(stage: &StageStatus) -> f64 {
+    if stage.busy_threads >= LINK_BUSY_MAX { waits(stage) } else { 0.0 }
 }
 
 fn waits_for_link(stage: &StageStatus) -> f64 {
@@ -121,7 +128,10 @@ mod tests {
         assert_eq!(named(), Some(("nat-rewrite".into(), Sign::WaitsLongest)));
         encode.queue_packets.set(5);
         encode.recent_busy_permille.set(100);
+        encode.recent_sojourn_ns.set(20_000_000);
         assert_eq!(named(), Some(("ws-encode".into(), Sign::Link)));
+        nat.recent_busy_permille.set(900);
+        assert_eq!(named(), Some(("nat-rewrite".into(), Sign::WaitsLongest)), "packets wait for its threads, too");
         nat.shedding.set(1);
         assert_eq!(named(), Some(("nat-rewrite".into(), Sign::Sheds)));
         parse.lanes_parked.set(7);

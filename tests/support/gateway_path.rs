@@ -11,7 +11,7 @@ use wstether::metrics::{StageMetrics, labels};
 use wstether::nat::{AddressPlan, Translation};
 use wstether::offload::{Merger, SuperPackets, cut_others, segment};
 use wstether::packet::{BufPool, Packet, Raw};
-use wstether::pipeline::FLOW_LANES;
+use wstether::pipeline::{FLOW_LANES, downlink_lane};
 use wstether::policy::Prefix;
 use wstether::runtime::cores::Cores;
 use wstether::runtime::fq_codel::FqCodel;
@@ -31,7 +31,6 @@ use wstether::stages::nat_rewrite::{self, Translated};
 use wstether::stages::tethered::{Steered, Tethered};
 use wstether::stages::ws_decode::{self, LinkKeeper, WsDecode};
 use wstether::stages::ws_encode::{self, WsEncode};
-use wstether::steer;
 use wstether::table::Table;
 use wstether::tether::Tether;
 use wstether::wire::capsule::CloseReason;
@@ -151,6 +150,7 @@ pub(crate) struct GatewayPath {
     all: Vec<Arc<StageMetrics>>,
     keeper: Keeper,
     window_opened: Box<dyn Fn(LaneId)>,
+    plan: Arc<AddressPlan>,
     pool: BufPool,
     ports: Arc<Mutex<Option<Vec<u16>>>>,
     signals: Vec<Entry<Signal>>,
@@ -242,7 +242,7 @@ impl GatewayPath {
             Steered { plan: Arc::clone(&plan), function: ip_parse::incoming, reasons: std::marker::PhantomData };
         let parse_in = build.stage(
             ("ip-parse", DOWNLINK),
-            (labels::<ip_parse::Reason>(), FLOW_LANES),
+            (labels::<ip_parse::Reason>(), clients + FLOW_LANES),
             steered,
             Some(Arc::clone(&nat_in) as _),
             Some(Arc::clone(&nat_in) as _),
@@ -328,6 +328,7 @@ impl GatewayPath {
             all: build.metrics,
             keeper,
             window_opened: Box::new(window_opened),
+            plan,
             pool,
             ports,
             signals: Vec::new(),
@@ -398,7 +399,7 @@ impl GatewayPath {
             self.merger.merge(&mut self.came, SuperPackets::TCP, &self.pool);
         }
         for packet in self.came.drain(..) {
-            let lane = LaneId(steer::flow_hash(packet.bytes()) % FLOW_LANES);
+            let lane = downlink_lane(&self.plan, self.clients.len() as u32, packet.bytes());
             self.entries.push(Entry { origin: lane, lane, item: packet });
         }
         let segments = packets as u64 * shape.segments();
