@@ -27,7 +27,8 @@ use crate::pipeline::experiment::Experiment;
 use crate::pipeline::{self, downlink_lane};
 use crate::runtime::inlet::Inlet;
 use crate::runtime::keeper::Keeper;
-use crate::runtime::lanes::{Entry, LaneId};
+use crate::runtime::lanes::LaneId;
+use crate::runtime::queue::place_bytes;
 use crate::stages::Reason as _;
 use crate::stages::ip_parse::Parsed;
 use crate::stages::source::{PacketSource, Source, SourceStop};
@@ -68,8 +69,9 @@ const LOOKS_A_TIDYING: u32 = 4;
 /// How often it is looked whether the peers of closed links have hung up.
 const SEE_OFF_EVERY: Duration = Duration::from_millis(5);
 
-/// What one packet's place in a stage's queue costs beside its buffer.
-const QUEUE_PLACE_BYTES: usize = size_of::<Entry<Packet<Parsed>>>();
+/// What one packet's place in a stage's queue costs beside its buffer. Both directions of ip-parse and nat-rewrite have queues;
+/// accept and ws-decode, which are reckoned like them, hold signals alone, and there is one way out of two.
+const QUEUE_PLACE_BYTES: usize = place_bytes::<Packet<Parsed>>();
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::ops::{AddAssign, SubAssign};
 use std::time::Instant;
 
 use super::codel;
-use super::slab::{List, Slab};
+use super::slab::{self, List, Slab};
 
 /// What an item weighs in queues, shares and counters.
 pub trait Weigh {
@@ -117,6 +117,11 @@ pub trait Queue: Default {
 
     /// What waits now.
     fn load(&self) -> Load;
+}
+
+/// Memory of an item's place in a queue.
+pub const fn place_bytes<T>() -> usize {
+    slab::place_bytes::<(Instant, T)>()
 }
 
 /// First in, first out; sheds nothing. All lanes of a stage have their items in one memory, so that an empty queue holds none.

@@ -18,6 +18,11 @@ struct Place<T> {
     next: u32,
 }
 
+/// Memory of a place.
+pub(super) const fn place_bytes<T>() -> usize {
+    size_of::<Place<T>>()
+}
+
 impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self { places: Vec::new(), free: List::default() }
