@@ -61,7 +61,7 @@ impl fmt::Display for SuperPackets {
 
 /// Has the checksum of a super-packet left open, as everybody expects it. A network card that has joined segments (LRO) has
 /// checked theirs, and the kernel then says nothing of the whole one's. What cannot be made sense of stays as it is.
-pub(crate) fn leave_checksum_open<P>(packet: &mut Packet<P>) {
+pub fn leave_checksum_open<P>(packet: &mut Packet<P>) {
     let offload = packet.offload();
     if offload.segment_bytes == 0 || offload.checksum != Checksum::Complete {
         return;

@@ -72,7 +72,7 @@ impl<T: Weigh> Leftovers<T> {
     }
 
     /// What a lane has.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "model")))]
     pub(super) fn of(&self, lane: LaneId) -> usize {
         lock(&self.of_lanes).get(&lane).map_or(0, VecDeque::len)
     }
