@@ -212,8 +212,8 @@ impl Gateway {
             // The first stage of what it reads.
             let wait_max = config.stages.get(StageName::IpParse).sojourn_max;
             let inlet = (pipeline.downlink, wait_max);
-            let (plan, tethers) = (Arc::clone(plan), registry.tethers.capacity());
-            let lane_of = move |bytes: &[u8]| downlink_lane(&plan, tethers, bytes);
+            let (plan, tethers) = (Arc::clone(plan), Arc::clone(&registry.tethers));
+            let lane_of = move |bytes: &[u8]| downlink_lane(&plan, &tethers, bytes);
             let source = match &egress.way {
                 Way::Raw { receiver, .. } => {
                     start_source(Arc::clone(receiver), pool, pipeline.source_metrics, inlet, lane_of, &registry)?

@@ -305,7 +305,7 @@ impl Link {
         locked(self.window.get()?).smallest()
     }
 
-    /// The most bytes that a super-packet should have; `None` where the link is fast, or not known yet.
+    /// The most bytes that a super-packet should have; `None` where the link is fast.
     pub fn cut_bytes(&self) -> Option<u64> {
         locked(self.window.get()?).cut_bytes()
     }

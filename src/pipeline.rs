@@ -40,6 +40,7 @@ use crate::stages::ws_decode::WsDecode;
 use crate::stages::ws_encode::WsEncode;
 use crate::stages::{ip_parse, nat_rewrite};
 use crate::steer;
+use crate::table::Table;
 use diagram::{Owner, Place};
 use experiment::Experiment;
 
@@ -54,11 +55,13 @@ const QUEUE_PART_OF_BUFFERS: u64 = 2;
 /// seldom share one.
 pub const FLOW_LANES: u32 = 64;
 
-/// The lane of a packet from the internet, or of none, in a stage that has `tethers` lanes for tethers and [`FLOW_LANES`] behind
-/// them. It is peeked at and not judged: who sends to one tether has that tether's share, however many flows it pretends.
-pub fn downlink_lane(plan: &AddressPlan, tethers: u32, bytes: &[u8]) -> LaneId {
-    let tether = steer::tether_for(plan, bytes).filter(|tether| tether.0 < tethers);
-    LaneId(tether.map_or_else(|| tethers + steer::flow_hash(bytes) % FLOW_LANES, |tether| tether.0))
+/// The lane of a packet from the internet, or of none, in a stage that has a lane for each of `tethers` and [`FLOW_LANES`] behind
+/// them, for what is for no tether that is there. It is peeked at and not judged: who sends to one tether has that tether's share,
+/// however many flows it pretends, and who sends to ports that nobody has shares those of all that do.
+pub fn downlink_lane<T>(plan: &AddressPlan, tethers: &Table<T>, bytes: &[u8]) -> LaneId {
+    let tether = steer::tether_for(plan, bytes).map(|tether| LaneId(tether.0));
+    let by_flow = || LaneId(tethers.capacity() + steer::flow_hash(bytes) % FLOW_LANES);
+    tether.filter(|lane| tethers.is_taken(*lane)).unwrap_or_else(by_flow)
 }
 
 /// The running pipeline.
@@ -370,11 +373,14 @@ mod tests {
         let addresses = vec![Ipv4Addr::new(198, 51, 100, 1).into()];
         let translation = Translation::Gateway { addresses, ports: 10_000..=10_999, block_ports: 100 };
         let plan = AddressPlan::new("100.64.0.0/16".parse().expect("a prefix"), translation).expect("a plan");
-        let lane = |from: &str, to: &str| downlink_lane(&plan, 5, &udp(from, to, b"x").bytes()).0;
+        let tethers = Table::new(5);
+        let mut lanes = std::iter::repeat_with(|| tethers.reserve().expect("free"));
+        lanes.by_ref().take(3).for_each(|lane| tethers.put(lane, Arc::new(())));
+        let lane = |from: &str, to: &str| downlink_lane(&plan, &tethers, &udp(from, to, b"x").bytes()).0;
         let flows = [("192.0.2.80:443", 10_100), ("192.0.2.80:444", 10_100), ("192.0.2.81:443", 10_199)];
         assert_eq!(flows.map(|(from, port)| lane(from, &format!("198.51.100.1:{port}"))), [1; 3]);
-        // Beyond the lanes for tethers, and outside of the ports for them.
-        for port in [10_500, 9_999] {
+        // Of a tether that is not there, beyond the lanes for tethers, and outside of the ports for them.
+        for port in [10_300, 10_500, 9_999] {
             let lanes: Vec<u32> =
                 (1..=9).map(|host| lane(&format!("192.0.2.{host}:443"), &format!("198.51.100.1:{port}"))).collect();
             assert!(lanes.iter().all(|lane| (5..5 + FLOW_LANES).contains(lane)), "{lanes:?}");

@@ -1,24 +1,31 @@
 //! A table of what lives at a lane: links by their number, tethers by theirs. Each place has a lock of its own.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::runtime::lanes::LaneId;
 
 /// Memory of one place, with its entry among the free ones.
-pub const PLACE_BYTES: usize = size_of::<RwLock<Option<Arc<()>>>>() + size_of::<u32>();
+pub const PLACE_BYTES: usize = size_of::<RwLock<Option<Arc<()>>>>() + size_of::<AtomicBool>() + size_of::<u32>();
 
 /// A fixed number of places.
 #[derive(Debug)]
 pub struct Table<T> {
     places: Box<[RwLock<Option<Arc<T>>>]>,
+    /// Where there is something, for who only asks that of each packet.
+    are_taken: Box<[AtomicBool]>,
     free: Mutex<VecDeque<u32>>,
 }
 
 impl<T> Table<T> {
     /// `count` empty places.
     pub fn new(count: u32) -> Self {
-        Self { places: (0..count).map(|_| RwLock::new(None)).collect(), free: Mutex::new((0..count).collect()) }
+        Self {
+            places: (0..count).map(|_| RwLock::new(None)).collect(),
+            are_taken: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            free: Mutex::new((0..count).collect()),
+        }
     }
 
     /// How many places there are.
@@ -35,8 +42,15 @@ impl<T> Table<T> {
     /// Puts `value` at a reserved place.
     pub fn put(&self, lane: LaneId, value: Arc<T>) {
         if let Some(place) = self.places.get(lane.0 as usize) {
-            *place.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            let mut place = place.write().unwrap_or_else(PoisonError::into_inner);
+            *place = Some(value);
+            self.are_taken[lane.0 as usize].store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether there is something at a place, now or a moment ago.
+    pub fn is_taken(&self, lane: LaneId) -> bool {
+        self.are_taken.get(lane.0 as usize).is_some_and(|is_taken| is_taken.load(Ordering::Relaxed))
     }
 
     /// What is at a place.
@@ -46,7 +60,9 @@ impl<T> Table<T> {
 
     /// Takes out what is at a place. The place stays reserved until [`Table::release`].
     pub fn take(&self, lane: LaneId) -> Option<Arc<T>> {
-        self.places.get(lane.0 as usize)?.write().unwrap_or_else(PoisonError::into_inner).take()
+        let mut place = self.places.get(lane.0 as usize)?.write().unwrap_or_else(PoisonError::into_inner);
+        self.are_taken[lane.0 as usize].store(false, Ordering::Relaxed);
+        place.take()
     }
 
     /// Takes out `value` where it is still what is at a place. Of several who try one succeeds, and nobody takes what
@@ -54,7 +70,11 @@ impl<T> Table<T> {
     pub fn take_this(&self, lane: LaneId, value: &Arc<T>) -> bool {
         let Some(place) = self.places.get(lane.0 as usize) else { return false };
         let mut place = place.write().unwrap_or_else(PoisonError::into_inner);
-        place.take_if(|present| Arc::ptr_eq(present, value)).is_some()
+        let is_taken_out = place.take_if(|present| Arc::ptr_eq(present, value)).is_some();
+        if is_taken_out {
+            self.are_taken[lane.0 as usize].store(false, Ordering::Relaxed);
+        }
+        is_taken_out
     }
 
     /// Frees a place whose lanes have been cleared.
@@ -96,7 +116,9 @@ mod tests {
         table.put(first, Arc::new("first"));
         table.put(second, Arc::new("second"));
         assert_eq!((table.reserve(), table.len(), table.all().len()), (None, 2, 2));
+        assert!([first, second].iter().all(|lane| table.is_taken(*lane)) && !table.is_taken(LaneId(2)));
         assert_eq!(table.take(first).as_deref(), Some(&"first"));
+        assert_eq!([first, second].map(|lane| table.is_taken(lane)), [false, true]);
         assert_eq!((table.get(first), table.reserve()), (None, None), "taken out, but not yet released");
         table.release(first);
         assert_eq!(table.reserve(), Some(first));

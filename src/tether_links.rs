@@ -251,12 +251,12 @@ impl TetherLinks {
     }
 
     /// Super-packets above this are cut before they are sent, so that none holds up what comes behind it for long;
-    /// `u64::MAX` where the link is fast, or not known yet.
+    /// `u64::MAX` where the link is fast. Until that is known, they are.
     pub fn cut_bytes(&self) -> u64 {
         self.cut_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the link is known to be so slow that super-packets are cut: there a byte is dearer than its copy.
+    /// Whether the link is so slow that super-packets are cut, or may be: there a byte is dearer than its copy.
     pub fn is_slow(&self) -> bool {
         self.cut_bytes() != u64::MAX
     }

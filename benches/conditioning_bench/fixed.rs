@@ -68,6 +68,8 @@ const UPLINK_SPARSE: Lasts = Lasts { quick_ms: 6_000, full_ms: 15_000 };
 /// Shares of some tens of packets would be those of chance. So that each of a thousand gets some hundred, packets cost this part
 /// of the ballast here, where the generator need not be many times as fast.
 const FAIRNESS_PART: u64 = 4;
+/// Less of an overload has nothing to share out.
+const FAIRNESS_OVERLOAD_MIN: f64 = 1.2;
 const FAIRNESS: Lasts = Lasts { quick_ms: 12_000, full_ms: 20_000 };
 const HOG: Lasts = Lasts { quick_ms: 4_000, full_ms: 10_000 };
 
@@ -305,6 +307,10 @@ pub(crate) fn fairness(run: &Run) -> Outcome<Figures> {
     let offered_pps = 1.5 * number(&most, "/down/delivered_pps")?;
     told(&format!("  {MANY} tethers are sent {offered_pps:.0} packets/s"));
     let report = down(&site, MANY, offered_pps, run.lasts(FAIRNESS), &[])?;
+    let times = offered_pps / number(&report, "/down/delivered_pps")?.max(1.0);
+    if times < FAIRNESS_OVERLOAD_MIN {
+        return Err(format!("the load was {times:.2} times what came through, which is no overload").into());
+    }
     let mut figures = Figures::new();
     figures.insert("jain_1000".into(), json!(number(&report, "/down/shares/jain")?));
     figures.insert("worst_share_1000".into(), json!(number(&report, "/down/shares/worst")?));

@@ -40,9 +40,13 @@ pub(crate) fn medians(runs: &[Figures]) -> Figures {
     for (key, value) in medians.iter_mut().filter(|(_, value)| value.is_number() || value.is_null()) {
         let mut numbers: Vec<f64> = runs.iter().filter_map(|run| run.get(key)?.as_f64()).collect();
         numbers.sort_unstable_by(f64::total_cmp);
-        // More runs without the figure than with it leave it out.
+        // A run without the figure is worse than any with it, and more such runs than others leave it out.
         let is_known = 2 * numbers.len() > runs.len();
-        *value = numbers.get(numbers.len() / 2).filter(|_| is_known).map_or(Value::Null, |median| Value::from(*median));
+        let more_is_better = ROWS.iter().any(|(row, _, goal)| row == key && goal.starts_with('≥'));
+        let without = if more_is_better { runs.len() - numbers.len() } else { 0 };
+        let at = (runs.len() / 2).checked_sub(without);
+        *value =
+            at.and_then(|at| numbers.get(at)).filter(|_| is_known).map_or(Value::Null, |median| Value::from(*median));
     }
     medians
 }

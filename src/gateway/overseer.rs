@@ -10,6 +10,7 @@ use super::registry::Registry;
 use crate::metrics::decisions::{self, Change, Controller, Decision};
 use crate::metrics::{Metrics, StageMetrics};
 use crate::overload::{Cause, Rung};
+use crate::pipeline::diagram;
 use crate::stages::{Reason as _, raw_recv};
 
 /// Who looks after the ladder.
@@ -64,16 +65,20 @@ impl Overseer {
     /// no reason to close the door to others. A limit that nobody reaches is no overload.
     ///
     /// Or something was lost in the kernel's ring, which is kept short while the stages have more to do than they can. There
-    /// nobody knows whose it is: where the stages turned away such a one alone, it is put down to that one.
+    /// nobody knows whose it is: where the stages turned away such a one of the downlink alone, it is put down to that one.
     fn sheds(&mut self, metrics: &Metrics) -> bool {
         metrics.refresh();
         let stages = &metrics.stages;
-        let losers = stages.iter().map(|stage| stage.losers.take());
-        let (any, within_share) = losers.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1));
+        let (mut from_internet, mut within_share) = (false, false);
+        for stage in stages {
+            let (any, within) = stage.losers.take();
+            from_internet |= any && stage.direction == diagram::DOWNLINK;
+            within_share |= within;
+        }
         let late = stages.iter().map(|stage| stage.dropped_for(raw_recv::Reason::WaitedTooLong.label())).sum::<u64>();
         let lost_in_front = late + metrics.gateway.packet_socket_drops.get();
         let has_lost_in_front = std::mem::replace(&mut self.lost_in_front, lost_in_front) < lost_in_front;
-        within_share || has_lost_in_front && !any
+        within_share || has_lost_in_front && !from_internet
     }
 }
 
@@ -168,6 +173,14 @@ mod tests {
         };
         assert_eq!(rung_after(0, 200, false), Rung::Calm);
         assert_eq!(rung_after(200, 300, true), Rung::TrimLargest, "as soon as others lose it is an overload");
+        let uplink = Metrics::new(vec![StageMetrics::new("ip-parse", "uplink", &[])], Arc::clone(&registry.metrics));
+        let mut overseer = Overseer::new(ladder::Settings::DEFAULT);
+        for at in 300..400 {
+            uplink.stages[0].losers.note(true, false);
+            uplink.gateway.packet_socket_drops.inc();
+            overseer.look(start + at * super::super::LOOK_EVERY, &registry, &uplink);
+        }
+        assert_eq!(registry.overload.rung(), Rung::TrimLargest, "one of the uplink has no part in the ring's losses");
     }
 
     #[test]

@@ -166,8 +166,9 @@ pub struct Lanes<Q: Queue> {
     /// Segments above the limit that are for sparse lanes.
     sparse_segments: u64,
     shares: Shares,
-    /// What was turned away since somebody asked.
+    /// What was turned away since somebody asked, and how often that was.
     turned_away: TurnedAway,
+    askings: u64,
     /// Off only in the test that shows what the lane rule is for.
     exclusive: bool,
 }
@@ -194,6 +195,7 @@ impl<Q: Queue> Lanes<Q> {
             sparse_segments: 0,
             shares: Shares::default(),
             turned_away: TurnedAway::default(),
+            askings: 1,
             exclusive: true,
         }
     }
@@ -241,7 +243,7 @@ impl<Q: Queue> Lanes<Q> {
                 continue;
             };
             if lane.refused_in == self.offers {
-                self.turned_away.add(entry.item.segments().into(), self.shares.is_within(lane.share, &entry.item));
+                self.turn_away(entry.lane, entry.item.segments().into(), entry.item.segments());
                 refused.push(entry);
             } else if may_run_on(&entry.item)
                 && run_on_segments < u64::from(self.run_on_segments_max)
@@ -265,7 +267,7 @@ impl<Q: Queue> Lanes<Q> {
                 let lane = &mut self.lanes[entry.lane.index()];
                 lane.refused_in = self.offers;
                 self.shares.count(&mut lane.share, 0);
-                self.turned_away.add(entry.item.segments().into(), self.shares.is_within(lane.share, &entry.item));
+                self.turn_away(entry.lane, entry.item.segments().into(), entry.item.segments());
                 refused.push(entry);
             }
         }
@@ -381,14 +383,15 @@ impl<Q: Queue> Lanes<Q> {
             lane.poked = false;
             batch.lanes.push(id);
             let load_before = lane.queue.load();
-            let mut lane_bytes = 0;
+            let (mut lane_bytes, mut given_up, mut largest) = (0, 0, 0);
             while lane.deficit_segments > 0 && lane.has_allowance() && lane_bytes < quota.lane_bytes {
                 let Some((at, item)) = lane.queue.pop(&mut self.shared, now, shed) else { break };
                 oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
                 // One that was alone is served however old it is: a lane that holds no more than one is no hog.
                 let is_old = self.wait_max.is_some_and(|max| now.saturating_duration_since(at) > max);
                 if is_old && load_before.segments > u64::from(item.segments()) {
-                    self.turned_away.add(item.segments().into(), self.shares.is_within(lane.share, &item));
+                    given_up += u64::from(item.segments());
+                    largest = item.segments().max(largest);
                     shed.dropped.push((Law::TooOld, item));
                     continue;
                 }
@@ -413,6 +416,7 @@ impl<Q: Queue> Lanes<Q> {
                 lane.state = State::Idle;
                 self.make_ready(id);
             }
+            self.turn_away(id, given_up, largest);
         }
         let freed = Load {
             segments: before.segments - self.load.segments,

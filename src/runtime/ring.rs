@@ -47,7 +47,8 @@ const BYTES: (u32, u32) = (4 << 10, 1 << 20);
 pub struct Observation {
     /// How long the first packet has waited, where that is known.
     pub waited: Option<Duration>,
-    /// Packets that the kernel has dropped since the batch before, for want of room. Asked for in overload alone.
+    /// Packets that the kernel has dropped since this was asked last, for want of room. It is asked in overload alone, so that the
+    /// first answer of an overload is about all since the one before.
     pub dropped: u64,
     /// Packets that were read.
     pub read: usize,

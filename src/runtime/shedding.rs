@@ -59,7 +59,7 @@ pub struct Observation {
     pub taken_segments: u64,
     /// Segments that wait now.
     pub waiting_segments: u64,
-    /// Segments of the largest item so far: the queue must have room for one.
+    /// Segments of the largest item of late: the queue must have room for one.
     pub largest_segments: u32,
     /// Segments that the stage's threads could serve in a second with nothing else to do; 0 until that is known.
     pub able_segments_per_second: u64,

@@ -103,7 +103,8 @@ pub fn listen(keeper: &impl LinkKeeper, now: Instant, link: &Link, message_bytes
 /// Takes note of an acknowledgement; `false` where it breaks a rule.
 fn acked(now: Instant, link: &Link, tether: &TetherLinks, bytes: u64) -> bool {
     let is_possible = link.acked(now, bytes);
-    if is_possible {
+    // A link that was replaced says nothing of the one in its place.
+    if is_possible && tether.to_send().is_some_and(|newest| std::ptr::eq(&raw const *newest, link)) {
         tether.set_cut_bytes(link.cut_bytes().unwrap_or(u64::MAX));
     }
     is_possible

@@ -82,7 +82,7 @@ fn most(stages: &[StageStatus], sign: Sign, measure: fn(&StageStatus) -> f64) ->
 /// Its threads work, and packets wait for them all the same. What waits for links meanwhile does so on any gateway with a
 /// download.
 fn waits_for_threads(stage: &StageStatus) -> f64 {
-    if stage.busy_threads >= LINK_BUSY_MAX { waits(stage) } else { 0.0 }
+    if stage.busy_threads >= LINK_BUSY_MAX * stage.threads.max(1) as f64 { waits(stage) } else { 0.0 }
 }
 
 fn waits_for_link(stage: &StageStatus) -> f64 {

@@ -151,6 +151,7 @@ pub(crate) struct GatewayPath {
     keeper: Keeper,
     window_opened: Box<dyn Fn(LaneId)>,
     plan: Arc<AddressPlan>,
+    tethers: Arc<Table<Tether>>,
     pool: BufPool,
     ports: Arc<Mutex<Option<Vec<u16>>>>,
     signals: Vec<Entry<Signal>>,
@@ -329,6 +330,7 @@ impl GatewayPath {
             keeper,
             window_opened: Box::new(window_opened),
             plan,
+            tethers,
             pool,
             ports,
             signals: Vec::new(),
@@ -399,7 +401,7 @@ impl GatewayPath {
             self.merger.merge(&mut self.came, SuperPackets::TCP, &self.pool);
         }
         for packet in self.came.drain(..) {
-            let lane = downlink_lane(&self.plan, self.clients.len() as u32, packet.bytes());
+            let lane = downlink_lane(&self.plan, &self.tethers, packet.bytes());
             self.entries.push(Entry { origin: lane, lane, item: packet });
         }
         let segments = packets as u64 * shape.segments();

@@ -137,8 +137,7 @@ impl RawReceiver {
 
     /// How many packets the kernel has dropped since this was asked last. Where it does not tell, none.
     pub fn dropped_since(&self) -> u64 {
-        let drops = self.kernel_drops().unwrap_or_default();
-        drops.saturating_sub(self.drops_seen.swap(drops, Ordering::Relaxed))
+        self.kernel_drops().map_or(0, |drops| drops.saturating_sub(self.drops_seen.swap(drops, Ordering::Relaxed)))
     }
 
     fn header_bytes(&self) -> usize {

@@ -117,6 +117,7 @@ impl RawSender {
         let mut frames = Frames { headers: [[0; HEADER_BYTES_MAX]; BATCH], packets: [0; BATCH], count: 0 };
         let (mtu, mut hops) = (self.hops.mtu(), [None; BATCH]);
         self.hops.find_known(chunk.iter().map(|packet| destination(packet.bytes())), &mut hops);
+        let mut asked = None;
         for (at, packet) in chunk.iter_mut().enumerate() {
             let Some(destination) = destination(packet.bytes()) else {
                 report.refuse(packet, Refusal::Failed);
@@ -126,7 +127,15 @@ impl RawSender {
                 report.refuse(packet, Refusal::TooLarge);
                 continue;
             }
-            match hops[at].unwrap_or_else(|| self.hops.find(destination)) {
+            let hop = match (hops[at], asked) {
+                (Some(hop), _) => hop,
+                (None, Some((before, hop))) if before == destination => hop,
+                (None, _) => self.hops.find(destination),
+            };
+            if hops[at].is_none() {
+                asked = Some((destination, hop));
+            }
+            match hop {
                 Hop::Direct { header } => match virtio::encode(packet.offload(), self.link_bytes, packet.bytes()) {
                     Some(offload) => frames.push(at, offload, &header),
                     None => report.refuse(packet, Refusal::Failed),

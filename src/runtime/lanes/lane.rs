@@ -41,6 +41,8 @@ pub(super) struct Lane<Q> {
     /// The offer in which it last entered, and in which it was last refused.
     pub(super) entered_in: u64,
     pub(super) refused_in: u64,
+    /// What was turned away of it, within its share, since it was asked who lost: at that asking, and so much.
+    pub(super) lost: (u64, u64),
     /// On the list of those that gather, whatever its state.
     pub(super) is_listed: bool,
 }
@@ -62,6 +64,7 @@ impl<Q: Queue> Lane<Q> {
             brings_much: false,
             entered_in: 0,
             refused_in: 0,
+            lost: (0, 0),
             is_listed: false,
         }
     }

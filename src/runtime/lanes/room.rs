@@ -17,12 +17,15 @@ pub struct TurnedAway {
     /// Those of lanes that had not got far more than the others of late. A queue that is kept short has next to no room for
     /// one that has, and that is no sign that anybody else goes short.
     pub within_share: u64,
+    /// The most of these that one lane lost. It may be such a one, of which that is not known yet, or beside which there are too
+    /// few to tell.
+    pub most_of_one: u64,
 }
 
 impl TurnedAway {
-    pub(super) fn add(&mut self, segments: u64, is_within_share: bool) {
-        self.segments += segments;
-        self.within_share += if is_within_share { segments } else { 0 };
+    /// What others than the one that lost most went without, within their share.
+    pub fn of_others(&self) -> u64 {
+        self.within_share - self.most_of_one
     }
 }
 
@@ -76,12 +79,28 @@ impl<Q: Queue> Lanes<Q> {
 
     /// What was turned away since this was asked last.
     pub fn take_turned_away(&mut self) -> TurnedAway {
+        self.askings += 1;
         std::mem::take(&mut self.turned_away)
+    }
+
+    /// Counts so many segments that were turned away of a lane, in items of no more than `item_segments`.
+    pub(super) fn turn_away(&mut self, id: LaneId, segments: u64, item_segments: u32) {
+        let lane = &mut self.lanes[id.index()];
+        self.turned_away.segments += segments;
+        if segments == 0 || !self.shares.is_within(lane.share, item_segments.into()) {
+            return;
+        }
+        let so_far = if lane.lost.0 == self.askings { lane.lost.1 } else { 0 };
+        lane.lost = (self.askings, so_far + segments);
+        self.turned_away.within_share += segments;
+        self.turned_away.most_of_one = self.turned_away.most_of_one.max(lane.lost.1);
     }
 
     /// Whether the lane of `entry` has not got far more than the others of late.
     pub fn is_within_share(&self, entry: &Entry<Q::Item>) -> bool {
-        self.lanes.get(entry.lane.index()).is_some_and(|lane| self.shares.is_within(lane.share, &entry.item))
+        self.lanes
+            .get(entry.lane.index())
+            .is_some_and(|lane| self.shares.is_within(lane.share, entry.item.segments().into()))
     }
 
     /// A lane may hold as much as is still free in the whole queue (dynamic thresholds, Choudhury and Hahne 1998): one

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::runtime::queue::Weigh;
-
 /// Segments a lane, on average, after which their shares are counted anew: few enough that what was long ago does not
 /// count, so many that the rest of a division, a packet or two, does not either.
 const WHILE_SEGMENTS: u64 = 64;
@@ -105,9 +103,9 @@ impl Shares {
         }
     }
 
-    /// Whether a lane that has `item` has not got far more than the others.
-    pub(super) fn is_within(&self, share: Share, item: &impl Weigh) -> bool {
-        self.standing(share, item.segments().into()) != Standing::FarAhead
+    /// Whether a lane that has an item of so many segments has not got far more than the others.
+    pub(super) fn is_within(&self, share: Share, item_segments: u64) -> bool {
+        self.standing(share, item_segments) != Standing::FarAhead
     }
 
     /// Whether a lane got little in this while and the one before. Nobody is known to have before there was one: else all

@@ -193,9 +193,30 @@ fn where_the_queue_is_short_who_got_far_more_takes_no_room_from_what_the_others_
     let of_others: u32 = refused[..HOG as usize].iter().sum();
     assert!(of_others * 200 <= 100 * OTHERS, "they send less than their share, and lost {of_others}");
     assert_eq!(of_hog + 100 * OTHERS - of_others, 100 * SERVED, "what they leave is the hog's");
-    let TurnedAway { segments, within_share } = bench.lanes.take_turned_away();
+    let turned_away = bench.lanes.take_turned_away();
+    let TurnedAway { segments, within_share, .. } = turned_away;
     assert_eq!(segments, refused.iter().copied().map(u64::from).sum::<u64>());
     assert!(within_share >= of_others.into() && within_share * 20 <= segments, "{within_share} of {segments}");
+    assert!(turned_away.of_others() <= of_others.into(), "{turned_away:?}, {of_others} of others");
+}
+
+#[test]
+fn what_one_lane_loses_alone_is_no_loss_of_others_however_few_there_are_and_however_large_its_items() {
+    for (lanes, segments) in [(1, 1), (2, 1), (4, 45)] {
+        let mut bench = Bench::new(100);
+        bench.lanes.set_wait_max(Some(Duration::from_secs(1)));
+        (1..lanes).for_each(|lane| bench.fill(lane, 1, 1));
+        bench.fill(0, 200, segments);
+        let lost: u64 = bench.refused.drain(..).map(|entry| u64::from(entry.item.segments)).sum();
+        let turned_away = bench.lanes.take_turned_away();
+        assert!(lost > 0 && turned_away.segments == lost && turned_away.of_others() == 0, "{lanes}: {turned_away:?}");
+        // Of two that lose the one that loses less is the other.
+        bench.fill(0, 20, 1);
+        bench.fill(1, 200, 1);
+        let of_0 = bench.refused.iter().filter(|entry| entry.lane == LaneId(0)).count() as u64;
+        let others = bench.lanes.take_turned_away().of_others();
+        assert_eq!(others, if lanes < 4 { of_0 } else { 0 }, "where it is known who got far more, only one lost");
+    }
 }
 
 #[test]

@@ -28,8 +28,8 @@ const LANES_GIVEN_UP_MAX: usize = 16;
 /// about the last half second.
 const RECENT_SHIFT: u32 = 4;
 
-/// Those who had not got far more than others count as losers where they are one part in so many of all that were turned away,
-/// or more: whenever shares are counted anew nobody is known to have got more, for some packets.
+/// Those who had not got far more than others count as losers where what they lost is one part in so many of all that was turned
+/// away, or more: beside one that floods, others lose something, too.
 const OTHERS_PART: u64 = 8;
 
 /// What a stage's controllers remember.
@@ -146,10 +146,12 @@ where
         inner.takes_looked = inner.takes;
         let turned_away = inner.lanes.take_turned_away();
         if self.metrics.shedding.get() > 0 {
-            let held_back = [inner.waiting.len(), inner.waiting.within_share()].map(|lanes| lanes as u64);
-            let is_part = |[all, part]: [u64; 2]| part > 0 && part * OTHERS_PART >= all;
-            let lost = [turned_away.segments, turned_away.within_share];
-            self.metrics.losers.note(lost[0] + held_back[0] > 0, is_part(lost) || is_part(held_back));
+            let (lost, of_others) = (turned_away.segments, turned_away.of_others());
+            let lost_by_others = of_others > 0 && of_others * OTHERS_PART >= lost;
+            // One of them may be such a one, of which that is not known yet.
+            let (held_back, others) = (inner.waiting.len(), inner.waiting.within_share().saturating_sub(1));
+            let held_back_others = others > 0 && 2 * others >= held_back;
+            self.metrics.losers.note(lost > 0 || held_back > 0, lost_by_others || held_back_others);
         }
         Seen {
             pool: controller::Observation {
