@@ -148,7 +148,8 @@ where
         if self.metrics.shedding.get() > 0 {
             let (lost, of_others) = (turned_away.segments, turned_away.of_others());
             let lost_by_others = of_others > 0 && of_others * OTHERS_PART >= lost;
-            // One of them may be such a one, of which that is not known yet.
+            // One of them may be such a one, of which that is not known yet; and beside one that stands there all the time,
+            // others come and go: they are those who lose where they are half of all, or more.
             let (held_back, others) = (inner.waiting.len(), inner.waiting.within_share().saturating_sub(1));
             let held_back_others = others > 0 && 2 * others >= held_back;
             self.metrics.losers.note(lost > 0 || held_back > 0, lost_by_others || held_back_others);
