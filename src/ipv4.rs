@@ -32,6 +32,10 @@ pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 
+/// Where the flags are, from the TCP header's first byte.
+pub(crate) const TCP_FLAGS: usize = 13;
+/// Congestion window reduced (RFC 3168, 6.1).
+pub(crate) const TCP_CWR: u8 = 0x80;
 /// Where the checksum is, from the TCP header's first byte.
 pub(crate) const TCP_CHECKSUM: usize = 16;
 /// Where the checksum is, from the UDP header's first byte.

@@ -1,6 +1,7 @@
 //! The virtio-net header (virtio 1.2, 5.1.6): how a TUN device and a packet socket hand over super-packets and
 //! checksums that are still to be filled in. It maps to [`Offload`]; no I/O here.
 
+use crate::ipv4::{TCP_CWR, TCP_FLAGS};
 use crate::packet::{Checksum, Offload};
 
 /// Bytes of a `virtio_net_hdr`, without the count of merged buffers, which neither device uses.
@@ -13,10 +14,6 @@ const GSO_TCP6: u8 = 4;
 const GSO_UDP: u8 = 5;
 /// The first segment carries CWR, and no other is to: said beside the type, and read from the packet's own flags.
 const GSO_ECN: u8 = 0x80;
-
-/// Where a TCP header has its flags, and the one of them.
-const TCP_FLAGS: usize = 13;
-const TCP_CWR: u8 = 0x80;
 
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;

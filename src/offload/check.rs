@@ -14,7 +14,6 @@ const IPV6_SOURCE: usize = 8;
 pub(super) const TCP_HEADER_BYTES: usize = 20;
 pub(super) const TCP_SEQUENCE: usize = 4;
 pub(super) const TCP_DATA_OFFSET: usize = 12;
-pub(super) const TCP_FLAGS: usize = 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 
@@ -204,7 +203,7 @@ fn check_segments(layout: &Layout, bytes: &[u8], offload: Offload, mtu_bytes: us
     }
     match layout.protocol {
         Protocol::Tcp if offload.segment_bytes < TCP_SEGMENT_BYTES_MIN => Err(Lie::SegmentBytes),
-        Protocol::Tcp if bytes[layout.transport + TCP_FLAGS] & (TCP_SYN | TCP_RST) != 0 => Err(Lie::Flags),
+        Protocol::Tcp if bytes[layout.transport + ipv4::TCP_FLAGS] & (TCP_SYN | TCP_RST) != 0 => Err(Lie::Flags),
         Protocol::Udp if payload_bytes.div_ceil(segment_bytes) > UDP_SEGMENTS_MAX => Err(Lie::Segments),
         Protocol::Tcp | Protocol::Udp => Ok(()),
     }

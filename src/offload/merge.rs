@@ -2,9 +2,9 @@
 
 use super::SuperPackets;
 use super::check::{
-    IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_BYTES, TCP_SEQUENCE, UDP_LENGTH,
+    IPV6_PAYLOAD_LENGTH, Layout, Lie, Protocol, TCP_DATA_OFFSET, TCP_HEADER_BYTES, TCP_SEQUENCE, UDP_LENGTH,
 };
-use super::segment::{TCP_CWR, TCP_FIN, TCP_PSH};
+use super::segment::{TCP_FIN, TCP_PSH};
 use crate::checksum;
 use crate::ipv4;
 use crate::packet::{
@@ -117,7 +117,7 @@ impl Run {
         let has_options = layout.family == Family::V4 && layout.transport != ipv4::HEADER_BYTES;
         let (is_alone, may_go_on) = match layout.protocol {
             Protocol::Tcp => {
-                let flags = bytes[layout.transport + TCP_FLAGS];
+                let flags = bytes[layout.transport + ipv4::TCP_FLAGS];
                 let may_go_on = segment_bytes >= usize::from(TCP_SEGMENT_BYTES_MIN) && flags & (TCP_FIN | TCP_PSH) == 0;
                 (flags & TCP_ALONE != 0, may_go_on)
             }
@@ -207,7 +207,7 @@ impl Run {
         let header_bytes = self.layout.payload - self.layout.transport;
         sequence(tcp) == sequence(head).wrapping_add(self.payload_bytes as u32)
             // Only a first segment may have CWR, for cutting takes it from the others.
-            && (head[TCP_FLAGS] & !TCP_CWR) == (tcp[TCP_FLAGS] & !ends)
+            && (head[ipv4::TCP_FLAGS] & !ipv4::TCP_CWR) == (tcp[ipv4::TCP_FLAGS] & !ends)
             && head[TCP_ACKNOWLEDGEMENT..=TCP_DATA_OFFSET] == tcp[TCP_ACKNOWLEDGEMENT..=TCP_DATA_OFFSET]
             && head[TCP_WINDOW..ipv4::TCP_CHECKSUM] == tcp[TCP_WINDOW..ipv4::TCP_CHECKSUM]
             && head[TCP_URGENT..TCP_HEADER_BYTES] == tcp[TCP_URGENT..TCP_HEADER_BYTES]
@@ -234,7 +234,7 @@ impl Run {
         }
         match self.layout.protocol {
             Protocol::Tcp => {
-                let at = self.layout.transport + TCP_FLAGS;
+                let at = self.layout.transport + ipv4::TCP_FLAGS;
                 buf.bytes_mut()[at] |= packets[self.last].bytes()[at] & (TCP_FIN | TCP_PSH);
             }
             Protocol::Udp => {

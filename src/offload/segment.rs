@@ -1,6 +1,6 @@
 //! GSO in software: a super-packet is cut as the kernel cuts it.
 
-use super::check::{Layout, Lie, Protocol, TCP_FLAGS, TCP_SEQUENCE, UDP_LENGTH};
+use super::check::{Layout, Lie, Protocol, TCP_SEQUENCE, UDP_LENGTH};
 use crate::checksum;
 use crate::ipv4;
 use crate::packet::{Buf, BufPool, Family, Offload, Packet};
@@ -10,7 +10,6 @@ const HEADER_BYTES_MAX: usize = 120;
 
 pub(super) const TCP_FIN: u8 = 0x01;
 pub(super) const TCP_PSH: u8 = 0x08;
-pub(super) const TCP_CWR: u8 = 0x80;
 
 /// Segments that were not handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,9 +180,9 @@ fn number_tcp(tcp: &mut [u8], piece: Piece) {
         *sequence = u32::from_be_bytes(*sequence).wrapping_add(piece.at as u32).to_be_bytes();
     }
     if !piece.is_last {
-        tcp[TCP_FLAGS] &= !(TCP_FIN | TCP_PSH);
+        tcp[ipv4::TCP_FLAGS] &= !(TCP_FIN | TCP_PSH);
     }
     if piece.at > 0 {
-        tcp[TCP_FLAGS] &= !TCP_CWR;
+        tcp[ipv4::TCP_FLAGS] &= !ipv4::TCP_CWR;
     }
 }
